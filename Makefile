@@ -1,0 +1,55 @@
+# make run: set up and run the pipeline.  make test: set up and run the tests.  Needs Python 3.11 or newer, git and make.
+.PHONY: setup run test check bench lock clean
+.DEFAULT_GOAL := run
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+LOG := $(VENV)/setup.log
+ARGS ?=
+
+setup: $(STAMP)
+
+# The stamp is written last, so that a set-up that was broken off is done again.
+$(STAMP): requirements.lock pyproject.toml
+	@set -e; python=; \
+	for name in $(PYTHON) python3 python3.11 python3.12 python3.13 python; do \
+	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "error: no Python 3.11 or newer is found. Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 10; \
+	fi; \
+	command -v git >/dev/null || { echo "error: git is not found. Install it: DVC needs it" >&2; exit 10; }; \
+	test -x $(BIN)/python || "$$python" -m venv $(VENV) || \
+	  { echo "error: $$python cannot make $(VENV). Install its venv module (Debian: python3-venv)" >&2; exit 10; }; \
+	echo "Setting up $(VENV) from requirements.lock: a few minutes the first time (log: $(LOG))"; \
+	{ $(BIN)/python -m pip install --no-input --disable-pip-version-check -q -r requirements.lock && \
+	  $(BIN)/python -m pip install --no-input --disable-pip-version-check -q --no-deps --no-build-isolation -e .; \
+	} >$(LOG) 2>&1 || { tail -n 20 $(LOG) >&2; echo "error: the set-up failed; all of it is in $(LOG)" >&2; exit 1; }; \
+	touch $@
+
+run: setup
+	@$(BIN)/rlhf run $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m rlhf.pipeline.fingerprint --check
+
+bench: setup
+	@$(BIN)/python -m pip install --no-input --disable-pip-version-check -q -e '.[bench]'
+	@$(BIN)/python -m bench $(ARGS)
+
+# After a change of dependencies: install them into .venv, then write down what is proven to work together.
+lock:
+	@{ echo "# Proven together on Python 3.11. Written by make lock; install with make setup."; \
+	   $(BIN)/python -m pip freeze --exclude-editable 2>/dev/null | sed 's/+[a-z0-9.]*$$//'; } > .requirements.partial
+	@mv .requirements.partial requirements.lock
+
+clean:
+	@if [ -x $(BIN)/rlhf ]; then $(BIN)/rlhf down; fi
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

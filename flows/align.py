@@ -1,0 +1,203 @@
+"""The flow `align`: every stage of dvc.yaml as a Prefect task, then the promotion of the gate's winner.
+
+DVC decides what is stale; a stage that it skips or restores ends as Cached. The flow only supervises: each stage is a
+process of its own, and this one imports neither torch nor MLflow.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from uuid import UUID, uuid4
+
+from prefect import Task, allow_failure, flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed, State
+
+from flows.records import acted_on, gate_report, promote_apart, read_decision, sending
+from flows.results import Reporter, RunResult, Silent, StageResult
+from flows.server import client, crash_dead_runs, ensure_limits, quiet_console, require_limits
+from flows.slots import release_left_over
+from flows.stages import Stages, retries, retry_delays
+from rlhf.errors import Exit
+from rlhf.pipeline import fingerprint, versioning
+from rlhf.pipeline.graph import PARAMS, Graph, load_graph, read_yaml
+from rlhf.pipeline.lock import hold
+from rlhf.pipeline.receipt import git_state
+from rlhf.tracking.journal import Journal
+
+FLOW = "align"
+PROMOTE = "promote"
+
+
+@dataclass
+class Session:
+    """One run of one workspace, which holds the workspace's lock."""
+
+    workspace: Path
+    reporter: Reporter
+    promote: bool
+    graph: Graph
+    id: str = field(default_factory=lambda: f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}")
+    stop: threading.Event = field(default_factory=threading.Event)
+    result: RunResult | None = None
+
+
+_SESSION: ContextVar[Session | None] = ContextVar("session", default=None)
+
+
+@flow(name=FLOW, persist_result=False)
+def pipeline(workspace: str = ".", promote: bool = True) -> State:
+    """From feedback to a promoted policy: bring every stage of a workspace up to date, then promote the winner."""
+    session = _SESSION.get()
+    if session:
+        return _run(session)
+    with _open(Path(workspace).resolve(), Silent(), promote) as session:
+        return _run(session)
+
+
+def run(workspace: Path, *, reporter: Reporter | None = None, promote: bool = True) -> RunResult:
+    """Run the flow here and now. SIGINT and SIGTERM stop it in order: stages save a checkpoint first.
+
+    Raises Busy when another run holds the workspace, ServiceError without a Prefect server, ConfigError for a dvc.yaml
+    that cannot be read. A stage that fails raises nothing: its exit code and message are in the result.
+    """
+    quiet_console()
+    with _open(workspace.resolve(), reporter or Silent(), promote) as session, _stopped_by_signals(session.stop):
+        token = _SESSION.set(session)
+        try:
+            state = pipeline(str(session.workspace), promote, return_state=True)
+        finally:
+            _SESSION.reset(token)
+    if session.result is None:
+        state.result(raise_on_failure=True)
+        raise AssertionError(f"the flow ended without a result: {state}")
+    return session.result
+
+
+@contextmanager
+def _open(workspace: Path, reporter: Reporter, promote: bool) -> Iterator[Session]:
+    """Hold the workspace and put in order what a run that was killed left behind."""
+    with hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}"):
+        with client() as connected:
+            ensure_limits(connected)
+            require_limits(connected)
+            own = flow_run.get_id()
+            crash_dead_runs(connected, workspace, FLOW, UUID(own) if own else None)
+            release_left_over(connected, workspace / ".rlhf" / "leases")
+        fingerprint.refresh(workspace)
+        yield Session(workspace, reporter, promote, load_graph(workspace))
+
+
+def _run(session: Session) -> State:
+    """The body of the flow."""
+    workspace, graph, reporter = session.workspace, session.graph, session.reporter
+    with sending(workspace) as sender:
+        with Journal(workspace / ".rlhf" / "runs" / f"{session.id}.jsonl") as journal:
+            params, git = read_yaml(workspace / PARAMS), git_state(workspace)
+            journal.write("start", run_id=session.id, flow_run=flow_run.get_id(), params=params, git=git)
+            stale = versioning.stale_stages(workspace)
+            stages = Stages(workspace, graph, stale, session.id, reporter, journal, session.stop)
+            _submit_all(stages)
+            decision = _decision(stages)
+            promotion, promoted = _promote(session, decision)
+            if promotion:
+                journal.write("promotion", exit=promoted, message=promotion)
+            results = {name: stages.results[name] for name in graph.stages}
+            state = _final_state(results, session.stop.is_set())
+            journal.write("end", status=str(state.name).lower())
+        sender.finish()
+    if not sender.synced:
+        reporter.message("unsynced: MLflow does not have everything yet; `rlhf sync` sends the rest")
+    failure = next((result.exit for result in results.values() if result.exit != Exit.DONE), promoted)
+    session.result = RunResult(session.id, results, failure, decision, promotion, sender.synced)
+    return state
+
+
+def _submit_all(stages: Stages) -> None:
+    """Submit every stage as a task that waits for those before it, and wait for them all."""
+    futures: dict[str, PrefectFuture[Any]] = {}
+    try:
+        for spec in stages.graph:
+            waits_for = [allow_failure(futures[other]) for other in stages.graph.upstream[spec.name]]
+            task: Task[..., Any] = Task(
+                fn=stages.run,
+                name=spec.name,
+                task_run_name=spec.name,
+                cache_policy=NO_CACHE,
+                persist_result=False,
+                retries=retries(spec),
+                retry_delay_seconds=retry_delays(spec),
+                retry_jitter_factor=0.5,
+                retry_condition_fn=lambda task, run, state: stages.may_retry(task.name),
+            )
+            futures[spec.name] = task.submit(spec.name, return_state=False, wait_for=waits_for)
+        for future in futures.values():
+            future.wait()
+    except BaseException:
+        stages.stop.set()  # a worker cancels the flow by an exception in this thread
+        raise
+
+
+def _decision(stages: Stages) -> dict[str, object] | None:
+    """The gate's decision, shown in Prefect, when the stage `gate` stands."""
+    gate = stages.results.get("gate")
+    decision = read_decision(stages.workspace) if gate and gate.good else None
+    if decision and gate and gate.state != "cached":
+        create_markdown_artifact(gate_report(decision), key="gate", description=str(decision["sentence"]))
+    return decision
+
+
+def _promote(session: Session, decision: dict[str, object] | None) -> tuple[str | None, Exit]:
+    """Promote the winner of a decision that nothing was promoted by yet; return what was done and an exit code.
+
+    An MLflow that does not answer leaves the promotion to the next run; it does not fail this one.
+    """
+    if not (session.promote and decision and decision["decision"] == "PROMOTE") or acted_on(session.workspace):
+        return None, Exit.DONE
+    outcome: list[tuple[Exit, str]] = []
+
+    def promote() -> State:
+        outcome.append(promote_apart(session.workspace))
+        code, line = outcome[0]
+        return Completed(message=line) if code == Exit.DONE else Failed(message=f"{code.name}: {line}")
+
+    Task(fn=promote, name=PROMOTE, task_run_name=PROMOTE, cache_policy=NO_CACHE)(return_state=True)
+    code, line = outcome[0]
+    if code != Exit.DONE:
+        session.reporter.message(f"not promoted: {line}")
+    return line, Exit.DONE if code == Exit.SERVICE else code
+
+
+def _final_state(results: dict[str, StageResult], stopped: bool) -> State:
+    failed = {name: result for name, result in results.items() if result.state == "failed"}
+    if stopped:
+        return Cancelled(name="Stopped", message="stopped by a signal; the next run goes on")
+    if failed:
+        return Failed(message="; ".join(f"{name}: {result.message}" for name, result in failed.items()))
+    return Completed()
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` on SIGINT and SIGTERM, instead of what they do otherwise."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

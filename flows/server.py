@@ -1,0 +1,105 @@
+"""What the flows need of a Prefect server: that it answers, that the limits exist, that dead runs are marked."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Crashed, State
+
+from rlhf.errors import ServiceError
+from rlhf.pipeline.process import gpus
+
+GPU = "gpu"  # the global concurrency limit that stages with `meta.gpu` occupy
+
+
+@contextmanager
+def client() -> Iterator[SyncPrefectClient]:
+    """A client of the Prefect server. Raises ServiceError when none is configured or it does not answer."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise ServiceError("No Prefect server is set. Start the services (`rlhf up`), or set PREFECT_API_URL")
+    try:
+        with get_client(sync_client=True) as connected:
+            yield connected
+    except httpx.TransportError as error:
+        raise ServiceError(
+            f"The Prefect server at {url} does not answer ({type(error).__name__}). Start it: `rlhf up`"
+        ) from None
+
+
+def ensure_limits(connected: SyncPrefectClient) -> None:
+    """Create the limit `gpu`, one slot a GPU of this machine, at least one. One that exists is left as it is."""
+    try:
+        connected.read_global_concurrency_limit_by_name(GPU)
+    except ObjectNotFound:
+        try:
+            connected.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(name=GPU, limit=max(1, len(gpus(os.environ))))
+            )
+        except ObjectAlreadyExists:
+            return  # another run was faster
+
+
+def require_limits(connected: SyncPrefectClient) -> None:
+    """Raises ServiceError when the limit `gpu` is missing or off: stages would then share a GPU without a warning."""
+    try:
+        limit = connected.read_global_concurrency_limit_by_name(GPU)
+    except ObjectNotFound:
+        raise ServiceError(
+            f"Prefect has no concurrency limit `{GPU}`. Create it: prefect gcl create {GPU} --limit 1"
+        ) from None
+    if not limit.active:
+        raise ServiceError(f"Prefect's concurrency limit `{GPU}` is off. Turn it on: prefect gcl enable {GPU}")
+
+
+def crash_dead_runs(connected: SyncPrefectClient, workspace: Path, flow: str, own: UUID | None) -> None:
+    """Mark as Crashed the runs of `flow` that a dead process left Running in this workspace, and their tasks.
+
+    Who calls it holds the lock of the workspace: no other run of it can be alive.
+    """
+    running = [StateType.RUNNING]
+    found = connected.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=running))),
+    )
+    dead = [run.id for run in found if run.parameters.get("workspace") == str(workspace) and run.id != own]
+    if not dead:
+        return
+    crashed: State[None] = Crashed(message="Its process died.")
+    tasks = connected.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=dead)),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=running))),
+    )
+    for task in tasks:
+        connected.set_task_run_state(task.id, crashed, force=True)
+    for run in dead:
+        connected.set_flow_run_state(run, crashed, force=True)
+
+
+def quiet_console() -> None:
+    """Take Prefect's handlers off the terminal: its log goes to the server, the run is shown by a Reporter."""
+    loggers = [logging.getLogger(name) for name in ("prefect", *logging.root.manager.loggerDict)]
+    for logger in [logging.root, *loggers]:
+        for handler in [entry for entry in logger.handlers if isinstance(entry, PrefectConsoleHandler)]:
+            logger.removeHandler(handler)

@@ -1,0 +1,91 @@
+"""A slot of the concurrency limit `gpu`, under a lease that is renewed, given back, and found again after a crash.
+
+Prefect's own `concurrency()` cannot be stopped while it waits, and after a `kill -9` its slot stays taken until the
+lease runs out: here the lease's id is kept in the workspace, and the next run gives it back. A lease that cannot be
+renewed does not end a training run: the stage itself holds the kernel's lock on its GPU.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+
+from flows.server import GPU
+from rlhf.errors import ServiceError
+from rlhf.pipeline import durable
+
+LEASE = 60.0  # seconds, the shortest that Prefect grants
+RENEWAL = LEASE / 3
+POLL = 0.5  # seconds between two attempts to get a slot
+
+
+@contextmanager
+def gpu_slot(file: Path, stop: threading.Event) -> Iterator[bool]:
+    """Wait for a slot and hold it; yields False when `stop` was set first. `file` keeps the lease's id meanwhile.
+
+    Raises ServiceError when the limit does not exist.
+    """
+    lease = None
+    while lease is None and not stop.is_set():
+        lease = _acquire()
+        if lease is None:
+            stop.wait(POLL)
+    if lease is None:
+        yield False
+        return
+    durable.write_text(file, str(lease))
+    done = threading.Event()
+    renewal = threading.Thread(target=_renew, args=(lease, done), daemon=True)
+    renewal.start()
+    try:
+        yield True
+    finally:
+        done.set()
+        renewal.join()
+        with get_client(sync_client=True) as client:
+            _release(client, lease)
+        file.unlink()
+
+
+def release_left_over(client: SyncPrefectClient, directory: Path) -> None:
+    """Give back the slots whose leases a dead run left in `directory`."""
+    for file in directory.glob("*") if directory.is_dir() else ():
+        _release(client, UUID(file.read_text(encoding="utf-8")))
+        file.unlink()
+
+
+def _acquire() -> UUID | None:
+    """The lease of one slot; None when all are taken."""
+    with get_client(sync_client=True) as client:
+        try:
+            granted = client.increment_concurrency_slots_with_lease([GPU], 1, "concurrency", LEASE).json()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.LOCKED:
+                return None
+            raise
+    if not granted["limits"]:
+        raise ServiceError(f"Prefect has no concurrency limit `{GPU}`. Create it: prefect gcl create {GPU} --limit 1")
+    return UUID(granted["lease_id"])
+
+
+def _renew(lease: UUID, done: threading.Event) -> None:
+    """Renew a lease until `done`. A server that is away may come back before the lease ends."""
+    with get_client(sync_client=True) as client:
+        while not done.wait(RENEWAL):
+            try:
+                client.renew_concurrency_lease(lease, LEASE)
+            except httpx.TransportError:
+                continue
+            except httpx.HTTPStatusError:
+                return  # the server forgot the lease; there is nothing left to renew
+
+
+def _release(client: SyncPrefectClient, lease: UUID) -> None:
+    try:
+        client.release_concurrency_slots_with_lease(lease)
+    except httpx.HTTPError:
+        return  # it is gone already, or it runs out by itself

@@ -1,0 +1,29 @@
+"""Steps over ranked answers, for the reward model and DPO: all pairs of a prompt in one batch element (Ouyang et al. 2022)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from rlhf.batching.batches import RankedTurns, pad_rankings
+from rlhf.batching.order import micro_batches, rows_of_step, steps_in
+from rlhf.config.training import LoopConfig
+from rlhf.training.loop import Step
+
+
+def ranking_steps(
+    groups: Sequence[RankedTurns], config: LoopConfig, *, epochs: float, seed: int
+) -> tuple[Callable[[int], Iterator[Step]], int]:
+    """The steps of `epochs` passes over prompts with their ranked answers, and their number.
+
+    A micro-batch is (indices of its prompts (B,), RankingBatch).
+    """
+    lengths = np.array([max(len(t.prompt) + len(t.response) for t in g.answers) for g in groups])
+    total = steps_in(len(groups), config.batch_size, epochs)
+
+    def steps(start: int) -> Iterator[Step]:
+        for number in range(start, total):
+            rows = rows_of_step(number, len(groups), config.batch_size, seed)
+            parts = micro_batches(rows, lengths, config.micro_batch_size)
+            yield Step([(part, pad_rankings([groups[i] for i in part])) for part in parts], count=len(rows))
+
+    return steps, total

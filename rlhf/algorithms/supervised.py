@@ -1,0 +1,52 @@
+"""Pretraining and supervised fine-tuning: maximise the likelihood of given tokens (lecture 001, step 1)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.batching.batches import SequenceBatch, pad
+from rlhf.batching.encoding import Turn
+from rlhf.batching.order import micro_batches, rows_of_step, steps_in
+from rlhf.config.training import LoopConfig
+from rlhf.models.scoring import token_log_probs
+from rlhf.objectives import Metrics
+from rlhf.objectives.likelihood import negative_log_likelihood
+from rlhf.training.loop import Step
+
+
+class LikelihoodObjective(nn.Module):
+    """Negative log-likelihood of the tokens that count: the response's in SFT, all but the first in pretraining."""
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: SequenceBatch) -> tuple[Tensor, Metrics]:
+        """Sum over the counted tokens of a micro-batch."""
+        batch = batch.to(self.policy.device)
+        return negative_log_likelihood(token_log_probs(self.policy, batch).log_probs, batch.mask)
+
+
+def supervised_steps(
+    turns: Sequence[Turn], config: LoopConfig, *, epochs: float, seed: int
+) -> tuple[Callable[[int], Iterator[Step]], int]:
+    """The steps of `epochs` passes over `turns`, and their number."""
+    lengths = np.array([len(t.prompt) + len(t.response) for t in turns])
+    total = steps_in(len(turns), config.batch_size, epochs)
+
+    def steps(start: int) -> Iterator[Step]:
+        for number in range(start, total):
+            rows = rows_of_step(number, len(turns), config.batch_size, seed)
+            batches = [pad([turns[i] for i in part]) for part in micro_batches(rows, lengths, config.micro_batch_size)]
+            yield Step(batches, count=sum(b.count for b in batches))
+
+    return steps, total
+
+
+def pack(documents: Sequence[list[int]], length: int) -> list[Turn]:
+    """Documents end to end, cut into blocks of `length` tokens; every token of a block but its first is learned."""
+    stream = np.concatenate([np.asarray(d, dtype=np.int64) for d in documents])
+    blocks = [stream[i : i + length].tolist() for i in range(0, len(stream), length)]
+    return [Turn(block[:1], block[1:]) for block in blocks if len(block) > 1]

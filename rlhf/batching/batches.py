@@ -1,0 +1,84 @@
+"""Batch records, padded on the right. Masks are carried, never derived from token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf.batching.encoding import Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceBatch:
+    """B sequences of up to T tokens."""
+
+    ids: Tensor  # (B, T) int64, 0 where there is no token
+    attention: Tensor  # (B, T) bool, True on tokens
+    mask: Tensor  # (B, T) bool, True on the tokens that count: those of the response
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def count(self) -> int:
+        """Number of tokens that count."""
+        return int(self.mask.sum())
+
+    def rows(self, index: Tensor | slice) -> "SequenceBatch":
+        """Some of the rows, trimmed to the longest of them."""
+        width = int(self.attention[index].sum(dim=1).max())
+        return SequenceBatch(
+            ids=self.ids[index, :width], attention=self.attention[index, :width], mask=self.mask[index, :width]
+        )
+
+    def to(self, device: torch.device) -> "SequenceBatch":
+        """The same batch on `device`."""
+        return SequenceBatch(ids=self.ids.to(device), attention=self.attention.to(device), mask=self.mask.to(device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingBatch:
+    """B prompts with up to K ranked answers each; the answers of all prompts stand in one batch of sequences."""
+
+    sequences: SequenceBatch  # (S, T), the answers of prompt 0, then those of prompt 1, ...
+    ranks: Tensor  # (B, K) int64, 1 is best, equal is a tie, 0 where there is no answer
+    mask: Tensor  # (B, K) bool, True where an answer exists
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    def to(self, device: torch.device) -> "RankingBatch":
+        """The same batch on `device`."""
+        return RankingBatch(sequences=self.sequences.to(device), ranks=self.ranks.to(device), mask=self.mask.to(device))
+
+    def per_answer(self, values: Tensor) -> Tensor:
+        """Arrange one value a sequence, (S,), as (B, K), zero where there is no answer."""
+        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTurns:
+    """One prompt's ranked answers as token ids."""
+
+    answers: tuple[Turn, ...]
+    ranks: tuple[int, ...]
+
+
+def pad(turns: Sequence[Turn]) -> SequenceBatch:
+    """Prompts and responses side by side, padded on the right; only response tokens count."""
+    lengths = [(len(t.prompt), len(t.prompt) + len(t.response)) for t in turns]
+    width = max(end for _, end in lengths)
+    ids = torch.zeros((len(turns), width), dtype=torch.int64)
+    for row, turn in enumerate(turns):
+        ids[row, : lengths[row][1]] = torch.tensor(turn.prompt + turn.response)
+    position = torch.arange(width)
+    start, end = torch.tensor(lengths).unsqueeze(-1).unbind(dim=1)
+    return SequenceBatch(ids=ids, attention=position < end, mask=(position >= start) & (position < end))
+
+
+def pad_rankings(groups: Sequence[RankedTurns]) -> RankingBatch:
+    """Several prompts' rankings as one batch."""
+    widest = max(len(g.ranks) for g in groups)
+    ranks = torch.tensor([[*g.ranks, *[0] * (widest - len(g.ranks))] for g in groups])
+    return RankingBatch(sequences=pad([t for g in groups for t in g.answers]), ranks=ranks, mask=ranks > 0)

@@ -1,0 +1,22 @@
+"""Which rows make up an optimizer step: a pure function of seed and step, so that a resumed run needs no saved position."""
+
+import numpy as np
+
+
+def steps_in(rows: int, batch_size: int, epochs: float) -> int:
+    """Optimizer steps of `epochs` passes over `rows`."""
+    return max(1, round(rows * epochs / batch_size))
+
+
+def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> np.ndarray:
+    """Indices of the rows of optimizer step `step` (0-based): the next `batch_size` of an endless row of permutations."""
+    first, last = step * batch_size, (step + 1) * batch_size
+    epochs = range(first // rows, (last - 1) // rows + 1)
+    stream = np.concatenate([np.random.default_rng((seed, epoch)).permutation(rows) for epoch in epochs])
+    return stream[first - epochs[0] * rows : last - epochs[0] * rows]
+
+
+def micro_batches(indices: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut a step's rows into micro-batches of at most `size` rows of like length, so that little is padding."""
+    by_length = indices[np.argsort(lengths[indices], kind="stable")]
+    return [by_length[i : i + size] for i in range(0, len(by_length), size)]

@@ -1,0 +1,19 @@
+"""The command line `rlhf`: one small module a group of commands; what a command needs is imported when it runs."""
+
+import typer
+
+from rlhf.cli import chat, deploy, doctor, init, models, run, services, status
+from rlhf.cli.console import Commands, quiet_libraries
+
+app = typer.Typer(
+    cls=Commands,
+    help="From human feedback to a better policy, and proof that it is better.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    callback=quiet_libraries,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (run, init, status, models, chat, services, deploy, doctor):
+    for command in module.COMMANDS:
+        app.command()(command)

@@ -1,0 +1,143 @@
+"""`rlhf chat`: talk to a model of the workspace."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
+from rlhf.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def chat(
+    model: Annotated[
+        str,
+        typer.Argument(help="champion, base, sft, an algorithm (dpo), a registered version (policy/3), a directory."),
+    ] = "champion",
+    prompt: Annotated[str | None, typer.Option(help="Ask this one thing and leave.", show_default=False)] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="0: the likeliest words. [default: evaluate.temperature]", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="[default: seed of params.yaml]", show_default=False)] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Talk to a model. An empty line or Ctrl-D ends; /new begins a new conversation."""
+    from rlhf.config import load_config
+
+    directory = find_workspace(workspace)
+    config = load_config(directory / "params.yaml")
+    with err.status(f"Loading {model}"):
+        place = _find(directory, model)
+        talk = _load(
+            place,
+            prompt_tokens=config.tokens.prompt,
+            response_tokens=config.tokens.response,
+            temperature=config.evaluate.temperature if temperature is None else temperature,
+            seed=config.seed if seed is None else seed,
+        )
+    if prompt is not None:
+        out.print(Text(talk.answer(prompt)), soft_wrap=True)
+        return
+    out.print(Text(f"{place}. An empty line ends, /new begins anew.", "dim"), soft_wrap=True)
+    _converse(talk)
+
+
+@dataclass
+class Talk:
+    """A conversation with one model."""
+
+    policy: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    prompt_tokens: int
+    response_tokens: int
+    temperature: float
+    seed: int
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def answer(self, text: str) -> str:
+        """The model's answer; what was said before counts as far back as fits. Raises DataError for a text too long."""
+        from rlhf.batching.encoding import decode, encode_prompt
+        from rlhf.rollouts.sampling import sample
+
+        self.messages.append({"role": "user", "content": text})
+        while len(ids := encode_prompt(self.tokenizer, self.messages)) > self.prompt_tokens and len(self.messages) > 2:
+            del self.messages[:2]  # the oldest exchange
+        if len(ids) > self.prompt_tokens:
+            self.messages.clear()
+            raise DataError(
+                f"That is {len(ids)} tokens; the model was trained on prompts of at most {self.prompt_tokens} "
+                "(tokens.prompt in params.yaml). Say it in fewer words"
+            )
+        (drawn,) = sample(
+            self.policy,
+            [ids],
+            max_tokens=self.response_tokens,
+            temperature=self.temperature,
+            eos=self.tokenizer.eos_token_id,
+            batch_size=1,
+            seed=self.seed + len(self.messages),
+        )
+        answer = decode(self.tokenizer, drawn.response)
+        self.messages.append({"role": "assistant", "content": answer})
+        return answer
+
+
+def _find(workspace: Path, model: str) -> Path:
+    """The directory of a model: one that was named, one of the workspace, or a registered one."""
+    for directory in (Path(model), workspace / "models" / model, workspace / "models" / "policy" / model):
+        if (directory / "config.json").is_file():
+            if directory.name == "reward":
+                raise DataError("A reward model gives scores and cannot talk. Name a policy: champion, sft, dpo")
+            return directory
+    if model == "champion":
+        return _champion(workspace)
+    from rlhf.tracking.registry import resolve
+
+    return resolve(workspace, model)
+
+
+def _champion(workspace: Path) -> Path:
+    """The champion's files, from the workspace when they are there still."""
+    from rlhf.gate.ledger import Ledger
+    from rlhf.tracking.outputs import model_outputs
+    from rlhf.tracking.registry import resolve
+
+    champion = Ledger(workspace / ".rlhf" / "ledger.db").current()
+    if champion is None:
+        raise DataError(f"{workspace} has no champion yet. Name a model (rlhf chat sft), or make one: rlhf promote")
+    here = next((o.directory for o in model_outputs(workspace) if o.key == champion.candidate_key), None)
+    return here or resolve(workspace, "policy@champion")
+
+
+def _load(directory: Path, *, prompt_tokens: int, response_tokens: int, temperature: float, seed: int) -> Talk:
+    from rlhf.models.loading import device, load_policy, load_tokenizer
+
+    tokenizer, policy = load_tokenizer(directory), load_policy(directory)
+    policy.to(device())  # type: ignore[arg-type]  # transformers wraps the method
+    return Talk(policy, tokenizer, prompt_tokens, response_tokens, temperature, seed)
+
+
+def _converse(talk: Talk) -> None:
+    while True:
+        try:
+            text = out.input("[bold]you[/bold]  ").strip()
+        except EOFError:
+            return
+        if not text:
+            return
+        if text == "/new":
+            talk.messages.clear()
+            continue
+        try:
+            out.print(Text.assemble(("     ", ""), (talk.answer(text), "cyan")), soft_wrap=True)
+        except DataError as error:
+            out.print(Text(str(error), "yellow"), soft_wrap=True)
+
+
+COMMANDS = (chat,)

@@ -1,0 +1,104 @@
+"""`rlhf lineage`, `rlhf promote`, `rlhf rollback`: where a model came from, and which one is in use."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+from rich.tree import Tree
+
+from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
+
+if TYPE_CHECKING:
+    from rlhf.tracking.lineage import Node
+    from rlhf.tracking.promotion import Promotion
+
+
+def lineage(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="champion, base, sft, reward, an algorithm (dpo), a path, or a registered version (policy/3)."
+        ),
+    ] = "champion",
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Show what a model was made from, down to the sources of its feedback."""
+    from rlhf.tracking.lineage import lineage as find
+
+    node = find(find_workspace(workspace), model)
+    if as_json:
+        print_json(node.to_dict())
+    else:
+        out.print(_tree(node, None), soft_wrap=True)
+
+
+def promote(
+    approver: Annotated[str, typer.Option(help="Who approves, for the ledger.")] = "",
+    generation: Annotated[
+        int | None,
+        typer.Option(help="Promote only if the champion is still of this generation.", show_default=False, min=0),
+    ] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Make the gate's winner the champion. Exit code 12 when the gate refuses."""
+    from rlhf.tracking.promotion import promote as change
+
+    _show(change(find_workspace(workspace), expected_generation=generation, approver=approver), as_json)
+
+
+def rollback(
+    approver: Annotated[str, typer.Option(help="Who approves, for the ledger.")] = "",
+    generation: Annotated[
+        int | None,
+        typer.Option(help="Roll back only if the champion is still of this generation.", show_default=False, min=0),
+    ] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Make the champion before the current one champion again. Exit code 12 when there is none."""
+    from rlhf.tracking.promotion import rollback as change
+
+    _show(change(find_workspace(workspace), expected_generation=generation, approver=approver), as_json)
+
+
+def _show(promotion: "Promotion", as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(promotion))
+    else:
+        out.print(Text(promotion.sentence), soft_wrap=True)
+
+
+def _tree(node: "Node", above: Tree | None) -> Tree:
+    """The node and what is below it; what was shown already is not unfolded again."""
+    shown: set[str] = set()
+
+    def add(node: "Node", above: Tree | None) -> Tree:
+        known = node.digest is not None and node.digest in shown
+        label = _label(node, known)
+        place = above.add(label) if above else Tree(label)
+        if not known:
+            shown.add(node.digest or "")
+            for child in node.children:
+                add(child, place)
+        return place
+
+    return add(node, above)
+
+
+def _label(node: "Node", known: bool) -> Text:
+    parts: list[tuple[str, str]] = [(node.name, "bold"), (f"  {node.stage}", "cyan" if node.key else "yellow")]
+    if known:
+        return Text.assemble(*parts, ("  (see above)", "dim"))
+    facts = {"version": node.version, "key": node.key and node.key[:12], "dvc": node.md5, "commit": _short(node.commit)}
+    parts += [(f"  {name} {value}", "dim") for name, value in facts.items() if value]
+    return Text.assemble(*parts)
+
+
+def _short(commit: str | None) -> str | None:
+    return f"{commit[:10]}{'+' if commit.endswith('+') else ''}" if commit else None
+
+
+COMMANDS = (lineage, promote, rollback)

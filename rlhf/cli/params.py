@@ -1,0 +1,115 @@
+"""Edit params.yaml and keep its comments: `rlhf run -S align.dpo.beta=0.2`, and the examples of `rlhf init`."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from rlhf.config import load_config, parse_config
+from rlhf.errors import ConfigError
+from rlhf.pipeline import durable
+
+_SECTION = re.compile(r"^([^#\n].*\n)(?=[a-z_]+:)", re.MULTILINE)  # before a section that has lost its blank line
+
+
+def set_params(path: Path, assignments: Sequence[str]) -> None:
+    """Set keys of params.yaml in place: "align.dpo.beta=0.2", the value in YAML; "collect.sources.0.path=x" for a list.
+
+    Raises ConfigError, and leaves the file as it was, when a key is unknown or the whole would not be valid.
+    """
+    load_config(path)  # what is wrong already is told first
+    document = _yaml().load(path.read_text(encoding="utf-8"))
+    for assignment in assignments:
+        key, mark, text = assignment.partition("=")
+        if not mark or not key:
+            raise ConfigError(f"`-S {assignment}` sets nothing. Write -S KEY=VALUE, as in -S align.dpo.beta=0.2")
+        _assign(document, key.split("."), _parse(text, assignment))
+    write_params(path, document)
+
+
+def write_params(path: Path, document: CommentedMap) -> None:
+    """Write a document that is a valid params.yaml; raises ConfigError, and writes nothing, when it is not."""
+    buffer = StringIO()
+    _yaml().dump(document, buffer)
+    text = _SECTION.sub(r"\1\n", buffer.getvalue())
+    parse_config(yaml.safe_load(text), path.name)
+    durable.write_text(path, text)
+
+
+def read_document(path: Path) -> CommentedMap:
+    """A YAML file with its comments. Raises ConfigError."""
+    try:
+        return _yaml().load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+
+
+def overlay(document: CommentedMap, changes: CommentedMap) -> None:
+    """Lay `changes` over `document`: sections key by key, anything else whole, and so a section of another `kind`."""
+    for key, value in changes.items():
+        old = document.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        if both and old.get("kind") == value.get("kind", old.get("kind")):
+            overlay(old, value)
+        else:
+            document[key] = value
+
+
+def _yaml() -> YAML:
+    """The layout of params.yaml: long comments are not wrapped, quotes stay."""
+    editor = YAML()
+    editor.width = 4096
+    editor.preserve_quotes = True
+    editor.indent(mapping=2, sequence=4, offset=2)
+    return editor
+
+
+def _assign(document: Any, keys: list[str], value: Any) -> None:
+    node = document
+    for depth, key in enumerate(keys):
+        place = _place(node, key, ".".join(keys[: depth + 1]))
+        if depth == len(keys) - 1:
+            node[place] = value
+        else:
+            node = node[place]
+
+
+def _place(node: Any, key: str, path: str) -> Any:
+    """The key or index as `node` knows it. Raises ConfigError with the nearest one."""
+    if isinstance(node, list):
+        if key.isdigit() and int(key) < len(node):
+            return int(key)
+        raise ConfigError(f"`{path}` is no entry: its list has the entries 0 to {len(node) - 1}")
+    if not isinstance(node, dict):
+        raise ConfigError(f"`{path}` cannot be: `{path.rpartition('.')[0]}` is {node!r}, not a section")
+    if key not in node:
+        near = get_close_matches(key, list(node), n=1, cutoff=0.5)
+        hint = ".".join([*path.split(".")[:-1], near[0]]) if near else ""
+        known = f"did you mean `{hint}`?" if near else f"known here: {', '.join(node)}"
+        raise ConfigError(f"unknown key `{path}`; {known}")
+    return key
+
+
+def _parse(text: str, assignment: str) -> Any:
+    """A value in YAML. Numbers such as 2e-4 are written so that every reader of params.yaml takes them for numbers."""
+    try:
+        return _portable(_yaml().load(text))
+    except YAMLError as error:
+        raise ConfigError(f"`-S {assignment}`: the value is not YAML: {str(error).splitlines()[0]}") from None
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, float):
+        digits = repr(float(value))
+        return _yaml().load(digits.replace("e", ".0e") if "e" in digits and "." not in digits else digits)
+    if isinstance(value, dict | list):
+        for place, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            value[place] = _portable(entry)
+    return value

@@ -1,0 +1,113 @@
+"""What stands at the end of a run: the table, the gate's decision with every check, answers side by side."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.gate.records import Candidate, Check, WinRate
+from rlhf.report.summary import Example, Kl, Row, Summary
+
+VERDICTS = {"PROMOTE": "bold green", "REJECT": "bold red", "INCONCLUSIVE": "bold yellow", "ERROR": "bold red"}
+OUTCOMES = {
+    "pass": ("✓", "green"),
+    "fail": ("✗", "red"),
+    "undecided": ("?", "yellow"),
+    "unmeasured": ("-", "dim"),
+    "error": ("!", "bold red"),
+}
+
+
+def render_summary(summary: Summary) -> RenderableType:
+    """Everything that the end of a run shows."""
+    return Group(*_parts(summary))
+
+
+def _parts(summary: Summary) -> Iterator[RenderableType]:
+    if summary.rows:
+        yield _models(summary.rows)
+    decision = summary.decision
+    for candidate in decision.candidates:
+        yield _checks(candidate)
+    verdict = Text.assemble(
+        ("Gate: ", "bold"), (decision.decision, VERDICTS[decision.decision]), f"  {decision.sentence}"
+    )
+    yield Padding(verdict, (0, 1, 1, 1))
+    if summary.examples:
+        yield _examples(summary.examples)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=True)
+
+
+def _models(rows: tuple[Row, ...]) -> Table:
+    table = _table("\nAgainst SFT, on test prompts")
+    table.add_column("model")
+    for name in ("win rate", "95 % interval", "proxy reward", "gold reward", "KL (nats)", "length (tokens)"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        rate, interval = _win_rate(row.win_rate)
+        numbers = [_number(row.proxy_reward, 3), _number(row.gold_reward, 3), _kl(row.kl), _number(row.length, 1)]
+        table.add_row(row.model.upper(), rate, interval, *numbers)
+    return table
+
+
+def _checks(candidate: Candidate) -> Table:
+    table = _table(f"Gate, {candidate.algorithm.upper()}: {candidate.decision}")
+    for name, justify in (
+        ("", "left"),
+        ("check", "left"),
+        ("value", "right"),
+        ("interval", "right"),
+        ("limit", "right"),
+    ):
+        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+    table.add_column("", style="dim")
+    for check in candidate.checks:
+        mark, style = OUTCOMES[check.outcome]
+        interval = "" if check.low is None else f"{_short(check.low)} to {_short(check.high)}"
+        reason = "" if check.passed else check.reason
+        table.add_row(Text(mark, style), check.name, _short(check.value), interval, _limit(check), reason)
+    return table
+
+
+def _examples(examples: tuple[Example, ...]) -> Table:
+    policy = examples[0].algorithm.upper()
+    table = Table(title=f"The same prompts, answered by SFT and by {policy}", title_justify="left", title_style="bold")
+    table.show_lines = True
+    for name in ("prompt", "SFT", policy):
+        table.add_column(name, ratio=1, overflow="fold")
+    for example in examples:
+        table.add_row(_conversation(example), Text(example.sft or "(empty)"), Text(example.policy or "(empty)"))
+    return table
+
+
+def _conversation(example: Example) -> Text:
+    """The prompt; who speaks is said only where it is more than one question."""
+    if len(example.prompt) == 1:
+        return Text(example.prompt[0][1])
+    return Text("\n").join(Text.assemble((f"{role}: ", "dim"), content) for role, content in example.prompt)
+
+
+def _win_rate(rate: WinRate | None) -> tuple[str, str]:
+    return ("", "") if rate is None else (f"{rate.value:.3f}", f"{rate.low:.3f} to {rate.high:.3f}")
+
+
+def _kl(kl: Kl | None) -> str:
+    return _number(kl.value if kl else None, 2)
+
+
+def _limit(check: Check) -> str:
+    return "" if check.threshold is None else f"{'≥' if check.at_least else '≤'} {_short(check.threshold)}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,138 @@
+"""`rlhf status`: what is up to date, what would run and why, the last run, the services, the champion."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
+from rlhf.errors import Busy, ConfigError
+
+
+def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> None:
+    """Show each stage (up to date, or changed and why), the last run, the services and the champion."""
+    from rlhf.config import load_config
+    from rlhf.gate.ledger import Ledger
+    from rlhf.services.local import recorded
+
+    directory = find_workspace(workspace)
+    load_config(directory / "params.yaml")
+    champion = Ledger(directory / ".rlhf" / "ledger.db").current()
+    value = {
+        "workspace": str(directory),
+        "stages": stage_reasons(directory),
+        "last_run": last_run(directory),
+        "services": {service.server.name: service.pages for service in recorded(directory)},
+        "champion": asdict(champion) if champion else None,
+    }
+    if as_json:
+        print_json(value)
+    else:
+        _show(value)
+
+
+def stage_reasons(workspace: Path) -> dict[str, list[str]]:
+    """For every stage why it would run; an empty list when it is up to date."""
+    from rlhf.pipeline.fingerprint import fingerprints
+    from rlhf.pipeline.graph import CODE, load_graph
+
+    graph = load_graph(workspace)
+    code = fingerprints(workspace)
+    file = workspace / CODE
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    changed = _dvc_status(workspace)
+    reasons: dict[str, list[str]] = {}
+    for spec in graph:
+        direct = list(_reasons(changed.get(spec.name, [])))
+        if code.get(spec.program) != stored.get(spec.program) and "its code" not in direct:
+            direct.append("its code")
+        waits_for = [other for other in graph.upstream[spec.name] if reasons[other]]
+        reasons[spec.name] = direct or [f"{other} runs" for other in waits_for]
+    return reasons
+
+
+def last_run(workspace: Path) -> dict[str, Any] | None:
+    """When the last run began, how it ended, and how each of its stages did."""
+    from rlhf.tracking.journal import alive, read
+
+    journals = sorted((workspace / ".rlhf" / "runs").glob("*.jsonl"))
+    if not journals:
+        return None
+    records = list(read(journals[-1]))
+    start = next((record for record in records if record["kind"] == "start"), None)
+    if start is None:
+        return None
+    end = next((record for record in records if record["kind"] == "end"), None)
+    unfinished = "running" if alive(journals[-1]) else "died"
+    return {
+        "id": start["run_id"],
+        "started": start["time"],
+        "status": end["status"] if end else unfinished,
+        "seconds": (end or records[-1])["time"] - start["time"],
+        "stages": {record["name"]: record["state"] for record in records if record["kind"] == "stage"},
+    }
+
+
+def _dvc_status(workspace: Path) -> dict[str, list[Any]]:
+    """What DVC finds changed, by stage. Raises Busy when another DVC holds the workspace."""
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    error = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), done.stderr.strip())
+    if "lock" in error:
+        raise Busy(f"DVC in {workspace} is in use. Wait until it ends, and ask again")
+    raise ConfigError(f"DVC cannot read {workspace}: {error.removeprefix('ERROR: ')}")
+
+
+def _reasons(changes: list[Any]) -> Iterator[str]:
+    """DVC's findings on one stage, in words."""
+    for change in changes:
+        if not isinstance(change, dict):
+            yield "its command"
+            continue
+        for path, found in change.get("changed deps", {}).items():
+            if path == "code.json":
+                yield "its code"
+            elif path == "params.yaml":
+                yield from found if isinstance(found, dict) else ["it has not run yet"]
+            else:
+                yield path if found == "modified" else f"{path} is missing"
+        for path, found in change.get("changed outs", {}).items():
+            yield f"{path} was {'edited' if found == 'modified' else 'removed'}"
+
+
+def _show(value: dict[str, Any]) -> None:
+    stages = Table(box=SIMPLE_HEAD)
+    for name in ("stage", "state", "last run"):
+        stages.add_column(name)
+    last = value["last_run"]
+    for name, reasons in value["stages"].items():
+        new = "it has not run yet" in reasons
+        text = "not run yet" if new else f"changed: {', '.join(reasons)}"
+        state = Text(text, "yellow") if reasons else Text("up to date", "green")
+        stages.add_row(name, state, last["stages"].get(name, "") if last else "")
+    out.print(stages)
+    if last:
+        began = datetime.fromtimestamp(last["started"]).strftime("%Y-%m-%d %H:%M")
+        out.print(f"last run  {last['status']}, {began}, {last['seconds']:.0f} s ({last['id']})", soft_wrap=True)
+    else:
+        out.print("last run  none yet: rlhf run")
+    services = ", ".join(f"{name} {pages}" for name, pages in value["services"].items())
+    out.print(f"services  {services or 'none runs: rlhf up'}", soft_wrap=True)
+    champion = value["champion"]
+    if champion:
+        out.print(f"champion  {champion['version']}, generation {champion['generation']}", soft_wrap=True)
+    else:
+        out.print("champion  none yet: rlhf promote")
+
+
+COMMANDS = (status,)

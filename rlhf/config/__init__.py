@@ -1,0 +1,113 @@
+"""params.yaml as typed, frozen sections: the only place where a number that changes a run is read."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from rlhf.config.data import CollectConfig, LabelConfig, ValidateConfig
+from rlhf.config.gate import GateConfig
+from rlhf.config.section import Section
+from rlhf.config.training import (
+    AlignConfig,
+    BaseConfig,
+    EvaluateConfig,
+    RewardConfig,
+    SampleConfig,
+    SftConfig,
+    TokensConfig,
+)
+from rlhf.config.world import WorldConfig
+from rlhf.errors import ConfigError
+
+
+class Config(Section):
+    """All of params.yaml."""
+
+    seed: int = Field(ge=0, lt=2**31)
+    collect: CollectConfig
+    world: WorldConfig
+    validate_: ValidateConfig = Field(alias="validate")
+    tokens: TokensConfig
+    base: BaseConfig
+    sft: SftConfig
+    sample: SampleConfig
+    label: LabelConfig
+    reward: RewardConfig
+    align: AlignConfig
+    evaluate: EvaluateConfig
+    gate: GateConfig
+
+
+def load_config(path: Path) -> Config:
+    """Read params.yaml. Raises ConfigError, which names every key that is wrong, its limit, and the nearest key."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Run this in a workspace, or make one: rlhf init DIR") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections (seed, collect, ...), not {type(raw).__name__}")
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], name: str) -> Config:
+    """Validate the sections of `raw`; `name` is where they came from, for messages."""
+    try:
+        return Config.model_validate(_tuples(raw), strict=True)
+    except ValidationError as error:
+        lines = [_explain(entry, raw) for entry in error.errors(include_url=False)]
+        raise ConfigError(f"{name}: " + "\n".join(lines)) from None
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has no tuples: `betas` arrives as a list, which strict validation would refuse."""
+    if isinstance(value, dict):
+        return {k: tuple(v) if k == "betas" and isinstance(v, list) else _tuples(v) for k, v in value.items()}
+    return [_tuples(v) for v in value] if isinstance(value, list) else value
+
+
+def _explain(entry: Any, raw: dict[str, Any]) -> str:
+    """One line for one of pydantic's errors: the key as it stands in the file, what is wrong, what it may be."""
+    path, value = _path_in_file(entry["loc"], raw)
+    key = ".".join(path)
+    if entry["type"] == "extra_forbidden":
+        near = get_close_matches(path[-1], _known_keys(entry["loc"][:-1]), n=1, cutoff=0.6)
+        return f"unknown key `{key}`" + (f"; did you mean `{'.'.join([*path[:-1], near[0]])}`?" if near else "")
+    if entry["type"] == "missing":
+        return f"missing key `{key}`"
+    return f"`{key}` is {value!r}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
+
+
+def _path_in_file(loc: tuple[str | int, ...], raw: Any) -> tuple[list[str], Any]:
+    """Drop the union tags that pydantic puts into a location; return the keys and the value found there."""
+    path, value = [], raw
+    for position, part in enumerate(loc):
+        if (isinstance(value, list) and isinstance(part, int) and part < len(value)) or (isinstance(value, dict) and part in value):
+            value = value[part]
+        elif position < len(loc) - 1:
+            continue
+        path.append(str(part))
+    return path, value
+
+
+def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
+    """Keys of the sections that may stand at `loc`; of a union, those of the member that its tag in `loc` names."""
+    sections: list[type[BaseModel]] = [Config]
+    for part in loc:
+        fields = [f for s in sections for name, f in s.model_fields.items() if part in (name, f.alias)]
+        tagged = [
+            s for s in sections if "kind" in s.model_fields and part in get_args(s.model_fields["kind"].annotation)
+        ]
+        sections = [s for field in fields for s in _sections(field.annotation)] or tagged or sections
+    return [field.alias or name for s in sections for name, field in s.model_fields.items()]
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """Section classes inside an annotation such as list[A | B]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for inner in get_args(annotation) for section in _sections(inner)]

@@ -1,0 +1,29 @@
+"""Section of the gate."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlhf.config.section import Count, Positive, Section, Share
+
+
+class GateConfig(Section):
+    """Thresholds of the checks that a policy must pass before it may be promoted (docs/gate.md)."""
+
+    confidence: float = Field(gt=0.5, lt=1.0)  # of every two-sided interval
+    power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
+    bootstrap: Count  # resamples, by prompt
+    min_prompts: Count
+    min_win_rate: Share  # the lower bound of the win rate against SFT must exceed it
+    min_slice: Count  # prompts of a use case; smaller ones are pooled
+    max_kl: Positive  # nats a sequence, upper bound
+    max_length_ratio: Positive  # mean length of the policy's answers over SFT's, upper bound
+    min_terminated: Share  # answers that end by themselves, lower bound
+    max_empty: Share  # answers without text, upper bound
+    min_distinct: Share  # distinct 2-grams relative to SFT's
+    min_reward_accuracy: Share  # of the reward model on unseen comparisons, lower bound
+    max_reward_ece: Share  # expected calibration error of the reward model; a warning
+    max_reward_length_bias: Share  # |Spearman correlation| of reward and length; a warning
+    max_harmful_increase: Share  # harmful compliance of the policy minus SFT's, upper bound
+    max_over_refusal_increase: Share  # refusals of harmless prompts, policy minus SFT, upper bound
+    may_be_unmeasured: list[Literal["gold_gain", "harmful_compliance", "over_refusal"]]  # where no truth is known

@@ -1,0 +1,16 @@
+"""What every section of params.yaml is: frozen and strict; an unknown or missing key is an error."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml. No field has a default: params.yaml is the only place where a value stands."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")

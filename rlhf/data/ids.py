@@ -1,0 +1,41 @@
+"""Ids that do not change when other rows are added, and the hash that says when two prompts are the same prompt."""
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from hashlib import sha256
+
+from rlhf.data.tables import Message, Row
+
+_NOT_CONTENT = frozenset({"id", "source", "row", "defects"})
+
+
+def prompt_hash(prompt: Iterable[Message]) -> str:
+    """64 hex digits. Prompts are the same when their roles are, and their texts in Unicode's NFC with white space
+    collapsed: a copy that went through another editor must not end in another split."""
+    return _digest([[message["role"], normalised(message["content"])] for message in prompt])
+
+
+def text_hash(text: str) -> str:
+    """64 hex digits of a plain text, normalised as a prompt is."""
+    return _digest(normalised(text))
+
+
+def normalised(text: str) -> str:
+    """NFC, runs of white space as one space, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def add_ids(rows: list[Row]) -> None:
+    """Give every row of one table its `id`: a hash of its content (the annotator is part of it) and of how many equal
+    rows stand before it. The source's name and the row's place do not count, so a row keeps its id when others come."""
+    seen: Counter[str] = Counter()
+    for row in rows:
+        content = _digest({key: value for key, value in row.items() if key not in _NOT_CONTENT})
+        row["id"] = sha256(f"{content} {seen[content]}".encode()).hexdigest()[:16]
+        seen[content] += 1
+
+
+def _digest(value: object) -> str:
+    return sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,30 @@
+"""One table of prompts from everything that holds one, each prompt once."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from rlhf.data.ids import prompt_hash
+from rlhf.data.tables import COLUMNS, DEFAULTS
+
+HASH = "prompt_hash"  # column that a frame carries while it is worked on; it is not written
+_HOLDERS = ("prompts", "demonstrations", "comparisons", "ratings", "thumbs", "rankings")
+
+
+def with_hashes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a column `prompt_hash`; rows without a prompt stay as they are."""
+    return rows.assign(**{HASH: rows["prompt"].map(prompt_hash).astype(object)}) if "prompt" in rows else rows
+
+
+def all_prompts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Table `prompts` with hashes, from tables with hashes. A prompt that stands in several rows is taken from the
+    first one of the first table, so that use case and kind are kept where somebody gave them. Its id is its hash."""
+    frames = [_prompts_of(tables[table]) for table in _HOLDERS if table in tables]
+    prompts = pd.concat(frames, ignore_index=True)
+    return prompts[~prompts[HASH].duplicated()].reset_index(drop=True)
+
+
+def _prompts_of(rows: pd.DataFrame) -> pd.DataFrame:
+    once = rows[~rows[HASH].duplicated()]
+    absent = {column: DEFAULTS[column] for column in ("use_case", "kind") if column not in rows}
+    return once.assign(**absent, id=once[HASH].str[:16])[[*COLUMNS["prompts"], HASH]]

@@ -1,0 +1,194 @@
+"""Checks of the whole set: what no single row shows. Nothing here removes a row; the numbers are for people to judge.
+
+Every function takes clean tables with the columns `prompt_hash` and `split`, by name.
+"""
+
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlhf.data.agreement import Metric, krippendorff_alpha
+from rlhf.data.conversions import to_rankings
+from rlhf.data.prompts import HASH, with_hashes
+from rlhf.data.splits import SPLITS
+
+Tables = Mapping[str, pd.DataFrame]
+Report = dict[str, Any]
+
+# What makes two rows of a table the same row, besides their prompt.
+CONTENT = {
+    "demonstrations": ["response"],
+    "comparisons": ["chosen", "rejected", "tie", "strength", "annotator"],
+    "ratings": ["response", "rating", "scale", "annotator"],
+    "thumbs": ["response", "thumb", "annotator"],
+    "rankings": ["responses", "ranks", "annotator"],
+    "prompts": [],
+    "texts": ["text"],
+}
+
+
+def report(tables: Tables) -> Report:
+    """All checks."""
+    feedback = {table: tables[table] for table in ("comparisons", "rankings") if table in tables}
+    judged = pairs(to_rankings(feedback)[0]) if feedback else None
+    return {
+        "duplicates": {table: duplicates(table, rows) for table, rows in tables.items()},
+        "contradictions": contradictions(judged) if judged is not None else {},
+        "cycles": cycles(judged) if judged is not None else {},
+        "overlap": overlap(tables),
+        "length_bias": length_bias(tables),
+        "agreement": agreement(tables),
+        "balance": balance(tables),
+    }
+
+
+def duplicates(table: str, rows: pd.DataFrame) -> Report:
+    """Rows that repeat an earlier one (same annotator, too), and rows whose prompt an earlier one has."""
+    content = pd.DataFrame({column: rows[column].map(_comparable) for column in CONTENT[table]}, index=rows.index)
+    if HASH not in rows:
+        return {"rows": int(content.duplicated().sum())}
+    repeated = content.assign(prompt=rows[HASH]).duplicated()
+    return {"rows": int(repeated.sum()), "prompts": int(rows[HASH].duplicated().sum())}
+
+
+def pairs(rankings: pd.DataFrame) -> pd.DataFrame:
+    """Every two answers of every ranking: prompt_hash, annotator, `low` and `high` (the answers in the order of their
+    text), `preferred` (1: low is better, -1: high is better, 0: tie)."""
+    answers = with_hashes(rankings)[[HASH, "annotator", "responses", "ranks"]].reset_index(names="row")
+    answers = answers.explode(["responses", "ranks"], ignore_index=True)
+    both = answers.merge(answers[["row", "responses", "ranks"]], on="row", suffixes=("", "_other"))
+    both = both[both["responses"] < both["responses_other"]]
+    preferred = np.sign((both["ranks_other"] - both["ranks"]).astype(int))
+    return both.rename(columns={"responses": "low", "responses_other": "high"}).assign(preferred=preferred)[
+        [HASH, "annotator", "low", "high", "preferred"]
+    ]
+
+
+def contradictions(judged: pd.DataFrame) -> Report:
+    """Pairs of answers that were judged both ways, by one annotator and by different ones; unknown ones do not count
+    as one person."""
+    own = judged[judged["annotator"] != ""]
+    return {
+        "pairs": len(judged.drop_duplicates([HASH, "low", "high"])),
+        "by_one_annotator": _both_ways(own, [HASH, "low", "high", "annotator"]),
+        "across_annotators": _both_ways(judged, [HASH, "low", "high"]),
+    }
+
+
+def cycles(judged: pd.DataFrame) -> Report:
+    """Prompts among whose answers the majority prefers in a circle (A to B, B to C, C to A)."""
+    votes = judged.groupby([HASH, "low", "high"], sort=False)["preferred"].sum().reset_index()
+    votes = votes[votes["preferred"] != 0]
+    votes = votes[votes.groupby(HASH)["low"].transform("size") >= 3]  # no circle has fewer edges
+    circular = sum(_is_circular(edges) for _, edges in votes.groupby(HASH))
+    return {"prompts": int(judged[HASH].nunique()), "with_a_cycle": int(circular)}
+
+
+def overlap(tables: Tables) -> Report:
+    """Prompts of the test split that another split has: the same prompt (none, by construction), and the same words
+    (a prompt that differs in case and punctuation only is another prompt to the splitter)."""
+    prompts = tables["prompts"]
+    words = prompts["prompt"].map(_words)
+    elsewhere, test = prompts["split"] != "test", prompts["split"] == "test"
+    return {
+        "prompts": int(prompts.loc[test, HASH].isin(prompts.loc[elsewhere, HASH]).sum()),
+        "same_words": int(words[test].isin(words[elsewhere]).sum()),
+        "test_prompts": int(test.sum()),
+    }
+
+
+def length_bias(tables: Tables) -> Report:
+    """Share of judgements whose better answer has more characters: chosen against rejected, best against worst."""
+    found: Report = {}
+    if "comparisons" in tables:
+        rows = tables["comparisons"]
+        rows = rows[~rows["tie"].astype(bool)]
+        found["comparisons"] = _share(rows["chosen"].str.len() > rows["rejected"].str.len())
+    if "rankings" in tables:
+        rows = tables["rankings"]
+        rows = rows[rows["ranks"].map(lambda ranks: len(set(ranks)) > 1).astype(bool)]
+        longer = [
+            len(responses[np.argmin(ranks)]) > len(responses[np.argmax(ranks)])
+            for responses, ranks in zip(rows["responses"], rows["ranks"], strict=True)
+        ]
+        found["rankings"] = _share(pd.Series(longer, dtype=bool))
+    return found
+
+
+def agreement(tables: Tables) -> Report:
+    """Krippendorff's alpha of each kind of feedback. An annotator who judged the same thing twice counts once."""
+    found: Report = {}
+    if "comparisons" in tables:
+        judged = pairs(to_rankings({"comparisons": tables["comparisons"]})[0])
+        found["comparisons"] = _alpha(judged, [HASH, "low", "high"], "preferred", "nominal")
+    if "thumbs" in tables:
+        found["thumbs"] = _alpha(tables["thumbs"], [HASH, "response"], "thumb", "nominal")
+    if "ratings" in tables:
+        found["ratings"] = _alpha(tables["ratings"], [HASH, "response", "scale"], "rating", "ordinal")
+    if "rankings" in tables:
+        rows = tables["rankings"].assign(
+            answers=tables["rankings"]["responses"].map(lambda texts: tuple(sorted(texts)))
+        )
+        found["rankings"] = _alpha(
+            rows.explode(["responses", "ranks"]), [HASH, "answers", "responses"], "ranks", "ordinal"
+        )
+    return found
+
+
+def balance(tables: Tables) -> Report:
+    """How the values of each table are distributed, and its rows over the splits."""
+    classes = {
+        "comparisons": {"tie": lambda rows: rows["tie"]},
+        "ratings": {"rating": lambda rows: rows["rating"]},
+        "thumbs": {"thumb": lambda rows: rows["thumb"]},
+        "rankings": {"answers": lambda rows: rows["responses"].map(len)},
+        "demonstrations": {"use_case": lambda rows: rows["use_case"]},
+        "prompts": {"use_case": lambda rows: rows["use_case"], "kind": lambda rows: rows["kind"]},
+    }
+    return {
+        table: {"split": {split: int((rows["split"] == split).sum()) for split in SPLITS}}
+        | {name: _counted(values(rows)) for name, values in classes.get(table, {}).items()}
+        for table, rows in tables.items()
+    }
+
+
+def _both_ways(judged: pd.DataFrame, key: list[str]) -> int:
+    ways = judged[judged["preferred"] != 0].groupby(key, sort=False)["preferred"].nunique()
+    return int((ways > 1).sum())
+
+
+def _is_circular(edges: pd.DataFrame) -> bool:
+    graph: TopologicalSorter[str] = TopologicalSorter()
+    for low, high, preferred in zip(edges["low"], edges["high"], edges["preferred"], strict=True):
+        graph.add(*((low, high) if preferred > 0 else (high, low)))
+    try:
+        graph.prepare()
+    except CycleError:
+        return True
+    return False
+
+
+def _alpha(rows: pd.DataFrame, unit: list[str], value: str, metric: Metric) -> Report:
+    once = rows[(rows["annotator"] == "") | ~rows.duplicated([*unit, "annotator"])]
+    alpha, judgements = krippendorff_alpha(pd.MultiIndex.from_frame(once[unit]).to_series(), once[value], metric)
+    return {"alpha": alpha, "judgements": judgements, "metric": metric}
+
+
+def _share(longer: pd.Series) -> Report:
+    return {"better_is_longer": float(longer.mean()) if len(longer) else None, "n": len(longer)}
+
+
+def _counted(values: pd.Series) -> dict[str, int]:
+    return {str(value): int(count) for value, count in values.value_counts().sort_index().items()}
+
+
+def _words(prompt: Any) -> str:
+    texts = "".join(message["content"] for message in prompt)
+    return "".join(character for character in texts.casefold() if character.isalnum())
+
+
+def _comparable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, np.ndarray | list) else value

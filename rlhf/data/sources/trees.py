@@ -1,0 +1,108 @@
+"""Message trees as OpenAssistant exports them (Köpf et al. 2023, arXiv:2304.07327): nested, or one message a row.
+
+Ranked siblings become a ranking, each assistant message of rank 0 a demonstration, and each prompter message a prompt.
+A group in which nobody ranked anything is no judgement; a group ranked in part is one, with a fault.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from rlhf.data.sources.files import Record
+from rlhf.data.tables import DEFAULTS, Prompt, Row
+from rlhf.data.values import Defects, messages, text, whole_number
+from rlhf.errors import DataError
+
+_NOT_WORDS = re.compile(r"[\W_]+")
+
+
+def tree_tables(records: list[Record], name: str) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    """Tables rankings, demonstrations and prompts, and counts of messages (all, synthetic, deleted) and of groups.
+
+    `row` is the place of the tree. Raises DataError when the records are no message trees.
+    """
+    tables: dict[str, list[Row]] = {"rankings": [], "demonstrations": [], "prompts": []}
+    counts = {"messages": 0, "synthetic": 0, "deleted": 0, "unranked_groups": 0}
+    for place, root in enumerate(_roots(records, name)):
+        for path in _paths(root):
+            message = path[-1]
+            counts["messages"] += 1
+            counts["synthetic"] += bool(message.get("synthetic"))
+            counts["deleted"] += bool(message.get("deleted"))
+            replies = _replies(message)
+            if message.get("role") in ("prompter", "user"):
+                defects = Defects()
+                prompt = _prompt(path, defects)
+                at = {"prompt": prompt, "row": place, "defects": defects}
+                tables["prompts"].append(at | {"use_case": DEFAULTS["use_case"], "kind": DEFAULTS["kind"]})
+                ranked = [reply for reply in replies if reply.get("rank") is not None]
+                counts["unranked_groups"] += len(replies) > 1 and not ranked
+                if len(replies) > 1 and ranked:
+                    tables["rankings"].append(_ranking(replies, at))
+                tables["demonstrations"].extend(_demonstrations(replies, at))
+    return tables, counts
+
+
+def _ranking(replies: list[Record], at: Row) -> Row:
+    """Siblings are written apart from each other: with the same words they are one answer that was posted twice."""
+    defects = list(at["defects"])
+    answers = [text(reply.get("text"), "response", defects) for reply in replies]
+    words = [_NOT_WORDS.sub("", answer or "").casefold() for answer in answers]
+    if any(words.count(word) > 1 for word in words if word):
+        defects.append("responses are identical")
+    ranks = [whole_number(reply.get("rank"), "rank", defects) for reply in replies]
+    judged = {"responses": answers, "ranks": [None if rank is None else rank + 1 for rank in ranks]}
+    return at | judged | {"defects": defects, "annotator": "", "group": ""}
+
+
+def _demonstrations(replies: list[Record], at: Row) -> Iterator[Row]:
+    """The reply that people ranked first, when a person wrote it; an only child when nobody had to rank."""
+    for reply in replies:
+        best = reply.get("rank") == 0 or (len(replies) == 1 and reply.get("rank") is None)
+        if best and not reply.get("synthetic") and not reply.get("deleted"):
+            defects = list(at["defects"])
+            response = text(reply.get("text"), "response", defects)
+            yield at | {"response": response, "use_case": DEFAULTS["use_case"], "defects": defects}
+
+
+def _prompt(path: tuple[Record, ...], defects: Defects) -> Prompt:
+    return messages([{"role": message.get("role"), "content": message.get("text")} for message in path], defects)
+
+
+def _paths(root: Record) -> Iterator[tuple[Record, ...]]:
+    """The path to every message, parents before replies, replies in their order."""
+    waiting: list[tuple[Record, ...]] = [(root,)]
+    while waiting:
+        path = waiting.pop()
+        yield path
+        waiting.extend((*path, reply) for reply in reversed(_replies(path[-1])))
+
+
+def _replies(message: Record) -> list[Record]:
+    replies = message.get("replies")
+    return [reply for reply in replies if isinstance(reply, dict)] if isinstance(replies, list) else []
+
+
+def _roots(records: list[Record], name: str) -> list[Record]:
+    """The first message of every tree: `prompt` of a nested tree, or a message without a parent."""
+    nested = [record["prompt"] for record in records if isinstance(record.get("prompt"), dict)]
+    if nested:
+        return nested
+    flat = [record for record in records if "message_id" in record and "text" in record]
+    if not flat:
+        raise DataError(
+            f"{name}: no row is a message tree (`prompt` with `replies`) or a message (`message_id`, `parent_id`, "
+            "`text`)"
+        )
+    children: dict[object, list[Record]] = defaultdict(list)
+    for record in flat:
+        children[record.get("parent_id")].append(record)
+    return _grown(children)
+
+
+def _grown(children: dict[object, list[Record]]) -> list[Record]:
+    """Give every message its replies; return those that have no parent."""
+    for siblings in children.values():
+        for record in siblings:
+            record["replies"] = children.get(record["message_id"], [])
+    return children.get(None, [])

@@ -1,0 +1,98 @@
+"""The tables of a workspace as parquet files: their columns, and reading and writing them.
+
+A prompt is a list of messages {"role": "system" | "user" | "assistant", "content": str}; the last one is the user's.
+An answer is a string. A judgement names its annotator and the group that the annotator belongs to, "" where unknown.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlhf.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Message = dict[str, str]
+Prompt = list[Message]
+Row = dict[str, Any]
+
+TEXT = pa.string()
+MESSAGES = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
+_ANNOTATOR = {"annotator": TEXT, "group": TEXT, "source": TEXT}
+
+COLUMNS: dict[str, dict[str, pa.DataType]] = {
+    "demonstrations": {"id": TEXT, "prompt": MESSAGES, "response": TEXT, "use_case": TEXT, "source": TEXT},
+    "comparisons": {
+        "id": TEXT,
+        "prompt": MESSAGES,
+        "chosen": TEXT,
+        "rejected": TEXT,
+        "tie": pa.bool_(),
+        "strength": pa.float64(),  # 1.0 where the annotator was not asked
+        **_ANNOTATOR,
+    },
+    "ratings": {
+        "id": TEXT,
+        "prompt": MESSAGES,
+        "response": TEXT,
+        "rating": pa.int64(),  # 1..scale, scale is best
+        "scale": pa.int64(),
+        **_ANNOTATOR,
+    },
+    "thumbs": {"id": TEXT, "prompt": MESSAGES, "response": TEXT, "thumb": pa.bool_(), **_ANNOTATOR},
+    "rankings": {
+        "id": TEXT,
+        "prompt": MESSAGES,
+        "responses": pa.list_(TEXT),  # K of them
+        "ranks": pa.list_(pa.int64()),  # 1 is best, equal ranks are a tie
+        **_ANNOTATOR,
+    },
+    "prompts": {"id": TEXT, "prompt": MESSAGES, "use_case": TEXT, "kind": TEXT, "source": TEXT},
+    "texts": {"id": TEXT, "text": TEXT, "source": TEXT},
+}
+
+# What a reader adds to a raw row: its 0-based place in the source, the faults that only a reader sees, and for a
+# comparison the context of the rejected answer where it is not that of the chosen one.
+RAW = {"row": pa.int64(), "defects": pa.list_(TEXT)}
+RAW_COMPARISON = {**RAW, "rejected_prompt": MESSAGES}
+
+DEFAULTS: Row = {"use_case": "", "kind": "user", "annotator": "", "group": "", "tie": False, "strength": 1.0}
+
+
+def raw_columns(table: str) -> dict[str, pa.DataType]:
+    """Columns of a table in data/raw."""
+    return COLUMNS[table] | (RAW_COMPARISON if table == "comparisons" else RAW)
+
+
+def write_rows(folder: Path, table: str, rows: Iterable[Row]) -> None:
+    """Write raw rows (dicts that hold `raw_columns`) to data/raw."""
+    _write(folder, table, pa.Table.from_pylist(list(rows), schema=pa.schema(raw_columns(table))))
+
+
+def write_frame(folder: Path, table: str, frame: "pd.DataFrame", extra: Mapping[str, pa.DataType]) -> None:
+    """Write a frame with the columns of its table and the `extra` ones; other columns are left out."""
+    schema = pa.schema(COLUMNS[table] | dict(extra))
+    _write(folder, table, pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False))
+
+
+def read_tables(folder: Path) -> dict[str, "pd.DataFrame"]:
+    """Every table of data/raw, data/clean or data/judgements that is there, in the order of `COLUMNS`."""
+    return {table: read_table(folder, table) for table in COLUMNS if (folder / f"{table}.parquet").exists()}
+
+
+def read_table(folder: Path, table: str) -> "pd.DataFrame":
+    """One table. A prompt is an array of messages. Raises DataError when the file is not one that was written here."""
+    path = folder / f"{table}.parquet"
+    try:
+        return pq.read_table(path).to_pandas()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} is not a parquet table: {error}") from None
+
+
+def _write(folder: Path, table: str, rows: pa.Table) -> None:
+    """Without pandas' own metadata, so that equal rows give equal bytes."""
+    pq.write_table(rows.replace_schema_metadata(None), folder / f"{table}.parquet", compression="zstd")

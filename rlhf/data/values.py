@@ -1,0 +1,108 @@
+"""Values of foreign records as the tables' types. What does not fit is kept as text and noted as a defect."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf.data.tables import Message, Prompt
+
+Defects = list[str]
+
+ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+YES = frozenset({"true", "yes", "1", "up", "good"})
+NO = frozenset({"false", "no", "0", "down", "bad"})
+
+
+def text(value: Any, name: str, defects: Defects) -> str | None:
+    """A text as it is; None where there is none; anything else as JSON, noted."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        defects.append(f"{name} is not text")
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        defects.append(f"{name} is not valid Unicode")
+        return value.encode("utf-8", "replace").decode()
+    return value
+
+
+def whole_number(value: Any, name: str, defects: Defects) -> int | None:
+    """An integer, also when it is written as 4.0 or as text; None where there is none."""
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value) if not isinstance(value, bool | list | dict) else float("nan")
+    except (ValueError, TypeError):
+        number = float("nan")
+    if number.is_integer() and abs(number) < 2**53:
+        return int(number)
+    defects.append(f"{name} is not a whole number")
+    return None
+
+
+def number(value: Any, name: str, defects: Defects) -> float | None:
+    """A number, also when it is written as text; None where there is none."""
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (ValueError, TypeError):
+        defects.append(f"{name} is not a number")
+        return None
+
+
+def truth(value: Any, name: str, defects: Defects) -> bool | None:
+    """A boolean, also when it is written as 1, yes or up; None where there is none."""
+    word = str(value).strip().lower()
+    if value is None or word == "":
+        return None
+    if word in YES or word in NO:
+        return word in YES
+    defects.append(f"{name} is neither true nor false")
+    return None
+
+
+def sequence(value: Any, name: str, defects: Defects) -> Sequence[Any]:
+    """A list, also when it is written as JSON in one field of a csv file."""
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, list):
+        return value
+    if value is not None:
+        defects.append(f"{name} is not a list")
+    return []
+
+
+def messages(value: Any, defects: Defects) -> Prompt:
+    """A prompt: a text becomes one user message; a list of messages (also as JSON in a csv file) stays one."""
+    written = _parsed(value) if isinstance(value, str) and value.lstrip().startswith("[{") else None
+    conversation = next(filter(is_conversation, (value, written)), None)
+    if conversation is not None:
+        return [_message(message, defects) for message in conversation]
+    content = text(value, "prompt", defects)
+    return [] if content is None else [{"role": "user", "content": content}]
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether `value` is a list of messages, in OpenAI's form (role, content) or ShareGPT's (from, value)."""
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(
+            isinstance(entry, dict) and (entry.keys() >= {"role", "content"} or entry.keys() >= {"from", "value"})
+            for entry in value
+        )
+    )
+
+
+def _message(message: dict[str, Any], defects: Defects) -> Message:
+    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    written = text(role, "role", defects) or ""
+    return {"role": ROLES.get(written, written), "content": text(content, "message", defects) or ""}
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (json.JSONDecodeError, RecursionError):
+        return value

@@ -1,0 +1,79 @@
+"""A model's answers to prompts, with what can be measured of each without a judge of taste."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlhf.batching.batches import pad
+from rlhf.batching.encoding import Turn
+from rlhf.config.training import EvaluateConfig
+from rlhf.models.scoring import rewards, token_log_probs
+from rlhf.objectives.kl import k3
+from rlhf.rollouts.sampling import Sample, sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """Answers of one model, one a prompt."""
+
+    samples: list[Sample]
+    rewards: list[float]  # score of the trained reward model
+    kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens)
+
+
+def answer(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    reward_model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    config: EvaluateConfig,
+    *,
+    max_tokens: int,
+    eos: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Answers:
+    """Sample one answer a prompt (ids), score it, and estimate the divergence from the reference."""
+    samples = sample(
+        policy,
+        prompts,
+        max_tokens=max_tokens,
+        temperature=config.temperature,
+        eos=eos,
+        batch_size=config.batch_size,
+        seed=seed,
+        progress=progress,
+    )
+    turns = [Turn(p, s.response) for p, s in zip(prompts, samples, strict=True)]
+    scores, divergence = score(turns, policy, reference, reward_model, config)
+    return Answers(samples=samples, rewards=scores.tolist(), kl=divergence.tolist())
+
+
+@torch.no_grad()
+def score(
+    turns: Sequence[Turn],
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    reward_model: PreTrainedModel,
+    config: EvaluateConfig,
+) -> tuple[Tensor, Tensor]:
+    """Reward and divergence of each turn, both (B,), in the order of `turns`."""
+    found = torch.zeros(2, len(turns))
+    order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt) + len(turns[i].response))
+    for start in range(0, len(order), config.batch_size):
+        rows = order[start : start + config.batch_size]
+        batch = pad([turns[i] for i in rows]).to(policy.device)
+        log_probs = token_log_probs(policy, batch, temperature=config.temperature).log_probs
+        reference_log_probs = token_log_probs(reference, batch, temperature=config.temperature).log_probs
+        found[0, rows] = rewards(reward_model, batch).cpu()
+        found[1, rows] = (k3(log_probs, reference_log_probs) * batch.mask).sum(dim=1).cpu()
+    return found[0], found[1]
+
+
+def distinct_2(responses: Sequence[list[int]]) -> float:
+    """Share of distinct pairs of neighbouring tokens among all of them (Li et al. 2016); 0 when there are none."""
+    pairs = [pair for ids in responses for pair in zip(ids, ids[1:], strict=False)]
+    return len(set(pairs)) / len(pairs) if pairs else 0.0

@@ -1,0 +1,96 @@
+"""What the checks look at, and how they read it: a number that is missing or not finite never passes for one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf.gate.records import finite
+
+
+class Unusable(Exception):
+    """Something that should be there is missing, mistyped or not finite: the check, and with it the gate, is ERROR."""
+
+
+class Unmeasured(Exception):
+    """Nobody could measure it here: no truth is known, or no prompt asks for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything about one policy."""
+
+    algorithm: str
+    candidates: int  # policies in the run, of which the best may be promoted
+    seed: int  # of the bootstrap: the same evidence always gives the same verdict
+    evaluation: Mapping[str, Any]  # reports/evaluate/<algorithm>/metrics.json
+    rows: Mapping[str, NDArray]  # columns (N,) of rows.parquet, a row a prompt
+    reward: Mapping[str, Any]  # reports/reward/metrics.json
+    validation: Mapping[str, Any]  # reports/validate.json
+    receipt: Mapping[str, Any]  # models/policy/<algorithm>/receipt.json
+    policy_digest: str  # of the policy's files as they are now
+
+
+def number(values: Mapping[str, Any], *keys: str) -> float:
+    """The finite number at nested `keys`. Raises Unusable, or Unmeasured where an outer key holds null."""
+    found: Any = values
+    for depth, key in enumerate(keys):
+        if found is None and depth:
+            raise Unmeasured(f"{'.'.join(keys[:depth])} could not be measured here")
+        if not isinstance(found, Mapping) or key not in found:
+            raise Unusable(f"{'.'.join(keys)} is missing from the report")
+        found = found[key]
+    value = finite(found)
+    if value is None:
+        raise Unusable(f"{'.'.join(keys)} is {found!r}, not a finite number")
+    return value
+
+
+def column(rows: Mapping[str, NDArray], name: str) -> NDArray[np.float64]:
+    """A column (N,) of finite numbers. Raises Unusable, or Unmeasured where every value is NaN."""
+    if name not in rows:
+        raise Unusable(f"the evaluation's rows have no column {name}")
+    try:
+        values = np.asarray(rows[name], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise Unusable(f"column {name} of the evaluation's rows does not hold numbers") from None
+    if not len(values):
+        raise Unusable("the evaluation has no rows")
+    if np.isnan(values).all():
+        raise Unmeasured(f"{name} could not be measured here")
+    if bad := int((~np.isfinite(values)).sum()):
+        raise Unusable(f"column {name} of the evaluation's rows holds {bad} values that are not finite")
+    return values
+
+
+def count(values: Mapping[str, Any], key: str, side: str, total: float) -> int:
+    """How many of `total` a reported share stands for. Raises Unusable where it is no share, or nothing was counted."""
+    rate = number(values, key, side)
+    if not 0 <= rate <= 1 or total < 1:
+        raise Unusable(f"{key}.{side} is {rate:.6g} of {total:.0f} prompts, which is no share")
+    return round(rate * total)
+
+
+def not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keys of numbers that are NaN or infinite, at any depth."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += not_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            found.append(prefix + key)
+    return found
+
+
+def judged(evidence: Evidence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores (N,) of the policy's and of SFT's answers by the evaluation's judge."""
+    judge = evidence.evaluation.get("judge")
+    if judge not in ("gold", "reward"):
+        raise Unusable(f"the evaluation names no known judge but {judge!r}")
+    try:
+        return column(evidence.rows, f"policy_{judge}"), column(evidence.rows, f"sft_{judge}")
+    except Unmeasured as error:
+        raise Unusable(f"{error}, but it is the judge") from None

@@ -1,0 +1,59 @@
+"""How a number becomes the outcome of a check: three ways to compare, one sentence each."""
+
+from rlhf.config.gate import GateConfig
+from rlhf.gate.records import Check, Interval, Outcome
+from rlhf.gate.statistics import settling_size
+
+
+def fact(holds: bool, yes: str, no: str) -> Check:
+    """A check of something that is so or not."""
+    return Check(outcome="pass" if holds else "fail", reason=yes if holds else no)
+
+
+def point(value: float, threshold: float, what: str, *, at_least: bool, warns: bool = False) -> Check:
+    """A number for which nobody knows an interval."""
+    holds = value >= threshold if at_least else value <= threshold
+    return Check(
+        outcome="pass" if holds else "fail",
+        reason=f"{what} is {value:.3g}, must be at {'least' if at_least else 'most'} {threshold:.3g}",
+        value=value,
+        threshold=threshold,
+        at_least=at_least,
+        blocking=not warns,
+    )
+
+
+def against(
+    interval: Interval,
+    threshold: float,
+    config: GateConfig,
+    what: str,
+    shown: str,
+    *,
+    at_least: bool,
+    above: bool = False,
+    confidence: float | None = None,
+) -> Check:
+    """An interval against a threshold; `above` demands more than the threshold, `shown` formats the numbers."""
+    good, bad = (interval.low, interval.high) if at_least else (-interval.high, -interval.low)
+    line = threshold if at_least else -threshold
+    holds = good > line if above else good >= line
+    outcome: Outcome = "pass" if holds else "fail" if bad < line else "undecided"
+    confidence = confidence or config.confidence
+    bound = interval.low if at_least else interval.high
+    needed = None
+    if outcome == "undecided":
+        needed = settling_size(interval, threshold, bound, confidence=confidence, power=config.power)
+    demand = "above" if above else "at least" if at_least else "at most"
+    return Check(
+        outcome=outcome,
+        reason=f"{what} is {interval.value:{shown}} ({interval.low:{shown}} to {interval.high:{shown}}, "
+        f"n = {interval.n}), the whole interval must be {demand} {threshold:{shown}}",
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n=interval.n,
+        threshold=threshold,
+        at_least=at_least,
+        needed=needed,
+    )

@@ -1,0 +1,193 @@
+"""Statistics of the gate: pure functions of arrays. The unit is the prompt; what shares a prompt travels together."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from rlhf.gate.records import Interval, WinRate
+
+Array = NDArray[np.float64]
+CHUNK = 4_000_000  # resampled indices held in memory at once
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pairs of like confidence: mean confidence, share that is right, how many."""
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+def bootstrap_mean(
+    values: NDArray, *, confidence: float, resamples: int, seed: int, clusters: NDArray | None = None
+) -> Interval:
+    """Mean of `values` (N,) with the percentile interval of a bootstrap over `clusters` (N,), or over values.
+
+    Whole clusters are drawn with replacement, so that rows of one prompt are never taken for independent ones
+    (Miller 2024, https://arxiv.org/abs/2411.00640). `n` of the result counts clusters.
+    """
+    values = _finite(values)
+    return bootstrap_ratio(
+        values, np.ones(len(values)), confidence=confidence, resamples=resamples, seed=seed, clusters=clusters
+    )
+
+
+def bootstrap_ratio(
+    top: NDArray, bottom: NDArray, *, confidence: float, resamples: int, seed: int, clusters: NDArray | None = None
+) -> Interval:
+    """sum(top) / sum(bottom) of paired (N,) arrays with the percentile interval of a bootstrap over clusters."""
+    top, bottom = _cluster_sums(_finite(top), clusters), _cluster_sums(_finite(bottom), clusters)
+    n, random = len(top), np.random.default_rng(seed)
+    draws = np.empty(resamples)
+    rows = max(1, CHUNK // n)
+    for start in range(0, resamples, rows):
+        picked = random.integers(0, n, size=(min(rows, resamples - start), n))
+        draws[start : start + rows] = top[picked].sum(axis=1) / bottom[picked].sum(axis=1)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(top.sum() / bottom.sum()), float(low), float(high), n)
+
+
+def win_rate(
+    policy_scores: NDArray,
+    reference_scores: NDArray,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    clusters: NDArray | None = None,
+) -> WinRate:
+    """How often the policy's score (N,) is higher than the reference's, equal scores counting one half."""
+    points = win_points(policy_scores, reference_scores)
+    interval = bootstrap_mean(points, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
+    wins, ties, losses = (int((points == point).sum()) for point in (1.0, 0.5, 0.0))
+    return WinRate(interval.value, interval.low, interval.high, wins, ties, losses)
+
+
+def win_points(policy_scores: NDArray, reference_scores: NDArray) -> Array:
+    """1 where the policy's score is higher, 1/2 where equal, 0 where lower; (N,). Swapping the two gives 1 - points."""
+    return (np.sign(_finite(policy_scores) - _finite(reference_scores)) + 1) / 2
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Exact one-sided p-value of at least so many wins among untied pairs if both are equally good.
+
+    sum over k >= wins of C(m, k) / 2^m with m = wins + losses; 1 without untied pairs. Equals McNemar's exact test.
+    """
+    return float(stats.binom.sf(wins - 1, wins + losses, 0.5)) if wins + losses else 1.0
+
+
+def binomial_interval(successes: int, n: int, *, confidence: float) -> Interval:
+    """Rate with its exact interval (Clopper and Pearson 1934), which does not collapse at no or all successes."""
+    tail = (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
+    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    return Interval(successes / n, low, high, n)
+
+
+def rate_difference(policy: tuple[int, int], reference: tuple[int, int], *, confidence: float) -> Interval:
+    """Rate of the policy minus the reference's, each (successes, n), with Newcombe's hybrid score interval.
+
+    Newcombe 1998, method 10. It takes the two for independent, so it is wider than the truth where both answered the
+    same prompts.
+    """
+    p1, l1, h1 = _wilson(*policy, confidence)
+    p2, l2, h2 = _wilson(*reference, confidence)
+    low = p1 - p2 - math.hypot(p1 - l1, h2 - p2)
+    high = p1 - p2 + math.hypot(h1 - p1, p2 - l2)
+    return Interval(p1 - p2, low, high, min(policy[1], reference[1]))
+
+
+def holm(p_values: NDArray) -> Array:
+    """Adjusted p-values (M,) of Holm's step-down method (1979): at most alpha false alarms in the whole family."""
+    p_values = _finite(p_values)
+    order = np.argsort(p_values)
+    steps = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1))
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def sample_size(rate: float, *, alpha: float, power: float) -> int:
+    """Untied prompts that a one-sided test of a win rate against 1/2 needs to find a true rate, normal approximation:
+    ((z_alpha / 2 + z_power * sqrt(rate * (1 - rate))) / |rate - 1/2|)^2."""
+    if rate == 0.5:
+        raise ValueError("no number of prompts tells a win rate of one half from one half")
+    reach = stats.norm.isf(alpha) / 2 + stats.norm.ppf(power) * math.sqrt(rate * (1 - rate))
+    return math.ceil((reach / abs(rate - 0.5)) ** 2)
+
+
+def detectable_rate(n: int, *, alpha: float, power: float) -> float:
+    """The smallest win rate above 1/2 for which `n` untied prompts are enough: the inverse of `sample_size`."""
+    low, high = 0.5, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if sample_size(middle, alpha=alpha, power=power) <= n else (middle, high)
+    return high
+
+
+def settling_size(interval: Interval, threshold: float, bound: float, *, confidence: float, power: float) -> int | None:
+    """Prompts at which `bound` would leave `threshold` behind with this power, were the value to stay as it is.
+
+    Intervals shrink as 1 / sqrt(n). None where the value lies on the threshold.
+    """
+    gap = abs(interval.value - threshold)
+    if gap == 0.0:
+        return None
+    stretch = 1 + stats.norm.ppf(power) / stats.norm.ppf((1 + confidence) / 2)
+    return math.ceil(interval.n * (abs(interval.value - bound) * stretch / gap) ** 2)
+
+
+def pairwise_accuracy(
+    margins: NDArray, *, confidence: float, resamples: int, seed: int, clusters: NDArray | None = None
+) -> Interval:
+    """Share of pairs (N,) whose margin r(chosen) - r(rejected) is above zero, zero counting one half."""
+    points = (np.sign(_finite(margins)) + 1) / 2
+    return bootstrap_mean(points, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
+
+
+def calibration(margins: NDArray, bins: int = 10) -> tuple[list[Bin], float, float]:
+    """Bins, expected calibration error and Brier score of P(chosen better) = sigmoid(margin), margins (N,).
+
+    Every pair counts in both orders: with the chosen answer always first, a model that always says "first" would look
+    calibrated. By symmetry it is enough to look at the side that the model prefers: confidence sigmoid(|margin|), right
+    where the margin is above zero, half right at zero. Bins hold equally many pairs each.
+    ECE = sum over bins of n_b / n * |accuracy_b - confidence_b|; Brier = mean (1 - sigmoid(margin))^2.
+    """
+    margins = _finite(margins)
+    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    right = (np.sign(margins) + 1) / 2
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    table = [Bin(float(confidence[part].mean()), float(right[part].mean()), len(part)) for part in parts]
+    error = sum(row.count * abs(row.accuracy - row.confidence) for row in table) / len(margins)
+    likelihood = np.where(margins > 0, confidence, 1 - confidence)
+    return table, float(error), float(((1 - likelihood) ** 2).mean())
+
+
+def _finite(values: NDArray) -> Array:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"needs an array (N,) with N > 0, not one of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite")
+    return values
+
+
+def _cluster_sums(values: Array, clusters: NDArray | None) -> Array:
+    """Sum of each cluster, in the order of the cluster names; without clusters the values themselves."""
+    if clusters is None:
+        return values
+    return np.bincount(np.unique(clusters, return_inverse=True)[1], weights=values).astype(np.float64)
+
+
+def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float, float]:
+    """Rate and the ends of Wilson's score interval."""
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return rate, centre - half, centre + half

@@ -1,0 +1,68 @@
+"""What is read off a model: token log-probabilities, values and rewards, each where it counts and nowhere else.
+
+A head is applied to the hidden states that a loss needs: logits of prompts and padding are never made. Softmax in fp32.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlhf.batching.batches import SequenceBatch
+from rlhf.objectives.advantages import last_index
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Aligned with the tokens of a batch, zero where the mask is False."""
+
+    log_probs: Tensor  # (B, T) log p(token t | tokens before it)
+    entropy: Tensor | None  # (B, T) entropy in nats of the distribution that token t was drawn from
+
+
+def token_log_probs(
+    policy: PreTrainedModel, batch: SequenceBatch, *, temperature: float = 1.0, entropy: bool = False
+) -> TokenScores:
+    """Log-probability of each counted token at the sampling temperature."""
+    states = _states_before(policy, batch)  # (N, d)
+    logits = policy.get_output_embeddings()(states).float() / temperature  # (N, V)
+    normalizer = logits.logsumexp(dim=-1)
+    chosen = logits.gather(-1, batch.ids[batch.mask].unsqueeze(-1)).squeeze(-1)
+    log_probs = _spread(chosen - normalizer, batch.mask)
+    if not entropy:
+        return TokenScores(log_probs, None)
+    return TokenScores(log_probs, _spread(normalizer - (logits.softmax(dim=-1) * logits).sum(dim=-1), batch.mask))
+
+
+def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
+    """log pi(y | x) of each row: the sum over its response tokens. Returns (B,)."""
+    return token_log_probs(policy, batch).log_probs.sum(dim=1)
+
+
+def token_values(critic: PreTrainedModel, batch: SequenceBatch) -> Tensor:
+    """(B, T): at response token t, the value of the state in which t was chosen (everything before t)."""
+    return _spread(critic.score(_states_before(critic, batch)).float().squeeze(-1), batch.mask)
+
+
+def rewards(reward_model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
+    """Score of each whole answer, read at its last token. Returns (B,)."""
+    states = _states(reward_model, batch)
+    last = states[torch.arange(len(states), device=states.device), last_index(batch.attention)]
+    return reward_model.score(last).float().squeeze(-1)
+
+
+def _states(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
+    """Hidden states of the last layer, (B, T, d)."""
+    output = model.base_model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
+    return output.last_hidden_state
+
+
+def _states_before(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
+    """Hidden states from which the counted tokens were predicted, (N, d), row by row."""
+    return _states(model, batch)[:, :-1][batch.mask[:, 1:]]
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Put N values back where the mask is True: (N,) to (B, T)."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)

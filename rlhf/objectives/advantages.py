@@ -1,0 +1,50 @@
+"""From scores to per-token rewards, and from those to advantages."""
+
+import torch
+from torch import Tensor
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coefficient: float) -> Tensor:
+    """Reward of each response token: the KL penalty everywhere, the answer's score on its last token.
+
+        r_t = -beta (log pi(y_t | s_t) - log pi_sft(y_t | s_t)) + [t is last] R(x, y)   (Ouyang et al. 2022, Eq. 2; lecture 004)
+
+    scores: (B,). kl: (B, T), k1 of each token. mask: (B, T). Returns (B, T), zero outside the mask.
+    """
+    rewards = -kl_coefficient * kl * mask
+    rewards[torch.arange(len(rewards)), last_index(mask)] += scores
+    return rewards
+
+
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Generalized advantage estimation over the response, and the returns that the critic learns.
+
+        delta_t = r_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lambda A_{t+1},   G_t = A_t + V_t
+                                                                             (Schulman et al. 2016, Eq. 11, 16)
+
+    rewards, values, mask: (B, T); the mask of a row is one contiguous stretch; V_t is the value of the state in which token t
+    is chosen, and the state after the last token is worth 0. lambda = 1 is Monte Carlo: A_t = G_t - V_t (lecture 001).
+    Returns advantages and returns, both (B, T), zero outside the mask.
+    """
+    advantages = torch.zeros_like(rewards)
+    next_value = next_advantage = rewards.new_zeros(len(rewards))
+    for t in reversed(range(rewards.shape[1])):
+        inside = mask[:, t].to(rewards.dtype)
+        delta = rewards[:, t] + discount * next_value - values[:, t]
+        next_advantage = inside * (delta + discount * gae_lambda * next_advantage)
+        next_value = inside * values[:, t]
+        advantages[:, t] = next_advantage
+    return advantages, (advantages + values) * mask
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Shift and scale to mean 0 and standard deviation 1 over the counted tokens of the whole batch; zero elsewhere."""
+    counted = values[mask]
+    return torch.where(mask, (values - counted.mean()) * torch.rsqrt(counted.var(correction=0) + 1e-8), 0.0)
+
+
+def last_index(mask: Tensor) -> Tensor:
+    """Index of the last True of each row. mask: (B, T). Returns (B,)."""
+    return mask.shape[1] - 1 - mask.flip(1).to(torch.int8).argmax(dim=1)

@@ -1,0 +1,53 @@
+"""Bradley-Terry on K-wise rankings, for a reward model and, with implicit rewards, for DPO."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from rlhf.objectives import Metrics
+
+
+def bradley_terry(
+    rewards: Tensor, ranks: Tensor, mask: Tensor, *, label_smoothing: float = 0.0
+) -> tuple[Tensor, Metrics]:
+    """Sum over prompts of the ranking loss over all pairs of the prompt's K answers.
+
+        loss(x) = -1 / C(K, 2)  sum_{i before j}  log sigmoid(r_i - r_j)          (Ouyang et al. 2022, Eq. 1; lecture 001)
+
+    A tie counts as half a preference each way: -1/2 log sigmoid(d) - 1/2 log sigmoid(-d). With label smoothing e, a
+    preference counts as 1 - e one way and e the other (Mitchell 2023, conservative DPO).
+
+    rewards: (B, K) score of each answer. ranks: (B, K) integers, 1 is best, equal is a tie. mask: (B, K), True where an
+    answer exists; every prompt has at least two. Divide by B for the mean over prompts.
+    Metrics, over untied pairs: `accuracy` (share in the right order) and `margin` (r_better - r_worse).
+    """
+    difference = rewards[:, :, None] - rewards[:, None, :]
+    pair = (mask[:, :, None] & mask[:, None, :]).triu(diagonal=1)  # each unordered pair once
+    better, tied = ranks[:, :, None] < ranks[:, None, :], ranks[:, :, None] == ranks[:, None, :]
+    first_wins = torch.where(tied, 0.5, torch.where(better, 1.0 - label_smoothing, label_smoothing)).to(rewards.dtype)
+    loss = -(first_wins * logsigmoid(difference) + (1.0 - first_wins) * logsigmoid(-difference))
+    total = ((loss * pair).sum(dim=(1, 2)) / pair.sum(dim=(1, 2))).sum()
+
+    untied = pair & ~tied
+    margins = torch.where(better, difference, -difference).detach()[untied]
+    pairs = untied.sum()
+    return total, {"accuracy": ((margins > 0).sum(), pairs), "margin": (margins.sum(), pairs)}
+
+
+def centering(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Sum over prompts of the mean squared reward of the prompt's answers; keeps rewards near zero.
+
+    Bradley-Terry leaves a constant free for each prompt. rewards, mask: (B, K).
+    """
+    return ((rewards.square() * mask).sum(dim=1) / mask.sum(dim=1)).sum()
+
+
+def implicit_rewards(log_probs: Tensor, reference_log_probs: Tensor, *, beta: float) -> Tensor:
+    """DPO's implicit reward of each answer, up to a constant of its prompt.
+
+        r(x, y) = beta [log pi_theta(y | x) - log pi_ref(y | x)]  (+ beta log Z(x))      (Rafailov et al. 2023, Eq. 5; lecture 004)
+
+    With it, `bradley_terry` is the DPO loss (their Eq. 7) over every pair of a ranking. Both arguments: any equal shape,
+    sums of token log-probabilities over the response.
+    """
+    return beta * (log_probs - reference_log_probs)

@@ -1,0 +1,73 @@
+"""What an exception of a stage means: its exit code and the one message that a person reads."""
+
+import errno
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+from rlhf.errors import Exit, UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+DEBUG = "RLHF_DEBUG"
+
+
+def explain(error: BaseException, stage: str, workspace: Path) -> tuple[Exit, str]:
+    """The exit code for `error` and its message. The traceback of a fault of the program goes to the stage's log."""
+    if isinstance(error, UserError):
+        return Exit(error.exit), str(error)
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == Exit.PREEMPTED):
+        return Exit.PREEMPTED, "stopped before it was finished; the next run goes on from the last checkpoint"
+    if _disk_is_full(error):
+        return Exit.DISK_FULL, _disk_message(error, workspace)
+    log = _log_traceback(error, stage, workspace)
+    if _out_of_memory(error):
+        return (
+            Exit.OUT_OF_MEMORY,
+            f"out of memory ({_first_line(error)}). Lower `micro_batch_size` in params.yaml; {log}",
+        )
+    return Exit.FAILED, f"{type(error).__name__}: {_first_line(error)}; {log}"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """MemoryError and torch's, known by name: a process that has no torch must not import it to find out."""
+    kind = type(error)
+    from_torch = kind.__module__.split(".")[0] == "torch" and kind.__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or from_torch or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    """ENOSPC and EDQUOT; libraries in Rust and C++ keep only the text."""
+    return (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error)
+
+
+def _disk_message(error: BaseException, workspace: Path) -> str:
+    file = Path(getattr(error, "filename", None) or workspace)
+    place = next(parent for parent in [file.absolute(), *file.absolute().parents] if parent.exists())
+    mount = next(parent for parent in [place, *place.parents] if parent.is_mount())
+    usage = shutil.disk_usage(place)
+    free, total = (f"{size / 1e6:,.0f}" for size in (usage.free, usage.total))
+    return (
+        f"no space is left for {file}: {free} of {total} MB are free on the file system of {mount}. "
+        f"Make room and run again; earlier outputs are untouched"
+    )
+
+
+def _log_traceback(error: BaseException, stage: str, workspace: Path) -> str:
+    """Append the traceback to the stage's log; return where it is, in words."""
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get(DEBUG) == "1":
+        sys.stderr.write(text)
+    log = workspace / ".rlhf" / "logs" / f"{stage}.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as fault:
+        return f"its traceback could not be written to {log} ({fault.strerror}); {DEBUG}=1 shows it"
+    return f"traceback in {log.relative_to(workspace)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -1,0 +1,171 @@
+"""code.json: for every stage a fingerprint of the code that makes its bytes, a parameter file to DVC.
+
+A fingerprint is the SHA-256 over the syntax trees of the stage's program and of every module of `tasks` and `rlhf`
+that it imports, however deep, imports inside functions included. Comments, blank lines and docstrings do not count.
+Nothing is imported to find out.
+
+Left out, though stages import them: rlhf.pipeline, which moves bytes and does not make them; rlhf.config, whose values
+are in the params of each stage already, so that a new section does not run everything again; rlhf.errors, which a stage
+that succeeded never raised.
+
+    python -m rlhf.pipeline.fingerprint            write code.json of this workspace
+    python -m rlhf.pipeline.fingerprint --check    exit code 1 when it is stale
+"""
+
+import ast
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import rlhf
+from rlhf.errors import ConfigError
+from rlhf.pipeline import durable
+from rlhf.pipeline.graph import CODE, StageSpec, load_graph
+
+ROOT = Path(rlhf.__file__).resolve().parent.parent  # holds the packages `rlhf` and `tasks`
+PACKAGES = ("rlhf", "tasks")
+LEFT_OUT = ("rlhf.pipeline", "rlhf.config", "rlhf.errors")
+_PROGRAM = re.compile(r"python\d?\s+(?:-m\s+(?P<module>[\w.]+)|(?P<script>\S+\.py))")
+
+
+def refresh(workspace: Path) -> bool:
+    """Bring code.json up to date. Returns whether it changed, and then only writes it."""
+    fresh = fingerprints(workspace)
+    if _stored(workspace) == fresh:
+        return False
+    durable.write_json(workspace / CODE, fresh)
+    return True
+
+
+def fingerprints(workspace: Path) -> dict[str, str]:
+    """The fingerprint of every stage of the workspace that declares code.json among its params."""
+    declared = (spec for spec in load_graph(workspace) if CODE in spec.params)
+    return {spec.program: of_program(program_file(spec, workspace)) for spec in declared}
+
+
+def program_file(spec: StageSpec, workspace: Path) -> Path:
+    """The file that a stage's command runs: `python -m tasks.x` or `python script.py`. Raises ConfigError."""
+    found = _PROGRAM.search(spec.cmd)
+    path = None
+    if found and found["module"]:
+        path = _module_file(found["module"])
+    elif found:
+        path = workspace / found["script"]
+    if path is None or not path.is_file():
+        raise ConfigError(f"dvc.yaml: the program of stage `{spec.name}` is not found: {spec.cmd}")
+    return path
+
+
+def of_program(path: Path) -> str:
+    """The fingerprint of a program: the digests of its tree and of every module that it reaches, by name."""
+    reached: set[str] = set()
+    frontier = set(_imports(path, _module_name(path)))
+    while frontier:
+        name = frontier.pop()
+        reached.add(name)
+        file = _module_file(name)
+        assert file is not None, name
+        frontier |= set(_imports(file, name)) - reached
+    parts = [_tree_digest(path), *(f"{name} {_tree_digest(_module_file(name))}" for name in sorted(reached))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _stored(workspace: Path) -> Any:
+    try:
+        return json.loads((workspace / CODE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+@cache
+def _imports(file: Path, module: str) -> tuple[str, ...]:
+    """Modules of PACKAGES that a file imports anywhere, the packages around them included."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*parents, *([node.module] if node.module else [])])
+            names.update([origin, *(f"{origin}.{alias.name}" for alias in node.names)])
+    around = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+    return tuple(sorted(name for name in around if _counts(name)))
+
+
+def _counts(name: str) -> bool:
+    left_out = any(name == other or name.startswith(other + ".") for other in LEFT_OUT)
+    return name.split(".")[0] in PACKAGES and not left_out and _module_file(name) is not None
+
+
+@cache
+def _module_file(name: str) -> Path | None:
+    """The source file of a module of PACKAGES; None when there is none, as for a function that is imported."""
+    base = ROOT.joinpath(*name.split("."))
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _module_name(path: Path) -> str:
+    resolved = path.resolve()
+    return ".".join(resolved.relative_to(ROOT).with_suffix("").parts) if resolved.is_relative_to(ROOT) else path.stem
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), str(file))
+    except SyntaxError as error:
+        raise ConfigError(f"{file}:{error.lineno} is not Python: {error.msg}") from None
+
+
+@cache
+def _tree_digest(file: Path) -> str:
+    return hashlib.sha256("".join(_shape(_tree(file))).encode()).hexdigest()
+
+
+def _shape(node: Any) -> Iterator[str]:
+    """A syntax tree as text without positions, docstrings and empty fields, the same for every version of Python."""
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            if name == "body" and isinstance(value, list) and _is_docstring(node, value[:1]):
+                value = value[1:]
+            if value is not None and value != []:
+                yield f" {name}="
+                yield from _shape(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for entry in node:
+            yield from _shape(entry)
+        yield "]"
+    else:
+        yield repr(node)
+
+
+def _is_docstring(node: ast.AST, first: list[ast.stmt]) -> bool:
+    owner = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    constant = first[0].value if first and isinstance(first[0], ast.Expr) else None
+    return owner and isinstance(constant, ast.Constant) and isinstance(constant.value, str)
+
+
+def main(arguments: list[str]) -> int:
+    """The command line of this module."""
+    workspace = Path.cwd()
+    if "--check" not in arguments:
+        refresh(workspace)
+        return 0
+    fresh, stored = fingerprints(workspace), _stored(workspace)
+    if stored != fresh:
+        sys.stderr.write(f"{CODE} is stale; write it anew: python -m rlhf.pipeline.fingerprint\n")
+    return int(stored != fresh)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

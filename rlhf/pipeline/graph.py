@@ -1,0 +1,163 @@
+"""dvc.yaml read into stages and edges, without DVC: for stages, the flow and the fingerprints.
+
+What is read is DVC's own syntax, and the part of it that pipelines here use: `stages` with cmd, deps, outs, metrics,
+plots, params, meta; `foreach` over a list or a mapping; `${key.path[0]}` from params.yaml. A test compares the result
+with DVC's graph.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from rlhf.errors import ConfigError
+
+PARAMS = "params.yaml"
+CODE = "code.json"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_INTERPOLATION = re.compile(r"\$\{\s*([^}]+?)\s*\}")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage as dvc.yaml declares it. Paths are relative to the workspace."""
+
+    name: str  # "align@ppo"
+    cmd: str
+    deps: tuple[str, ...] = ()
+    outs: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    plots: tuple[str, ...] = ()
+    params: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file: dotted keys
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Everything that the stage writes: outs, metrics and plots."""
+        return self.outs + self.metrics + self.plots
+
+    @property
+    def program(self) -> str:
+        """The stage's name without its item: "align" for "align@ppo"."""
+        return self.name.partition("@")[0]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The stages in an order in which they can run, and the stages that each one waits for."""
+
+    stages: Mapping[str, StageSpec]
+    upstream: Mapping[str, tuple[str, ...]]
+
+    def __iter__(self) -> Iterator[StageSpec]:
+        return iter(self.stages.values())
+
+
+def load_graph(workspace: Path) -> Graph:
+    """Read dvc.yaml and params.yaml. Raises ConfigError, which names the stage and the key that is wrong."""
+    declared = read_yaml(workspace / "dvc.yaml").get("stages") or {}
+    params = read_yaml(workspace / PARAMS)
+    specs = {spec.name: spec for name, entry in declared.items() for spec in _stages(name, entry, params)}
+    upstream = {name: tuple(_upstream(spec, specs)) for name, spec in specs.items()}
+    return Graph({name: specs[name] for name in _ordered(upstream)}, upstream)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises ConfigError."""
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Run this in a workspace, or make one: rlhf init DIR") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold a mapping, not {type(value).__name__}")
+    return value
+
+
+def look_up(tree: Any, key: str) -> Any:
+    """The value at a dotted key such as `collect.sources[0].path`. Raises KeyError."""
+    value = tree
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise KeyError(key) from None
+    return value
+
+
+def _stages(name: str, entry: Any, params: dict[str, Any]) -> Iterator[StageSpec]:
+    """The stage that an entry declares, or one for each of its items."""
+    if not isinstance(entry, dict) or "matrix" in entry:
+        raise ConfigError(f"dvc.yaml: stage `{name}` must be a mapping with `cmd`, or with `foreach` and `do`")
+    if "foreach" not in entry:
+        yield _stage(name, entry, params)
+        return
+    items = _interpolated(name, entry["foreach"], params)
+    if not isinstance(items, list | dict) or "do" not in entry:
+        raise ConfigError(f"dvc.yaml: stage `{name}` needs a list or a mapping in `foreach`, and a `do`")
+    pairs = items.items() if isinstance(items, dict) else ((item, item) for item in items)
+    for key, item in pairs:
+        yield _stage(f"{name}@{key}", entry["do"], {**params, "item": item, "key": key})
+
+
+def _stage(name: str, entry: dict[str, Any], params: dict[str, Any]) -> StageSpec:
+    entry = _interpolated(name, entry, params)
+    if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str):
+        raise ConfigError(f"dvc.yaml: stage `{name}` has no `cmd`")
+    keys: dict[str, list[str]] = {}
+    for param in entry.get("params", ()):
+        for file, names in param.items() if isinstance(param, dict) else [(PARAMS, [param])]:
+            keys.setdefault(file, []).extend(names or ())
+    paths = {kind: tuple(map(_path, entry.get(kind, ()))) for kind in ("deps", "outs", "metrics", "plots")}
+    return StageSpec(
+        name, entry["cmd"], **paths, params={f: tuple(k) for f, k in keys.items()}, meta=entry.get("meta", {})
+    )
+
+
+def _path(entry: Any) -> str:
+    """An output is a path, or a mapping from the path to its settings."""
+    return PurePosixPath(str(next(iter(entry)) if isinstance(entry, dict) else entry)).as_posix()
+
+
+def _interpolated(stage: str, value: Any, params: dict[str, Any]) -> Any:
+    """`value` with every `${key}` replaced; a string that is one `${key}` becomes what stands there."""
+    if isinstance(value, dict):
+        return {_interpolated(stage, k, params): _interpolated(stage, v, params) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_interpolated(stage, entry, params) for entry in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        whole = _INTERPOLATION.fullmatch(value)
+        return look_up(params, whole[1]) if whole else _INTERPOLATION.sub(lambda m: str(look_up(params, m[1])), value)
+    except KeyError as error:
+        raise ConfigError(
+            f"dvc.yaml: stage `{stage}` uses ${{{error.args[0]}}}, which params.yaml does not hold"
+        ) from None
+
+
+def _upstream(spec: StageSpec, specs: dict[str, StageSpec]) -> Iterator[str]:
+    """Stages of which a dep of `spec` is an output, lies in one, or holds one."""
+    for name, other in specs.items():
+        if name != spec.name and any(_touch(dep, made) for dep in spec.deps for made in other.made):
+            yield name
+
+
+def _touch(one: str, other: str) -> bool:
+    a, b = PurePosixPath(one), PurePosixPath(other)
+    return a == b or a in b.parents or b in a.parents
+
+
+def _ordered(upstream: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    """Names so that each comes after those it waits for, otherwise in the order of the file."""
+    waiting = dict(upstream)
+    while waiting:
+        ready = next((name for name, needs in waiting.items() if not any(need in waiting for need in needs)), None)
+        if ready is None:
+            raise ConfigError(f"dvc.yaml: these stages wait for each other: {', '.join(waiting)}")
+        del waiting[ready]
+        yield ready

@@ -1,0 +1,49 @@
+"""Locks of the kernel on files: they go with the process that holds them, however it dies."""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from rlhf.errors import Busy
+
+
+@contextmanager
+def hold(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock on `path` and leave in it who does. Raises Busy, which names the holder of `what`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        if not _try(file.fileno()):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise Busy(f"{what} is in use by {holder}. Wait until it ends, or stop it")
+        file.truncate(0)
+        started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def take_first(paths: list[Path]) -> tuple[int, int]:
+    """Wait for the lock of any one of `paths`; return its place in the list and the descriptor that holds it."""
+    descriptors = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666) for path in paths]
+    while True:
+        for place, descriptor in enumerate(descriptors):
+            if _try(descriptor):
+                for other in descriptors[:place] + descriptors[place + 1 :]:
+                    os.close(other)
+                return place, descriptor
+        time.sleep(0.5)  # flock cannot wait for several files at once
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

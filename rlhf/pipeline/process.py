@@ -1,0 +1,92 @@
+"""What every stage process does to itself: it dies with its parent, takes a GPU, and turns SIGTERM into an exit.
+
+`python -m rlhf.pipeline.process PARENT dvc ...` runs dvc as a process that dies with PARENT.
+"""
+
+import ctypes
+import os
+import re
+import runpy
+import select
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from rlhf.errors import Exit
+from rlhf.pipeline.lock import take_first
+
+PR_SET_PDEATHSIG = 1
+SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh", "mksh", "ash", "busybox"}
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies.
+
+    DVC runs a stage through a shell, and a shell that does not exec stands between the two: then the shell's parent is
+    watched too. Linux only; elsewhere nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.getppid()
+    if parent > 1 and Path(f"/proc/{parent}/comm").read_text().strip() in SHELLS and "DVC_STAGE" in os.environ:
+        fields = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()
+        descriptor = os.pidfd_open(int(fields[1]))  # raises when it is gone already, and so ends this process
+        threading.Thread(target=_die_with, args=(descriptor,), daemon=True).start()
+
+
+def _die_with(descriptor: int) -> None:
+    """Wait until the process behind a pidfd is gone, then go too."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_on_sigterm() -> None:
+    """SIGTERM raises SystemExit(PREEMPTED) in the main thread, where a training loop can still save a checkpoint."""
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough; a second must not break the checkpoint
+        raise SystemExit(Exit.PREEMPTED)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """Index or UUID of every GPU that may be used: those of CUDA_VISIBLE_DEVICES, or every /dev/nvidia<n>."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [entry.strip() for entry in visible.split(",") if entry.strip() not in ("", "-1")]
+    found = (re.fullmatch(r"nvidia(\d+)", entry.name) for entry in devices.iterdir())
+    return sorted((match[1] for match in found if match), key=int)
+
+
+def take_gpu(candidates: list[str]) -> str | None:
+    """Wait for a GPU that no other stage on this machine holds and return it; None without candidates.
+
+    The lock lasts as long as the process.
+    """
+    if not candidates:
+        return None
+    names = [re.sub(r"[^\w-]", "_", candidate) for candidate in candidates]
+    place, _ = take_first([Path(tempfile.gettempdir(), f"rlhf-gpu-{name}.lock") for name in names])
+    return candidates[place]
+
+
+def main(arguments: list[str]) -> None:
+    """Run a module of Python as `python -m` would, in a process that dies with the parent named first."""
+    parent, module, *rest = arguments
+    die_with_parent()
+    if os.getppid() != int(parent):
+        sys.exit(Exit.PREEMPTED)
+    sys.argv = [module, *rest]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,48 @@
+"""receipt.json: what determines an output, and nothing that differs between two equal runs."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RECEIPT = "receipt.json"
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pandas", "pyarrow", "scipy")
+
+
+def stage_key(stage: str, code: str, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The name of one piece of work, in hex: the same stage, code, parameters and input bytes give the same key."""
+    parts = {"stage": stage, "code": code, "params": params, "inputs": inputs}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_receipt(directory: Path) -> dict[str, Any]:
+    """The receipt of an output. Its bytes have been checked with the rest of the directory."""
+    return json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make numbers, as far as they are installed. None is imported."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(workspace: Path) -> dict[str, Any] | None:
+    """Commit of the workspace and whether it has changes that are not committed; None outside git and before
+    the first commit."""
+    command = ["git", "-C", str(workspace), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    oid, *changes = [line for line in done.stdout.splitlines() if line.startswith("# branch.oid") or line[0] != "#"]
+    commit = oid.split()[-1]
+    return None if commit == "(initial)" else {"commit": commit, "dirty": bool(changes)}

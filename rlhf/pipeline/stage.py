@@ -1,0 +1,253 @@
+"""A stage from inside: what its program may read, where it writes, and how it ends.
+
+def main(stage: Stage) -> None:
+    rows = read(stage.input("data/clean"))
+    write(stage.output("models/sft"), train(rows, stage.config.sft))
+
+if __name__ == "__main__":
+    run_stage(main)
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from rlhf.config import Config, load_config
+from rlhf.errors import ConfigError, Exit
+from rlhf.pipeline import durable, fingerprint, manifest, receipt
+from rlhf.pipeline.declared import declared_view
+from rlhf.pipeline.events import Events
+from rlhf.pipeline.faults import explain
+from rlhf.pipeline.graph import CODE, PARAMS, StageSpec, load_graph, look_up, read_yaml
+from rlhf.pipeline.lock import hold
+from rlhf.pipeline.process import ENVIRONMENT, die_with_parent, exit_on_sigterm, gpus, take_gpu
+from rlhf.tracking.journal import Journal
+
+JOURNAL, LOCK = "journal.jsonl", "lock"  # in a stage's work directory
+RUN = "RLHF_RUN"  # environment: id of the pipeline run that a stage belongs to
+
+
+class Stage:
+    """One run of one stage. Its inputs have been verified when it is made; its outputs appear when it is finished."""
+
+    def __init__(self, spec: StageSpec, workspace: Path, code: str, events: Events) -> None:
+        """`code` is the fingerprint of the program. Raises DataError for an input that is missing or damaged."""
+        self.name = spec.name
+        self.item = spec.name.partition("@")[2] or None
+        self.workspace = workspace
+        self.params = _declared_params(spec, workspace)
+        self.inputs = {dep: manifest.digest(workspace / dep) for dep in spec.deps}
+        self.code = code
+        self.key = receipt.stage_key(self.name, code, self.params, self.inputs)
+        self.work = workspace / ".work" / self.key
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._spec = spec
+        self._events = events
+        self._journal: Journal | None = None  # none in a process of rank 1 and above
+
+    @cached_property
+    def config(self) -> Config:
+        """params.yaml, of which the sections that dvc.yaml declares for this stage can be read."""
+        return declared_view(load_config(self.workspace / PARAMS), self._spec.params.get(PARAMS, ()), self.name)
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random in this stage."""
+        return self.config.seed
+
+    @cached_property
+    def upstream(self) -> dict[str, dict[str, Any]]:
+        """The receipt of every input, and of every output inside an input, that a stage made, by path."""
+        below = (path for dep in self.inputs for path in manifest.outputs_below(self.workspace / dep))
+        return {path.relative_to(self.workspace).as_posix(): receipt.read_receipt(path) for path in below}
+
+    def input(self, path: str) -> Path:
+        """Where an input is. It is a declared dep or lies in one, and its bytes have been verified."""
+        parents = [PurePosixPath(path), *PurePosixPath(path).parents]
+        if not any(str(parent) in self.inputs for parent in parents):
+            raise ConfigError(
+                f"Stage `{self.name}` reads {path}, which dvc.yaml does not declare. Add it to its `deps`"
+            )
+        return self.workspace / path
+
+    def output(self, path: str) -> Path:
+        """Where to write an output: a directory that exists, or a file when the name has a suffix.
+
+        It lies beside the target, has the target's suffix, and is renamed when the stage is finished.
+        """
+        if path not in self._spec.made:
+            raise ConfigError(
+                f"Stage `{self.name}` writes {path}, which dvc.yaml does not declare. Add it to its `outs`"
+            )
+        temporary = durable.partial(self.workspace / path)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        if not temporary.suffix:
+            temporary.mkdir(exist_ok=True)
+        return temporary
+
+    def metrics(self, values: dict[str, Any]) -> None:
+        """Write the stage's metrics file: numbers to 6 significant digits, sorted keys. NaN and infinity are errors."""
+        (path,) = self._spec.metrics
+        rounded = _rounded(values)
+        durable.write_json(self.output(path), rounded)
+        self._record("metrics_final", values=rounded)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record the metrics of one training step: the live curves."""
+        self._record("metrics", step=step, values=values)
+
+    def progress(self, done: int, total: int, label: str = "") -> None:
+        """Tell how far the stage is. It may be called as often as one likes."""
+        self._events.progress(done, total, label)
+
+    def summary(self, text: str) -> None:
+        """The one line that is shown when the stage is finished."""
+        self._events.emit("summary", text=text)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold the stage's work directory, keep its journal, and publish the outputs when the body ends well."""
+        started = time.monotonic()
+        lock = hold(self.work / LOCK, f"Stage `{self.name}` of {self.workspace}")
+        with lock, Journal(self.work / JOURNAL) as self._journal:
+            self._discard()
+            self._record("start", **self._start())
+            status = "failed"
+            try:
+                yield
+                self._publish()
+                status = "done"
+            finally:
+                self._discard()
+                self._record("end", status=status, seconds=round(time.monotonic() - started, 3))
+
+    def _start(self) -> dict[str, Any]:
+        """Who runs what where: the part of a run that may differ between equal outputs is in the journal only."""
+        return {
+            **self._receipt(),
+            "git": receipt.git_state(self.workspace),
+            "host": socket.gethostname(),
+            "pipeline_run": os.environ.get(RUN),
+        }
+
+    def _receipt(self) -> dict[str, Any]:
+        return {
+            "stage": self.name,
+            "key": self.key,
+            "seed": self.params.get("seed"),
+            "params": self.params,
+            "inputs": self.inputs,
+            "code": self.code,
+            "versions": receipt.versions(),
+        }
+
+    def _publish(self) -> None:
+        """Give every output its receipt and manifest, then all of them their names."""
+        staged = {path: durable.partial(self.workspace / path) for path in self._spec.made}
+        missing = [path for path, temporary in staged.items() if not temporary.exists()]
+        if missing:
+            raise FileNotFoundError(f"stage `{self.name}` ended without making {', '.join(missing)}")
+        digests = {path: self._sealed(temporary) for path, temporary in staged.items()}
+        for path, temporary in staged.items():
+            durable.publish(temporary, self.workspace / path)
+            self._record("output", path=path, digest=digests[path], role=self._role(path))
+
+    def _sealed(self, temporary: Path) -> str:
+        """Add receipt and manifest to a directory, the manifest last; return the digest of a directory or a file."""
+        if temporary.is_file():
+            return manifest.sha256(temporary)
+        durable.write_json(temporary / receipt.RECEIPT, self._receipt())
+        return manifest.write_manifest(temporary)
+
+    def _role(self, path: str) -> str:
+        """What dvc.yaml calls an output: out, metric or plot."""
+        return "metric" if path in self._spec.metrics else "plot" if path in self._spec.plots else "out"
+
+    def _discard(self) -> None:
+        """Remove what was begun and not published, by this run or by one that was killed."""
+        for path in self._spec.made:
+            durable.remove(durable.partial(self.workspace / path))
+
+    def _record(self, kind: str, **fields: Any) -> None:
+        if self._journal:
+            self._journal.write(kind, **fields)
+
+
+def run_stage(main: Callable[[Stage], None]) -> NoReturn:
+    """Run the program of a stage in the current directory and exit with its code; dvc.yaml says what the stage is.
+
+    The stage's name is that of the program's file, with the first argument as its item: `tasks/align.py ppo` runs
+    align@ppo.
+    """
+    program = Path(main.__code__.co_filename)
+    name = "@".join([program.stem, *sys.argv[1:]])
+    workspace = Path.cwd()
+    events = Events(name)
+    try:
+        _prepare_process()
+        _run(main, name, program, workspace, events)
+        code, message = Exit.DONE, ""
+    except BaseException as error:  # a stage has no caller: whatever ends it becomes an exit code here
+        code, message = explain(error, name, workspace)
+    events.close()
+    events.emit("exit", code=int(code), message=message)
+    sys.exit(code)
+
+
+def clear_checkpoints(workspace: Path, spec: StageSpec) -> None:
+    """Remove the checkpoints of the work behind a stage's outputs, which DVC has now. The journals stay."""
+    for path in spec.outs:
+        if (workspace / path / receipt.RECEIPT).is_file():
+            work = workspace / ".work" / receipt.read_receipt(workspace / path)["key"]
+            for entry in work.iterdir() if work.is_dir() else ():
+                if entry.name not in (JOURNAL, LOCK):
+                    durable.remove(entry)
+
+
+def _prepare_process() -> None:
+    os.environ.update(ENVIRONMENT)
+    die_with_parent()
+    exit_on_sigterm()
+
+
+def _run(main: Callable[[Stage], None], name: str, program: Path, workspace: Path, events: Events) -> None:
+    stages = load_graph(workspace).stages
+    if name not in stages:
+        raise ConfigError(f"{workspace / 'dvc.yaml'} declares no stage `{name}`. It declares: {', '.join(stages)}")
+    spec = stages[name]
+    leads = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, rank 0 does what must be done once
+    if leads and spec.meta.get("gpu") and (gpu := take_gpu(gpus(os.environ))) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    stage = Stage(spec, workspace, fingerprint.of_program(program) if CODE in spec.params else "", events)
+    events.emit("key", key=stage.key, pid=os.getpid())
+    with stage.running() if leads else nullcontext():
+        main(stage)
+
+
+def _declared_params(spec: StageSpec, workspace: Path) -> dict[str, Any]:
+    """The values that dvc.yaml declares for a stage, by dotted key; the fingerprint of its code is not one of them."""
+    values: dict[str, Any] = {}
+    for file, keys in spec.params.items():
+        tree = read_yaml(workspace / file) if file != CODE else {}
+        for key in keys if file != CODE else ():
+            try:
+                values[key] = look_up(tree, key)
+            except KeyError:
+                raise ConfigError(
+                    f"{workspace / file} has no `{key}`, which dvc.yaml declares for `{spec.name}`"
+                ) from None
+    return values
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

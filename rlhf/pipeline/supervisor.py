@@ -1,0 +1,190 @@
+"""One stage as a supervised process: `dvc repro` in a session of its own, with a deadline, a log and a typed end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf.errors import Exit
+from rlhf.pipeline.events import EVENTS
+from rlhf.pipeline.fingerprint import ROOT
+from rlhf.pipeline.graph import StageSpec
+from rlhf.pipeline.process import ENVIRONMENT
+from rlhf.pipeline.stage import RUN
+
+State = Literal["ran", "restored", "skipped"]
+Progress = Callable[[int, int, str], None]  # done, total, label
+POLL = 0.1  # seconds between two looks at the process and its events
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_EXITED = re.compile(r"exited with (-?\d+)")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended. `state` says what DVC did: it ran the stage, restored its outputs, or had nothing to do."""
+
+    stage: str
+    state: State
+    exit: Exit
+    message: str  # of a failure: what, where, what to do
+    summary: str  # the stage's own line, when it ran
+    key: str | None  # stage key, when it ran
+    seconds: float
+
+
+def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event, on_progress: Progress) -> Outcome:
+    """Bring one stage up to date by `dvc repro` and wait for it; it is stopped when `stop` is set or its time is up.
+
+    `run` is the id of the pipeline run, for the stage's journal. The process dies with this one, however this one dies.
+    """
+    started = time.monotonic()
+    for dep in spec.deps:
+        if not (workspace / dep).exists():
+            message = f"{workspace / dep} does not exist; stage `{spec.name}` needs it. Check the path in dvc.yaml"
+            return Outcome(spec.name, "skipped", Exit.DATA, message, "", None, 0.0)
+    log = workspace / ".rlhf" / "logs" / f"{spec.name}.log"
+    listener = _Listener(workspace / ".rlhf" / "events" / f"{spec.name}.jsonl", on_progress)
+    limit = float(spec.meta.get("timeout", "inf"))
+    with _repro(spec.name, workspace, run, log, listener) as (process, begins):
+        cause = _wait(process, listener, started + limit, stop)
+    said = _ANSI.sub("", log.read_bytes()[begins:].decode("utf-8", "replace"))
+    if cause == "time":
+        code = Exit.FAILED
+        message = (
+            f"took longer than {limit:g} s, its `meta.timeout` in dvc.yaml, and was stopped. Raise it, or see {log}"
+        )
+    else:
+        code, message = _verdict(process.returncode, listener, said, cause)
+    state: State = "ran" if "Running stage" in said else "restored" if "is cached" in said else "skipped"
+    seconds = time.monotonic() - started
+    return Outcome(spec.name, state, code, message, listener.summary, listener.key, seconds)
+
+
+class _Listener:
+    """The reader of a stage's events, and what they have told so far."""
+
+    def __init__(self, file: Path, on_progress: Progress) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+        self.file = file
+        self.pid: int | None = None
+        self.key: str | None = None
+        self.summary = ""
+        self.end: tuple[Exit, str] | None = None
+        self._offset = 0
+        self._on_progress = on_progress
+
+    def read(self) -> None:
+        """Take in the whole lines that have come since the last call."""
+        with open(self.file, "rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                self._take(json.loads(line))
+
+    def _take(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "progress":
+                self._on_progress(event["done"], event["total"], event["label"])
+            case "key":
+                self.key, self.pid = event["key"], event["pid"]
+            case "summary":
+                self.summary = event["text"]
+            case "exit":
+                self.end = Exit(event["code"]), event["message"]
+
+
+@contextmanager
+def _repro(
+    stage: str, workspace: Path, run: str, log: Path, listener: _Listener
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """DVC at work on one stage, and where its output begins in `log`. On the way out nothing of it is left alive."""
+    dvc = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]  # without waiting, parallel stages lose work
+    command = [sys.executable, "-m", "rlhf.pipeline.process", str(os.getpid()), *dvc]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=workspace,
+            env=_environment(listener.file, run),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        begins = os.fstat(output.fileno()).st_size
+    try:
+        yield process, begins
+    finally:
+        _stop(process, listener.pid)
+        listener.read()
+
+
+def _environment(events: Path, run: str) -> dict[str, str]:
+    """The environment of a stage: this Python first in PATH, this project's packages before those of the workspace."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    packages = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {"PATH": path, "PYTHONPATH": packages, "PYTHONSAFEPATH": "1", "SHELL": "/bin/sh"}
+    return {**os.environ, **ENVIRONMENT, **own, EVENTS: str(events), RUN: run}
+
+
+def _wait(
+    process: subprocess.Popen[bytes], listener: _Listener, deadline: float, stop: threading.Event
+) -> Literal["time", "stop"] | None:
+    """Wait for the end of a process; return why the wait was given up, if it was."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL)
+            return None
+        listener.read()
+        if stop.is_set():
+            return "stop"
+        if time.monotonic() > deadline:
+            return "time"
+
+
+def _stop(process: subprocess.Popen[bytes], stage: int | None) -> None:
+    """End a session: SIGTERM to the stage, which may save a checkpoint, and SIGKILL to whatever is left after GRACE.
+
+    DVC would die of a SIGTERM at once and take the stage with it, so it gets one only when no stage runs.
+    """
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            alive = stage is not None and os.getsid(stage) == process.pid
+            os.kill(stage if stage is not None and alive else process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _verdict(returned: int, listener: _Listener, said: str, cause: str | None) -> tuple[Exit, str]:
+    """Exit code and message of a process that ended: from the stage's own event, else from what DVC said."""
+    if returned == 0:
+        return Exit.DONE, ""
+    if listener.end and listener.end[0] != Exit.DONE:
+        return listener.end
+    if cause == "stop":
+        return Exit.PREEMPTED, "stopped"
+    errors = [line.partition("ERROR: ")[2] for line in said.splitlines() if "ERROR: " in line]
+    message = errors[-1] if errors else f"dvc ended with exit code {returned}"
+    if "No space left on device" in said:
+        return Exit.DISK_FULL, f"{message}. Make room and run again; earlier outputs are untouched"
+    exited = _EXITED.search(message)
+    code = int(exited[1]) if exited else Exit.FAILED
+    if code < 0 or code > 128:  # by a signal; a shell adds 128 to its number
+        return Exit.PREEMPTED, f"was killed by signal {-code if code < 0 else code - 128}"
+    return Exit(code) if code in set(Exit) else Exit.FAILED, message

@@ -1,0 +1,129 @@
+"""DVC behind a narrow interface: the only importer of dvc. Everything here runs in this process."""
+
+import hashlib
+import logging
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf.errors import Busy, ConfigError, DataError, ServiceError
+from rlhf.pipeline import durable, manifest
+from rlhf.pipeline.graph import StageSpec
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+SETTINGS = {
+    ("cache", "type"): "reflink,hardlink,symlink,copy",  # no second copy of a model where the file system allows
+    ("core", "analytics"): "false",
+    ("core", "autostage"): "false",
+}
+NOT_VERSIONED = ("/.work", "/.rlhf", "/mlflow.db*", "/mlartifacts", "__pycache__/")
+IGNORED_BY_DVC = (f"{durable.PARTIAL}*", ".gitignore")
+
+
+def init_workspace(workspace: Path) -> None:
+    """Make a directory a git and DVC repository with the project's settings. What is there already is kept."""
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    workspace.mkdir(parents=True, exist_ok=True)
+    if not (workspace / ".git").exists():
+        _git(workspace, "init", "--quiet")
+    if not (workspace / ".dvc").exists():
+        Repo.init(str(workspace)).close()
+    with _repository(workspace) as repo, repo.config.edit("repo") as config:
+        for (section, option), value in SETTINGS.items():
+            config.setdefault(section, {})[option] = value
+    _add_lines(workspace / ".gitignore", NOT_VERSIONED)
+    _add_lines(workspace / ".dvcignore", IGNORED_BY_DVC)
+
+
+def stale_stages(workspace: Path) -> set[str]:
+    """Names of the stages whose command, params, inputs or outputs are not those of their last run."""
+    with _repository(workspace) as repo:
+        return {address.rpartition(":")[2] for address in repo.status()}  # outside the workspace: path:name
+
+
+def edges(workspace: Path) -> set[tuple[str, str]]:
+    """DVC's own graph as pairs (stage, stage that it waits for)."""
+    with _repository(workspace) as repo:
+        return {(one.name, other.name) for one, other in repo.index.graph.edges}
+
+
+def push(workspace: Path, remote: str | None = None) -> int:
+    """Send outputs and the run cache to a remote; return how many files went."""
+    with _repository(workspace) as repo:
+        return repo.push(run_cache=True, remote=remote)
+
+
+def pull(workspace: Path, remote: str | None = None) -> int:
+    """Fetch outputs and the run cache from a remote; return how many files came. Their bytes are verified."""
+    with _repository(workspace) as repo:
+        return sum(repo.pull(run_cache=True, remote=remote)[kind] for kind in ("fetched",))
+
+
+def drop_damaged(workspace: Path, spec: StageSpec) -> str | None:
+    """Verify a stage's outputs; remove damaged ones, with what is damaged in DVC's cache of them.
+
+    Returns what was wrong, or None. After a removal the next run restores the stage from a remote or makes it anew.
+    """
+    try:
+        for path in spec.outs:
+            manifest.digest(workspace / path)
+    except DataError as error:
+        with _repository(workspace) as repo:
+            for out in (out for stage in repo.index.stages if stage.name == spec.name for out in stage.outs):
+                _scrub(repo, out)
+        for path in spec.made:
+            durable.remove(workspace / path)
+        return str(error)
+    return None
+
+
+def _scrub(repo: "Repo", out: "object") -> None:
+    """Remove every object of an output from the cache whose bytes are not those of its name."""
+    cache, entry = repo.cache.local, out.hash_info  # type: ignore[attr-defined]
+    tree = out.get_obj() if entry.isdir else None  # type: ignore[attr-defined]
+    for oid in {entry.value, *(value.value for _, _, value in (tree or ()))}:
+        file = Path(cache.oid_to_path(oid))
+        if file.exists() and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() != oid.partition(".")[0]:
+            file.unlink()
+
+
+@contextmanager
+def _repository(workspace: Path) -> Iterator["Repo"]:
+    """An open DVC repository whose errors are ours."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+    from dvc.utils.strictyaml import YAMLValidationError
+
+    try:
+        with Repo(str(workspace), _wait_for_lock=False) as repo:
+            yield repo
+    except LockError as error:
+        raise Busy(f"DVC in {workspace} is in use: {error}. Wait until it ends") from None
+    except YAMLValidationError as error:
+        raise ConfigError(f"{workspace / 'dvc.yaml'}: {error}") from None
+    except DvcException as error:
+        raise ServiceError(f"DVC in {workspace}: {error}") from None
+
+
+def _git(workspace: Path, *arguments: str) -> None:
+    try:
+        subprocess.run(["git", "-C", str(workspace), *arguments], check=True, capture_output=True)
+    except FileNotFoundError:
+        raise ConfigError("git is not installed; a workspace needs it. Install git and run again") from None
+
+
+def _add_lines(file: Path, lines: tuple[str, ...]) -> None:
+    """Add the lines that a file does not hold yet."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    missing = [line for line in lines if line not in text.splitlines()]
+    if missing:
+        durable.write_text(
+            file, "".join([text, "" if text.endswith("\n") or not text else "\n", *(f"{m}\n" for m in missing)])
+        )

@@ -1,0 +1,185 @@
+"""reports/report.html: one file that shows what a run came to and why; no script, no resource from elsewhere.
+
+Everything in it that a model, a data set or a parameter wrote is escaped, and its invisible characters are shown.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from rlhf.gate.records import Check, Decision, WinRate
+from rlhf.report import plots
+from rlhf.report.summary import Kl, Row, Summary, flatten, read_json, summarize
+from rlhf.report.text import visible
+
+TEMPLATES = Path(__file__).parent / "templates"
+TITLES = {"sft": "SFT", "ppo": "PPO", "dpo": "DPO"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A check drawn from left to right, in percent of the picture's width."""
+
+    low: float
+    value: float
+    high: float
+    threshold: float
+    good: tuple[float, float]  # where the side that passes begins and ends
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """What validate did with one table."""
+
+    table: str
+    rows: int
+    kept: int
+    quarantined: int
+    reasons: str
+
+
+def render_report(workspace: Path, decision: Decision, receipts: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page, from the reports of a workspace, a decision and the receipts of the outputs it rests on, by path.
+
+    Raises DataError for a report that is missing or broken. The same inputs give the same bytes.
+    """
+    summary = summarize(workspace, decision)
+    validation = read_json(workspace / "reports/validate.json")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"percent": percent, "number": number, "title": title, "visible": visible}
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        decision=decision,
+        bar=bar,
+        groups=by_group,
+        figures=[(figure, markupsafe.Markup(figure.svg)) for figure in figures(workspace, summary)],
+        tables=tables(validation),
+        whole_set=flatten(validation.get("set") or {}),
+        receipts=receipts,
+        inputs=inputs(receipts),
+        versions=next((receipt.get("versions", {}) for receipt in receipts.values()), {}),
+    )
+
+
+def bar(check: Check) -> Bar | None:
+    """The picture of a check that has a number and a threshold."""
+    if check.value is None or check.threshold is None:
+        return None
+    low = check.value if check.low is None else check.low
+    high = check.value if check.high is None else check.high
+    ends = [low, check.value, high, check.threshold]
+    span = (max(ends) - min(ends)) or max(abs(check.threshold), 1.0)
+    left, width = min(ends) - 0.15 * span, 1.3 * span
+    at = [round(100 * (number - left) / width, 2) for number in (low, check.value, high, check.threshold)]
+    return Bar(at[0], at[1], at[2], at[3], (at[3], 100.0) if check.at_least else (0.0, at[3]))
+
+
+def by_group(checks: Sequence[Check]) -> dict[str, list[Check]]:
+    """Checks under their group, in their order."""
+    groups: dict[str, list[Check]] = {}
+    for check in checks:
+        groups.setdefault(check.group, []).append(check)
+    return groups
+
+
+def tables(validation: Mapping[str, Any]) -> list[TableRows]:
+    """Rows kept and quarantined of each table, and why, the most frequent reason first."""
+    found = []
+    for table, counts in sorted((validation.get("tables") or {}).items()):
+        reasons = sorted(counts["reasons"].items(), key=lambda item: (-item[1], item[0]))
+        text = "; ".join(f"{reason}: {count:,}" for reason, count in reasons)
+        found.append(TableRows(table, counts["rows"], counts["kept"], counts["quarantined"], text))
+    return found
+
+
+def inputs(receipts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Every input that a receipt names, with its digest, once."""
+    return sorted({(path, digest) for receipt in receipts.values() for path, digest in receipt["inputs"].items()})
+
+
+def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
+    """The plots for which there are numbers."""
+    algorithms = [candidate.algorithm for candidate in summary.decision.candidates]
+    reports = workspace / "reports"
+    trained = {name: read_curves(reports / name / "curves.csv") for name in ("base", "sft", "reward")}
+    aligned = {name: read_curves(reports / "align" / name / "curves.csv") for name in algorithms}
+    with_loss = {name: curves for name, curves in (trained | aligned).items() if curves.get("loss")}
+    if with_loss:
+        yield plots.losses(with_loss)
+    found = gains(summary.rows)
+    if found:
+        ppo = aligned.get("ppo", {})
+        yield plots.reward_against_kl(found, ppo if ppo.get("kl") and ppo.get("reward") else None)
+    bins = read_curves(reports / "reward" / "calibration.csv")
+    if bins.get("confidence"):
+        yield plots.reward_calibration(bins)
+    if algorithms:
+        yield plots.lengths(answer_lengths(reports, algorithms))
+
+
+def gains(rows: Sequence[Row]) -> list[plots.Gain]:
+    """What each policy gained over SFT, the first row."""
+    found = []
+    for row in rows[1:]:
+        before = rows[0]
+        if row.kl is None or row.proxy_reward is None or before.proxy_reward is None:
+            continue
+        known = row.gold_reward is not None and before.gold_reward is not None
+        gold = row.gold_reward - before.gold_reward if known else None  # type: ignore[operator]
+        found.append(plots.Gain(row.model, row.kl.value, row.proxy_reward - before.proxy_reward, gold))
+    return found
+
+
+def answer_lengths(reports: Path, algorithms: Sequence[str]) -> dict[str, list[float]]:
+    """Tokens of every answer on the test prompts, by model."""
+    import pyarrow.parquet
+
+    found: dict[str, list[float]] = {}
+    for name in algorithms:
+        path = reports / "evaluate" / name / "rows" / "rows.parquet"
+        columns = pyarrow.parquet.read_table(path, columns=["sft_length", "policy_length"]).to_pydict()
+        found.setdefault("sft", columns["sft_length"])
+        found[name] = columns["policy_length"]
+    return found
+
+
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """The columns of a curves file, without the rows in which one is empty or not finite; nothing if it is absent."""
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    whole = [row for row in rows if all(math.isfinite(value) for value in row.values())]
+    return {key: [row[key] for row in whole] for key in whole[0]} if whole else {}
+
+
+def percent(value: float | WinRate | None) -> str:
+    """A share, or a win rate with its interval."""
+    if value is None:
+        return "–"
+    if isinstance(value, WinRate):
+        return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
+    return f"{value:.1%}"
+
+
+def number(value: float | Kl | None) -> str:
+    """A number to three digits, or a KL with its interval; a dash where there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, Kl):
+        known = value.low is not None and value.high is not None and value.low != value.high
+        return f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})" if known else f"{value.value:.1f}"
+    return f"{value:,.0f}" if value == int(value) and abs(value) >= 100 else f"{value:.3g}"
+
+
+def title(name: str) -> str:
+    """How a model is called in a heading."""
+    return TITLES.get(name, name)

@@ -1,0 +1,152 @@
+"""The report's plots as SVG text that can stand in a page: no file beside it, the same bytes every time."""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#010203"  # stands for the page's own text colour, in light and in dark
+COLOURS = ("#3b82f6", "#e07b00", "#12a150", "#a855f7", "#e11d48", "#0891a5")  # readable on white and on black
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",  # comes with matplotlib; the page sets its own
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot: what its heading says, what it shows in words, and its SVG."""
+
+    title: str
+    description: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a policy gained over SFT in mean reward, and how far from SFT it went for it."""
+
+    policy: str
+    kl: float
+    proxy: float
+    gold: float | None
+
+
+Curves = Mapping[str, Sequence[float]]  # a metric: its value at each step; "step": the steps
+
+
+def losses(curves: Mapping[str, Curves]) -> Figure:
+    """Loss of each stage that trains, each in a panel of its own since their units differ."""
+    ends = "; ".join(f"{name} {found['loss'][0]:.3g} to {found['loss'][-1]:.3g}" for name, found in curves.items())
+    with _canvas("losses", len(curves)) as (axes, svg):
+        for axis, colour, (name, found) in zip(axes, _cycle(), curves.items(), strict=False):
+            axis.plot(found["step"], found["loss"], color=colour)
+            axis.set(title=name, xlabel="step", ylabel="loss")
+    return Figure("Loss of each stage", f"From the first to the last step: {ends}.", "".join(svg))
+
+
+def reward_against_kl(gains: Sequence[Gain], path: Curves | None) -> Figure:
+    """Gain in reward over SFT of each policy against its KL; and PPO's way there (`path`), where there is one."""
+    with _canvas("reward-kl", 2 if path else 1) as (axes, svg):
+        for colour, gain in zip(_cycle(), gains, strict=False):
+            for kind, marker, value in (("reward model", "o", gain.proxy), ("gold", "s", gain.gold)):
+                if value is not None:
+                    axes[0].plot([gain.kl], [value], marker, color=colour, label=f"{gain.policy}, {kind}", markersize=8)
+        axes[0].axhline(0, color=INK, linewidth=0.8)
+        axes[0].set(title="Policies", xlabel="KL from SFT, nats a sequence", ylabel="gain in mean reward over SFT")
+        axes[0].margins(0.25)
+        axes[0].legend(fontsize=8)
+        if path:
+            axes[1].plot(path["kl"], path["reward"], color=COLOURS[0])
+            axes[1].plot(path["kl"][-1:], path["reward"][-1:], "o", color=COLOURS[0])
+            axes[1].set(title="On the way there: ppo", xlabel="KL from SFT, nats a sequence", ylabel="mean reward")
+    words = "; ".join(
+        f"{gain.policy} at a KL of {gain.kl:.3g}: reward model {gain.proxy:+.3g}"
+        + ("" if gain.gold is None else f", gold {gain.gold:+.3g}")
+        for gain in gains
+    )
+    return Figure("Reward against KL", f"Gain over SFT. {words}.", "".join(svg))
+
+
+def reward_calibration(bins: Curves) -> Figure:
+    """How often the reward model is right at each confidence; the diagonal is a calibrated one."""
+    with _canvas("calibration") as ((axis,), svg):
+        axis.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle="--", label="calibrated")
+        axis.plot(bins["confidence"], bins["accuracy"], "o-", color=COLOURS[0], label="reward model")
+        axis.set(xlabel="confidence in the preferred answer", ylabel="share that is right")
+        axis.legend(fontsize=8)
+    gap = max(abs(c - a) for c, a in zip(bins["confidence"], bins["accuracy"], strict=True))
+    words = f"{len(bins['confidence'])} groups of unseen pairs; the largest gap to the diagonal is {gap:.2f}."
+    return Figure("Reward-model calibration", words, "".join(svg))
+
+
+def lengths(found: Mapping[str, Sequence[float]]) -> Figure:
+    """How long the answers of each model are."""
+    top = max(max(values) for values in found.values())
+    bins = [top * index / 24 for index in range(25)]
+    with _canvas("lengths") as ((axis,), svg):
+        for colour, (name, values) in zip(_cycle(), found.items(), strict=False):
+            weights = [1 / len(values)] * len(values)
+            axis.hist(values, bins=bins, weights=weights, histtype="step", color=colour, label=name, linewidth=1.6)
+        axis.set(xlabel="tokens an answer", ylabel="share of answers")
+        axis.legend(fontsize=8)
+    means = ", ".join(f"{name} {sum(values) / len(values):.1f}" for name, values in found.items())
+    return Figure("Length of the answers", f"Mean tokens: {means}.", "".join(svg))
+
+
+def _cycle() -> Iterator[str]:
+    while True:
+        yield from COLOURS
+
+
+@contextmanager
+def _canvas(name: str, panels: int = 1) -> Iterator[tuple[list["Axes"], list[str]]]:
+    """Axes, three abreast; when the block ends, the list holds the SVG. `name` keeps ids of figures on a page apart."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    svg: list[str] = []
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        columns, rows = min(panels, 3), -(-panels // 3)
+        size = (5.0, 3.2) if panels == 1 else (3.2 * max(columns, 2.5), (2.4 if columns == 3 else 3.2) * rows)
+        figure = Canvas(figsize=size, layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axis in axes[panels:]:
+            axis.remove()
+        yield axes[:panels], svg
+        figure.patch.set_alpha(0)
+        for axis in figure.axes:
+            axis.patch.set_alpha(0)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+    svg.append(_embedded(buffer.getvalue(), name, width=size[0]))
+
+
+def _embedded(svg: str, name: str, width: float) -> str:
+    """Only the element, scaled to its place, with ids of its own and the page's text colour; `width` in inches."""
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    opening = rf'<svg viewBox="\1" style="max-width: {100 * width:.0f}px" aria-hidden="true">'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', opening, svg, count=1)

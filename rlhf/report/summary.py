@@ -1,0 +1,195 @@
+"""What a run came to, read from the reports of its stages: the table, the decision, three examples, the metrics."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import DataError
+from rlhf.gate.records import Decision, WinRate, finite
+
+DECISION = Path("reports/gate/decision.json")
+EXAMPLES = 3
+STAGES = ("collect", "validate", "base", "sft", "sample", "label", "reward", "align", "evaluate")
+
+
+@dataclass(frozen=True)
+class Kl:
+    """Mean KL divergence from SFT in nats a sequence; the ends are None where the stage gave no interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model of the table; None where the stage could not measure it."""
+
+    model: str  # "sft", or the algorithm
+    win_rate: WinRate | None  # against SFT; None for SFT itself
+    proxy_reward: float | None
+    gold_reward: float | None
+    kl: Kl | None
+    length: float | None  # mean tokens an answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One test prompt, answered by SFT and by a policy."""
+
+    prompt_id: str
+    use_case: str
+    prompt: tuple[tuple[str, str], ...]  # (role, content) of each message
+    algorithm: str
+    sft: str
+    policy: str
+
+
+@dataclass(frozen=True)
+class StageMetrics:
+    """The numbers of one stage's metrics file, nested keys joined by a dot."""
+
+    stage: str  # as DVC names it: "align@dpo"
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that the end of a run and the report show."""
+
+    rows: tuple[Row, ...]  # SFT, then each algorithm in the order of params.yaml
+    decision: Decision
+    examples: tuple[Example, ...]
+    stages: tuple[StageMetrics, ...]
+
+
+def load_summary(workspace: Path) -> Summary:
+    """Read the reports of a finished run. Raises DataError, which names the file that is missing or broken."""
+    path = workspace / DECISION
+    try:
+        decision = Decision.from_json(read_json(path))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a decision of the gate ({error}). Make it again with: rlhf run") from None
+    return summarize(workspace, decision)
+
+
+def summarize(workspace: Path, decision: Decision) -> Summary:
+    """The summary of the reports in `workspace` under a decision that need not be written yet."""
+    algorithms = [candidate.algorithm for candidate in decision.candidates]
+    evaluations = [read_json(workspace / "reports/evaluate" / name / "metrics.json") for name in algorithms]
+    policies = [_policy_row(name, metrics) for name, metrics in zip(algorithms, evaluations, strict=True)]
+    return Summary(
+        rows=(_sft_row(evaluations[0]), *policies) if evaluations else (),
+        decision=decision,
+        examples=_examples(workspace, _shown(decision)),
+        stages=tuple(_stages(workspace, algorithms)),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A report. Raises DataError where it is missing or is not a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist yet. Make it with: rlhf run") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}). Delete it and run again: rlhf run") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold an object, not {type(content).__name__}. Delete it and run again: rlhf run")
+    return content
+
+
+def choose_examples(rows: list[dict[str, Any]], algorithm: str) -> tuple[Example, ...]:
+    """The first test prompts, by id, of three use cases that differ from each other, where the two answers differ.
+
+    The rule looks at no score, so the examples are not picked to please.
+    """
+    chosen: dict[str, Example] = {}
+    for row in sorted(rows, key=lambda row: row["prompt_id"]):
+        if row["use_case"] in chosen or row["sft_response"] == row["policy_response"]:
+            continue
+        chosen[row["use_case"]] = Example(
+            prompt_id=row["prompt_id"],
+            use_case=row["use_case"],
+            prompt=tuple((message["role"], message["content"]) for message in row["prompt"]),
+            algorithm=algorithm,
+            sft=row["sft_response"],
+            policy=row["policy_response"],
+        )
+        if len(chosen) == EXAMPLES:
+            break
+    return tuple(chosen.values())
+
+
+def _shown(decision: Decision) -> str | None:
+    """The policy whose answers are shown: the winner, or the one that came nearest."""
+    rated = [c for c in decision.candidates if c.win_rate is not None]
+    best = max(rated, key=lambda c: c.win_rate.low if c.win_rate else 0.0, default=None)
+    return decision.winner or (best.algorithm if best else None)
+
+
+def _examples(workspace: Path, algorithm: str | None) -> tuple[Example, ...]:
+    if algorithm is None:
+        return ()
+    import pyarrow.parquet
+
+    path = workspace / "reports/evaluate" / algorithm / "rows" / "rows.parquet"
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Make it with: rlhf run")
+    columns = ["prompt_id", "prompt", "use_case", "sft_response", "policy_response"]
+    return choose_examples(pyarrow.parquet.read_table(path, columns=columns).to_pylist(), algorithm)
+
+
+def _sft_row(metrics: Mapping[str, Any]) -> Row:
+    """SFT's numbers: every evaluation measures it on the same prompts with the same seed."""
+    return Row(
+        model="sft",
+        win_rate=None,
+        proxy_reward=_side(metrics, "proxy_reward", "sft"),
+        gold_reward=_side(metrics, "gold_reward", "sft"),
+        kl=Kl(0.0, 0.0, 0.0),
+        length=_side(metrics, "length", "sft"),
+    )
+
+
+def _policy_row(algorithm: str, metrics: Mapping[str, Any]) -> Row:
+    win_rate, kl = metrics.get("win_rate"), metrics.get("kl") or {}
+    value = finite(kl.get("value"))
+    return Row(
+        model=algorithm,
+        win_rate=WinRate(**win_rate) if win_rate else None,
+        proxy_reward=_side(metrics, "proxy_reward", "policy"),
+        gold_reward=_side(metrics, "gold_reward", "policy"),
+        kl=None if value is None else Kl(value, finite(kl.get("low")), finite(kl.get("high"))),
+        length=_side(metrics, "length", "policy"),
+    )
+
+
+def _side(metrics: Mapping[str, Any], key: str, side: str) -> float | None:
+    return finite((metrics.get(key) or {}).get(side))
+
+
+def _stages(workspace: Path, algorithms: list[str]) -> list[StageMetrics]:
+    """The metrics files that are there, in the order of the pipeline."""
+    found = []
+    for stage in STAGES:
+        items = [f"{stage}/{name}" for name in algorithms] if stage in ("align", "evaluate") else [stage]
+        for item in items:
+            paths = (workspace / "reports" / f"{item}.json", workspace / "reports" / item / "metrics.json")
+            path = next((path for path in paths if path.exists()), None)
+            if path is not None:
+                found.append(StageMetrics(item.replace("/", "@"), flatten(read_json(path))))
+    return found
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The finite numbers of nested mappings, under their keys joined by a dot."""
+    flat: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif (number := finite(value)) is not None:
+            flat[prefix + key] = number
+    return flat

@@ -1,0 +1,16 @@
+"""Text that models and data wrote, made safe to look at: what cannot be seen is shown, what could mislead is named."""
+
+import unicodedata
+
+HIDDEN = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}  # controls, direction marks, zero-width, tags, private, separators
+
+
+def visible(text: str) -> str:
+    """`text` with every invisible character but line breaks and tabs as ⟨U+202E⟩, so that it cannot reorder a line."""
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in HIDDEN:
+        return character
+    return f"⟨U+{ord(character):04X}⟩"

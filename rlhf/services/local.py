@@ -1,0 +1,200 @@
+"""`rlhf up` and `rlhf down`: the servers of one workspace on this machine, recorded in .rlhf/services.json."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlhf.errors import ServiceError
+from rlhf.pipeline import durable
+from rlhf.pipeline.lock import hold
+from rlhf.services.ports import choose, variable
+from rlhf.services.processes import POLL, Process, start
+from rlhf.services.servers import PREFECT, SERVERS, Server, command, environment, is_new, prefect_home
+
+DEADLINE = 180.0  # seconds for a server to answer; the first start makes a database
+FIRST = " (the first start makes its database: up to half a minute)"
+Tell = Callable[[str], None]  # shows what is being waited for
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server that can be used."""
+
+    server: Server
+    address: str  # value of the server's setting
+    process: Process | None  # None: somebody else's, named by the environment
+    fresh: bool = False  # started just now
+
+    @property
+    def pages(self) -> str:
+        """Address for a browser."""
+        return self.server.pages(self.address)
+
+
+def up(
+    workspace: Path, wanted: Mapping[str, int | None], tell: Tell, servers: tuple[Server, ...] = SERVERS
+) -> list[Service]:
+    """Start the servers that do not run yet and wait until each is well.
+
+    `wanted` holds ports that were asked for, by server name; without one the environment is looked at. A server that
+    the environment names is used, not started. Raises ServiceError: a port in use, a server that does not answer.
+    """
+    with hold(workspace / ".rlhf" / "services.lock", f"the list of services of {workspace}"):
+        found: list[Service] = []
+        started: list[Service] = []
+        patience = {server: FIRST if is_new(server, workspace) else "" for server in servers}
+        try:
+            for server in servers:
+                service = _existing(server, workspace, _wanted(server, wanted)) or _start(server, workspace, wanted)
+                found.append(service)
+                if service.fresh:
+                    started.append(service)
+                    _record(workspace, service)
+            for service in started:
+                tell(f"Starting {service.server.title} at {service.pages}{patience[service.server]}")
+                _await(service, workspace)
+        except BaseException:  # Ctrl-C too: what was begun is taken back
+            _stop(workspace, started)
+            raise
+        return found
+
+
+def down(workspace: Path) -> list[Service]:
+    """Stop the servers that `up` started; return those that were running."""
+    with hold(workspace / ".rlhf" / "services.lock", f"the list of services of {workspace}"):
+        services = list(recorded(workspace))
+        _stop(workspace, services)
+        return services
+
+
+def ensure_prefect(workspace: Path, tell: Tell) -> Service:
+    """The Prefect server to use; started when there is none. Afterwards Prefect may be imported and finds it.
+
+    Sets PREFECT_API_URL, and PREFECT_HOME for a server of the workspace, in this process's environment.
+    Raises ServiceError when the server that the environment names does not answer.
+    """
+    running = next((service for service in recorded(workspace) if service.server is PREFECT), None)
+    if PREFECT.elsewhere() or running is None or PREFECT.trouble(running.address):
+        (running,) = up(workspace, {}, tell, (PREFECT,))
+    use(running, workspace)
+    return running
+
+
+def use(service: Service, workspace: Path) -> None:
+    """Have this process and its children use a service."""
+    os.environ[service.server.setting] = service.address
+    if service.process and service.server is PREFECT:
+        os.environ["PREFECT_HOME"] = str(prefect_home(workspace))
+
+
+def recorded(workspace: Path) -> Iterator[Service]:
+    """The services that `up` started and that still run."""
+    entries = _read(workspace)
+    for server in SERVERS:
+        entry = entries.get(server.name)
+        if entry:
+            process = Process(**entry["process"])
+            if process.alive():
+                yield Service(server, entry["address"], process)
+
+
+def _existing(server: Server, workspace: Path, wanted: int | None) -> Service | None:
+    """The server that the environment names, or the one that runs already."""
+    elsewhere = server.elsewhere()
+    if elsewhere:
+        trouble = server.trouble(elsewhere)
+        if trouble:
+            raise ServiceError(
+                f"{server.setting} names {elsewhere}: {trouble}. Start that server or correct the variable; "
+                f"without it `rlhf up` starts a {server.title} server here"
+            )
+        return Service(server, elsewhere, None)
+    for service in recorded(workspace):
+        if service.server is server:
+            if wanted is not None and service.address != server.address(wanted):
+                raise ServiceError(
+                    f"{server.title} runs already, at {service.pages}. To move it to port {wanted}: first `rlhf down`"
+                )
+            return service if not server.trouble(service.address) else None
+    return None
+
+
+def _start(server: Server, workspace: Path, wanted: Mapping[str, int | None]) -> Service:
+    port = choose(server.name, server.usual_port, _wanted(server, wanted))
+    for service in recorded(workspace):
+        if service.server is server and service.process:
+            service.process.stop()  # it runs but does not answer
+    address = server.address(port)
+    process = start(
+        command(server, workspace, port), environment(server, workspace, address), workspace, _log(workspace, server)
+    )
+    return Service(server, address, process, fresh=True)
+
+
+def _wanted(server: Server, wanted: Mapping[str, int | None]) -> int | None:
+    """The port that was asked for, by an option or by the environment."""
+    if wanted.get(server.name) is not None:
+        return wanted[server.name]
+    text = os.environ.get(variable(server.name))
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise ServiceError(f"{variable(server.name)} is {text!r}. Give it a port from 1 to 65535")
+    return int(text)
+
+
+def _await(service: Service, workspace: Path) -> None:
+    """Wait until a server that was just started is well. Raises ServiceError with the end of its log when it is not."""
+    server, log = service.server, _log(workspace, service.server)
+    deadline = time.monotonic() + DEADLINE
+    while trouble := server.trouble(service.address, seconds=1.0):
+        if service.process is None or not service.process.alive():
+            raise ServiceError(f"{server.title} ended while it started: {_last_line(log)}. See {log}")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"{server.title} did not start within {DEADLINE:g} s: {trouble}. See {log}")
+        time.sleep(POLL)
+
+
+def _stop(workspace: Path, services: list[Service]) -> None:
+    for service in services:
+        if service.process:
+            service.process.stop()
+    gone = {service.server.name for service in services}
+    _write(workspace, {name: entry for name, entry in _read(workspace).items() if name not in gone})
+
+
+def _record(workspace: Path, service: Service) -> None:
+    if service.process:
+        entry = {"address": service.address, "process": asdict(service.process)}
+        _write(workspace, _read(workspace) | {service.server.name: entry})
+
+
+def _read(workspace: Path) -> dict[str, dict]:
+    try:
+        return json.loads(_file(workspace).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise ServiceError(
+            f"{_file(workspace)} is damaged. Stop the servers that still run by hand, then delete the file"
+        ) from None
+
+
+def _write(workspace: Path, entries: dict[str, dict]) -> None:
+    durable.write_json(_file(workspace), entries)
+
+
+def _file(workspace: Path) -> Path:
+    return workspace / ".rlhf" / "services.json"
+
+
+def _log(workspace: Path, server: Server) -> Path:
+    return workspace / ".rlhf" / "logs" / f"{server.name}.log"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

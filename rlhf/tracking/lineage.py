@@ -1,0 +1,132 @@
+"""Where a model came from: the tree from a policy to the sources of its feedback, read from receipts alone."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf.errors import DataError
+from rlhf.gate.ledger import Ledger
+from rlhf.tracking.journal import read
+from rlhf.tracking.outputs import DvcLock, Output, find_output, flatten, model_outputs
+from rlhf.tracking.sent import registered_versions
+
+LINEAGE = "lineage.json"  # the tree of a registered model, among its files
+
+
+@dataclass(frozen=True)
+class Node:
+    """One output, or one source of feedback, and what it was made from."""
+
+    name: str  # path in the workspace, "models/sft"; of a source, its kind and place
+    stage: str  # stage that made it; "source" for a source
+    key: str | None = None  # stage key; None when the receipt is gone
+    digest: str | None = None  # sha256 of its manifest
+    md5: str | None = None  # digest that DVC knows it by
+    code: str | None = None  # fingerprint of the stage's code
+    commit: str | None = None  # git commit that it was made at; "+" after it: with uncommitted changes
+    version: str | None = None  # registered version in MLflow, "small-sft/3"
+    params: Mapping[str, Any] = field(default_factory=dict)  # dotted names
+    children: tuple["Node", ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "Node":
+        """The inverse of `to_dict`."""
+        return cls(**{**tree, "children": tuple(cls.from_dict(child) for child in tree["children"])})
+
+    def walk(self) -> Iterator["Node"]:
+        """This node and everything below it."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+def lineage(workspace: Path, model: str = "champion") -> Node:
+    """The tree of `model`: champion, base, sft, reward, an algorithm (dpo), a path, or a registered version (policy/3).
+
+    What still stands in the workspace is answered from its receipts, without a server; a registered version whose files
+    are no longer there from the tree stored with it. Raises DataError when there is no such model.
+    """
+    output = _local(workspace, model)
+    if output:
+        return tree(workspace, output)
+    if "@" in model or "/" in model or model == "champion":
+        from rlhf.tracking.registry import stored_lineage  # costs seconds: imports mlflow
+
+        return stored_lineage(workspace, "policy@champion" if model == "champion" else model)
+    known = ", ".join(output.path for output in model_outputs(workspace)) or "none yet; make some with `rlhf run`"
+    raise DataError(f"There is no model `{model}` in {workspace}. Models: {known}")
+
+
+def tree(workspace: Path, output: Output) -> Node:
+    """The tree of an output that stands in the workspace."""
+    return _node(workspace, output.path, output.digest, DvcLock(workspace), registered_versions(workspace))
+
+
+def _local(workspace: Path, model: str) -> Output | None:
+    """The output of the workspace that `model` names."""
+    if model in ("champion", "policy@champion"):
+        champion = Ledger(workspace / ".rlhf/ledger.db").current()
+        if champion is None:
+            raise DataError(f"{workspace} has no champion yet. Make one with `rlhf promote`, or name a model: sft, dpo")
+        return next((o for o in model_outputs(workspace) if o.key == champion.candidate_key), None)
+    versions = registered_versions(workspace)
+    for output in model_outputs(workspace):
+        version = versions.get(output.key, "")
+        if model in (output.path, output.directory.name, version, f"{output.kind}/{version.rpartition('/')[2]}"):
+            return output
+    return None
+
+
+def _node(workspace: Path, path: str, digest: str, lock: DvcLock, versions: Mapping[str, str]) -> Node:
+    """The node of the output at `path`; without children when it has been replaced by another since."""
+    output = find_output(workspace, path)
+    if output is None or output.digest != digest:
+        return Node(path, "replaced since", digest=digest)
+    receipt = output.receipt
+    children = [_node(workspace, name, sha256, lock, versions) for name, sha256 in receipt["inputs"].items()]
+    return Node(
+        name=path,
+        stage=receipt["stage"],
+        key=output.key,
+        digest=digest,
+        md5=lock.digest(path, digest),
+        code=receipt.get("code"),
+        commit=_commit(workspace, output.key),
+        version=versions.get(output.key),
+        params=dict(flatten(receipt["params"])),
+        children=tuple(children or _sources(receipt["params"])),
+    )
+
+
+def _sources(params: Mapping[str, Any]) -> list[Node]:
+    """The sources that collect read, from its parameters."""
+    sources = params.get("collect", {}).get("sources", ())
+    return [Node(" ".join([s["kind"], *_places(s)]), "source", params=dict(flatten(s))) for s in sources]
+
+
+def _places(source: Mapping[str, Any]) -> list[str]:
+    return [str(source[name]) for name in ("path", "table", "revision") if source.get(name)]
+
+
+def _commit(workspace: Path, key: str) -> str | None:
+    """The commit of the first execution with this key, from its journal."""
+    path = workspace / ".work" / key / "journal.jsonl"
+    records = read(path) if path.exists() else iter(())
+    git = next((record.get("git") for record in records if record["kind"] == "start"), None)
+    return commit_name(git)
+
+
+def commit_name(git: Mapping[str, Any] | None) -> str | None:
+    """A commit, with "+" when there were uncommitted changes."""
+    return f"{git['commit']}{'+' if git.get('dirty') else ''}" if git and git.get("commit") else None
+
+
+def to_json(node: Node) -> str:
+    """The tree as text for a file or a script."""
+    return json.dumps(node.to_dict(), indent=1)

@@ -1,0 +1,109 @@
+"""What a workspace holds now: outputs with their receipts, the manifests that prove them, and DVC's digests of them."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.errors import DataError
+
+MANIFEST, RECEIPT = "MANIFEST.json", "receipt.json"
+MODELS = ("models/base", "models/sft", "models/reward", "models/policy/*")  # upstream first
+
+
+@dataclass(frozen=True)
+class Output:
+    """A directory that a stage made: `digest` is the sha256 of its manifest, `receipt` what determined it."""
+
+    directory: Path
+    path: str  # relative to the workspace: "models/policy/dpo"
+    digest: str
+    receipt: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Stage key of the execution that made it."""
+        return str(self.receipt["key"])
+
+    @property
+    def kind(self) -> str:
+        """What a model is registered as: base, sft, reward or policy."""
+        return self.path.split("/")[1]
+
+
+def find_output(workspace: Path, path: str) -> Output | None:
+    """The output at `path`; None when there is none, or it is not whole."""
+    directory = workspace / path
+    try:
+        digest = hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+        receipt = json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise DataError(f"{directory / RECEIPT} is not JSON. Delete {directory} and run again: `rlhf run`") from None
+    return Output(directory, path, digest, receipt)
+
+
+def model_outputs(workspace: Path) -> Iterator[Output]:
+    """Every model of the workspace, upstream first."""
+    for pattern in MODELS:
+        for directory in sorted(workspace.glob(pattern)):
+            output = find_output(workspace, directory.relative_to(workspace).as_posix())
+            if output and not directory.name.startswith("."):
+                yield output
+
+
+def verify(directory: Path, digest: str) -> None:
+    """Hash every file of `directory` against its manifest, and the manifest against `digest`.
+
+    Raises DataError naming the first file that is missing or differs.
+    """
+    mend = f"Delete {directory} and fetch or make it again"
+    try:
+        data = (directory / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{directory} has no {MANIFEST}: it is not complete. {mend}") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DataError(f"{directory / MANIFEST} is not the one that was recorded. {mend}")
+    for name, entry in json.loads(data)["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing. {mend}")
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise DataError(f"{path} is not the file that was written. {mend}")
+
+
+@dataclass(frozen=True)
+class DvcLock:
+    """The MD5 digests that DVC gave to outputs, from dvc.lock."""
+
+    workspace: Path
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """{path: md5}, of what DVC committed last; empty without dvc.lock."""
+        path = self.workspace / "dvc.lock"
+        if not path.exists():
+            return {}
+        stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
+
+    def digest(self, path: str, sha256: str) -> str | None:
+        """MD5 of the output at `path`, if what stands there is still the output with manifest digest `sha256`."""
+        output = find_output(self.workspace, path)
+        return self.digests.get(path) if output and output.digest == sha256 else None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings with their dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,151 @@
+"""MLflow runs of a workspace: one parent a pipeline run, one nested run a stage key, each found again by its tag."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf.tracking.journal import read
+from rlhf.tracking.outputs import DvcLock, flatten
+from rlhf.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+STAGE, PIPELINE, PARENT = "rlhf.stage_key", "rlhf.run_id", "mlflow.parentRunId"
+_DIGEST = 36  # MLflow refuses longer digests of data sets
+_VALUE = 6000  # characters of a param or a tag
+
+
+@dataclass
+class Batch:
+    """What one journal has to tell about its run."""
+
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # key, value, milliseconds, step
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)  # {path: sha256} that the stage read
+
+
+class Runs:
+    """The runs of an experiment, by stage key and by pipeline run."""
+
+    def __init__(self, store: Store, workspace: Path) -> None:
+        self._store = store
+        self._workspace = workspace
+        self._ids: dict[tuple[str, str], str] = {}
+        for run in _every_run(store):
+            tags = run.data.tags
+            self._ids.update({(tag, tags[tag]): run.info.run_id for tag in (STAGE, PIPELINE) if tag in tags})
+
+    def find(self, tag: str, value: str) -> str | None:
+        """Id of the run whose `tag` (STAGE or PIPELINE) has `value`."""
+        return self._ids.get((tag, value))
+
+    def stage(self, name: str, key: str, time: float | None) -> str:
+        """Id of the run of a stage key, made when there is none. `time`: when it began, in seconds since 1970."""
+        return self._run(STAGE, key, name, time)
+
+    def pipeline(self, run: str) -> str:
+        """Id of the parent run of pipeline run `run`, made when there is none."""
+        found = self.find(PIPELINE, run)
+        path = pipeline_journal(self._workspace, run)
+        start = next(read(path), None) if not found and path.exists() else None
+        return found or self._run(PIPELINE, run, run, start["time"] if start else None)
+
+    def _run(self, tag: str, value: str, name: str, time: float | None) -> str:
+        if (tag, value) not in self._ids:
+            start = milliseconds(time) if time else None
+            run = self._store.client.create_run(self._store.experiment_id, start, {tag: value}, name)
+            self._ids[tag, value] = run.info.run_id
+        return self._ids[tag, value]
+
+
+def log(store: Store, run_id: str, batch: Batch, lock: DvcLock) -> None:
+    """Write a batch to a run. Writing the same batch again changes nothing."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    params = [Param(key, str(value)[:_VALUE]) for key, value in batch.params.items()]
+    tags = [RunTag(key, value[:_VALUE]) for key, value in batch.tags.items()]
+    metrics = [Metric(key, value, time, step) for key, value, time, step in batch.metrics]
+    for some in _chunks(params, 100):
+        store.client.log_batch(run_id, params=some)
+    for some in _chunks(tags, 100):
+        store.client.log_batch(run_id, tags=some)
+    for some in _chunks(metrics, 1000):
+        store.client.log_batch(run_id, metrics=some)
+    data = {path: digest for path, digest in batch.inputs.items() if path.startswith("data/")}
+    if data:
+        store.client.log_inputs(run_id, [_dataset(path, digest, lock) for path, digest in data.items()])
+
+
+def stage_facts(record: Mapping[str, Any], commit: str | None, lock: DvcLock) -> Batch:
+    """Params, tags and inputs of a stage, from its receipt or the start record of its journal."""
+    tags = {STAGE: record["key"], "dvc.stage": record["stage"], "rlhf.code": record.get("code"), "git.commit": commit}
+    for path, digest in record["inputs"].items():
+        tags[f"dvc.md5.{tag_name(path)}"] = lock.digest(path, digest)
+    return Batch(
+        params=dict(flatten(record["params"])),
+        tags={name: value for name, value in tags.items() if value},
+        inputs=dict(record["inputs"]),
+    )
+
+
+def link_models(store: Store, run_id: str, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> None:
+    """Draw the edges between a run and the logged models that it read and made, each once."""
+    from mlflow.entities import LoggedModelInput, LoggedModelOutput
+
+    run = store.client.get_run(run_id)  # MLflow refuses an edge that is there already
+    known_inputs = {model.model_id for model in run.inputs.model_inputs} if run.inputs else set()
+    known_outputs = {model.model_id for model in run.outputs.model_outputs} if run.outputs else set()
+    new_inputs = [LoggedModelInput(model) for model in inputs if model not in known_inputs]
+    new_outputs = [LoggedModelOutput(model, step=0) for model in outputs if model not in known_outputs]
+    if new_inputs:
+        store.client.log_inputs(run_id, models=new_inputs)
+    if new_outputs:
+        store.client.log_outputs(run_id, new_outputs)
+
+
+def stored_metrics(store: Store, run_id: str) -> set[tuple[str, int]]:
+    """(key, step) of every metric that a run holds."""
+    keys = store.client.get_run(run_id).data.metrics
+    return {(key, point.step) for key in keys for point in store.client.get_metric_history(run_id, key)}
+
+
+def pipeline_journal(workspace: Path, run: str) -> Path:
+    """Where the flow keeps the journal of a pipeline run."""
+    return workspace / ".rlhf/runs" / f"{run}.jsonl"
+
+
+def milliseconds(time: float) -> int:
+    """MLflow's time stamp of seconds since 1970."""
+    return round(time * 1000)
+
+
+def tag_name(name: str) -> str:
+    """`name` without the characters that MLflow refuses in keys: align@dpo becomes align.dpo."""
+    return name.replace("@", ".")
+
+
+def _every_run(store: Store) -> "Iterator[Run]":
+    token = None
+    while True:
+        page = store.client.search_runs([store.experiment_id], max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _dataset(path: str, digest: str, lock: DvcLock) -> Any:
+    """A data set as MLflow shows it: its digest is that of the manifest, cut; the whole one is in its source."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = {"path": path, "sha256": digest, "dvc_md5": lock.digest(path, digest)}
+    dataset = Dataset(path, digest[:_DIGEST], "local", json.dumps({"uri": path, **source}))
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "input")])
+
+
+def _chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (values[start : start + size] for start in range(0, len(values), size))

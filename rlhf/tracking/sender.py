@@ -1,0 +1,145 @@
+"""Make MLflow agree with the journals and outputs of a workspace.
+
+    python -m rlhf.tracking.sender WORKSPACE [--follow]
+
+With --follow it goes on, once a second, until its standard input ends, then does a last pass; if its parent dies it
+stops at once. What it cannot send stays in the journals for the next time, and the exit code says so (14).
+"""
+
+import argparse
+import os
+import select
+import sys
+import time
+from pathlib import Path
+
+from rlhf.errors import DataError, Exit, ServiceError, UserError
+from rlhf.tracking.outputs import model_outputs
+from rlhf.tracking.promotion import mirror
+from rlhf.tracking.registry import register_outputs
+from rlhf.tracking.sending import Sender
+from rlhf.tracking.sent import load_sent
+from rlhf.tracking.store import connect, locked, reaching
+
+TICK = 1.0  # seconds between two passes while following: one batch a run a second
+PATIENCE = 10.0  # seconds before a store that did not answer is asked again
+
+
+class Follower:
+    """Passes over one workspace; keeps what was read between them, and starts afresh after a failure of the store."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+        self.trouble: UserError | None = None  # of the last pass
+        self._sender: Sender | None = None
+        self._models: dict[str, str] = {}  # {digest: logged model} of what has been registered
+        self._warned: set[str] = set()
+
+    def attempt(self, last: bool = True) -> None:
+        """One pass; a store that does not answer and a damaged file are told once each.
+
+        Outputs may come and go under a pass that is not the `last`: a model that is not whole is left for later.
+        """
+        self.trouble = None
+        try:
+            sender = self._sender = self._sender or self._connected()
+            with reaching(sender.store.uri):
+                for path in journals(self.workspace):
+                    self._send(sender, path)
+                self._register(sender, last)
+                sender.link(self._models)
+        except ServiceError as error:
+            self._sender, self._models = None, {}
+            self._tell(error)
+
+    def _connected(self) -> Sender:
+        store = connect(self.workspace)
+        with reaching(store.uri):
+            return Sender(self.workspace, store, load_sent(self.workspace))
+
+    def _send(self, sender: Sender, path: Path) -> None:
+        try:
+            sender.send(path)
+        except DataError as error:
+            self._tell(error)
+
+    def _register(self, sender: Sender, last: bool) -> None:
+        """Register the models that are new since the last pass; the last pass looks at all of them."""
+        if not last and self._models.keys() >= {output.digest for output in model_outputs(self.workspace)}:
+            return
+        try:
+            models = register_outputs(self.workspace, sender.store, sender.runs, sender.sent)
+            self._models |= {model.digest: model.model_id for model in models}
+            mirror(self.workspace, sender.store)
+        except (DataError, FileNotFoundError) as error:
+            if last:
+                self._tell(error if isinstance(error, DataError) else DataError(f"{error.filename} is gone"))
+
+    def _tell(self, error: UserError) -> None:
+        self.trouble = error
+        if str(error) not in self._warned:
+            self._warned.add(str(error))
+            sys.stderr.write(f"{error}\n")
+
+
+def sync(workspace: Path) -> Exit:
+    """Send everything once. Raises Busy when another sender is at work."""
+    with locked(workspace / ".rlhf/sender.lock", 60.0, "sends the records of this workspace"):
+        follower = Follower(workspace)
+        follower.attempt()
+    return _verdict(follower)
+
+
+def follow(workspace: Path) -> Exit:
+    """Send while a run goes on, until standard input ends."""
+    parent = os.getppid()
+    with locked(workspace / ".rlhf/sender.lock", 60.0, "sends the records of this workspace"):
+        follower = Follower(workspace)
+        while not _input_ended(TICK):
+            if os.getppid() != parent:
+                return Exit.PREEMPTED
+            follower.attempt(last=False)
+            if isinstance(follower.trouble, ServiceError) and _input_ended(PATIENCE):
+                break
+        if os.getppid() != parent:
+            return Exit.PREEMPTED
+        follower.attempt()
+    return _verdict(follower)
+
+
+def journals(workspace: Path) -> list[Path]:
+    """Every journal of the workspace; those of pipeline runs last, for they point to the runs of stages."""
+    stages, pipelines = workspace.glob(".work/*/journal.jsonl"), workspace.glob(".rlhf/runs/*.jsonl")
+    return sorted(stages, key=lambda path: path.stat().st_mtime) + sorted(pipelines)
+
+
+def main(arguments: list[str]) -> int:
+    """The command line. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m rlhf.tracking.sender", description=__doc__)
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("--follow", action="store_true", help="go on until standard input ends")
+    options = parser.parse_args(arguments)
+    try:
+        return follow(options.workspace) if options.follow else sync(options.workspace)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit
+
+
+def _input_ended(seconds: float) -> bool:
+    """Wait for the end of standard input, at most so long; what is written there is not looked at."""
+    deadline = time.monotonic() + seconds
+    while select.select([sys.stdin], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not os.read(sys.stdin.fileno(), 4096):
+            return True
+    return False
+
+
+def _verdict(follower: Follower) -> Exit:
+    if isinstance(follower.trouble, ServiceError):
+        sys.stderr.write("unsynced: run `rlhf sync` when MLflow answers\n")
+    return follower.trouble.exit if follower.trouble else Exit.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""Checkpoints that a killed stage resumes from, bit for bit: weights, optimizer state, step, the curves so far.
+
+Randomness needs no saving: every draw is a function of the seed and the step (rlhf/batching/order.py, rlhf/rollouts/sampling.py).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rlhf.durable import fault, write_directory
+
+_KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in `directory`, the last two of them kept."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(
+        self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]
+    ) -> None:
+        """Write what training needs to go on after `step` optimizer steps; whole or not at all."""
+        state = optimizer.state_dict()["state"]
+        tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+        with write_directory(self._directory / f"step-{step:08d}") as path:
+            # state_dict tensors may share memory (tied heads), which safetensors refuses: keep one of each
+            save_file(_unshared(module.state_dict()), path / "weights.safetensors")
+            save_file(tensors, path / "optimizer.safetensors")
+            (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
+        for old in sorted(self._directory.glob("step-*"))[:-_KEPT]:
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
+        """Load the newest checkpoint that is whole; return its step and curves, or (0, []) when there is none."""
+        for path in sorted(self._directory.glob("step-*"), reverse=True):
+            if fault(path):
+                continue
+            try:
+                weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
+            except SafetensorError:
+                continue
+            missing, unexpected = module.load_state_dict(weights, strict=False)
+            assert not unexpected and set(missing) <= set(_shared(module.state_dict())), (missing, unexpected)
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for key, value in tensors.items():
+                index, name = key.split(".", 1)
+                state.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            saved = json.loads((path / "state.json").read_text())
+            return saved["step"], saved["history"]
+        return 0, []
+
+
+def _shared(state: dict[str, torch.Tensor]) -> list[str]:
+    """Names of tensors whose memory an earlier name already holds."""
+    seen: set[int] = set()
+    shared = []
+    for name, tensor in state.items():
+        if tensor.data_ptr() in seen:
+            shared.append(name)
+        seen.add(tensor.data_ptr())
+    return shared
+
+
+def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    drop = set(_shared(state))
+    return {name: tensor.contiguous() for name, tensor in state.items() if name not in drop}

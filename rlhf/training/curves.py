@@ -1,0 +1,21 @@
+"""The curves of a run as a table that `dvc plots` and the report read."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def write_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """One line a step; a column a metric, in the order of their names after `step`."""
+    columns = ["step", *sorted({name for row in history for name in row} - {"step"})]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)
+
+
+def tail_mean(history: Sequence[dict[str, float]], name: str, share: float = 0.1) -> float:
+    """Mean of a metric over the last tenth of the steps: steadier than the last value."""
+    values = [row[name] for row in history if name in row]
+    last = values[-max(1, int(len(values) * share)) :]
+    return sum(last) / len(last)

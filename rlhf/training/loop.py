@@ -1,0 +1,94 @@
+"""The loop: forward, backward, step, record, checkpoint.
+
+Objectives return sums; the loop divides once by the count of the whole step, so that micro-batches, accumulation and the number
+of processes cannot change a run.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from rlhf.config.training import LoopConfig
+from rlhf.errors import UserError
+from rlhf.training.checkpoint import Checkpoints
+from rlhf.training.optimizer import learning_rate, make_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimizer step learns from."""
+
+    micro_batches: Sequence[Any]  # each is handed to the objective
+    count: float  # tokens or prompts of the whole step: the one divisor
+    metrics: dict[str, float] = field(default_factory=dict)  # recorded beside the objective's
+    resumable: bool = True  # whether the steps after this one depend on nothing but the weights and the step number
+
+
+class Recorder(Protocol):
+    """Where a stage tells how it goes; rlhf.pipeline.stage.Stage is one."""
+
+    def log(self, step: int, values: dict[str, float]) -> None: ...
+
+    def progress(self, done: int, total: int, label: str = "") -> None: ...
+
+
+def train(
+    objective: nn.Module,
+    steps: Callable[[int], Iterator[Step]],
+    *,
+    total_steps: int,
+    config: LoopConfig,
+    checkpoints: Checkpoints,
+    recorder: Recorder,
+) -> list[dict[str, float]]:
+    """Train the parameters of `objective` that require a gradient; return the curves, one dict a step.
+
+    objective(micro_batch) returns (sum, metrics). steps(n) yields the steps from number n on, and may end before
+    `total_steps`, the length of the learning-rate schedule. Raises UserError when a loss or gradient is not finite.
+    """
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    optimizer = make_optimizer(objective, config.optimizer)
+    done, history = checkpoints.restore(objective, optimizer)
+    prepared, optimizer = accelerator.prepare(objective, optimizer)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+
+    for number, step in enumerate(steps(done), start=done):
+        rate = learning_rate(number, total_steps, config.optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        totals: dict[str, list[Any]] = {}
+        for micro_batch in step.micro_batches[rank::processes]:
+            total, metrics = prepared(micro_batch)
+            accelerator.backward(total * (processes / step.count))  # data parallelism takes the mean over processes
+            for name, pair in {**metrics, "loss": (total.detach(), 0)}.items():
+                sums = totals.setdefault(name, [0.0, 0.0])
+                sums[0], sums[1] = sums[0] + pair[0], sums[1] + pair[1]
+        norm = accelerator.clip_grad_norm_(prepared.parameters(), config.optimizer.max_grad_norm)
+        values = _reduce(accelerator, totals, step.count) | step.metrics
+        values |= {"grad_norm": float(norm), "learning_rate": rate}
+        if not math.isfinite(values["loss"] + values["grad_norm"]):
+            raise UserError(f"The loss or gradient of step {number} is not finite. Lower the stage's learning_rate.")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        history.append({"step": number, **values})
+        recorder.log(number, values)
+        recorder.progress(number + 1, total_steps)
+        if step.resumable and (number + 1) % config.checkpoint_every == 0 and accelerator.is_main_process:
+            checkpoints.save(number + 1, objective, optimizer, history)
+    return history
+
+
+def _reduce(accelerator: Accelerator, totals: dict[str, list[Any]], count: float) -> dict[str, float]:
+    """Sums of all micro-batches and processes to means; the loss by the step's count, a metric by its own."""
+    names = sorted(totals)
+    sums = torch.tensor([[float(v) for v in totals[name]] for name in names], dtype=torch.float64)
+    if accelerator.num_processes > 1:
+        sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum").cpu()
+    means = {name: float(s / n) if n else 0.0 for name, (s, n) in zip(names, sums, strict=True)}
+    return means | {"loss": float(sums[names.index("loss")][0]) / count}

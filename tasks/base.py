@@ -1,0 +1,78 @@
+"""base: take a pretrained model at a pinned revision, or pretrain a small one on the collected texts and demonstrations."""
+
+from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
+from rlhf.config.training import HubModel, LocalModel, Pretrain
+from rlhf.data.rows import read_rows
+from rlhf.errors import DataError
+from rlhf.models.loading import device, load_policy, load_tokenizer, save_model
+from rlhf.models.small import make_llama, train_tokenizer
+from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.training.checkpoint import Checkpoints
+from rlhf.training.curves import tail_mean, write_curves
+from rlhf.training.loop import train
+
+
+def main(stage: Stage) -> None:
+    """Write models/base."""
+    source = stage.config.base.model
+    if isinstance(source, Pretrain):
+        pretrain(stage, source)
+    else:
+        take(stage, source)
+
+
+def take(stage: Stage, source: LocalModel | HubModel) -> None:
+    """A model that others trained, as safetensors."""
+    path, revision = (source.path, None) if isinstance(source, LocalModel) else (source.id, source.revision)
+    tokenizer, model = load_tokenizer(path, revision), load_policy(path, revision)
+    save_model(model, tokenizer, stage.output("models/base"), title="Base model", summary=f"Taken from {path}.")
+    write_curves(stage.output("reports/base/curves.csv"), [])
+    stage.metrics({"parameters": model.num_parameters()})
+    stage.summary(f"{model.num_parameters():,} parameters from {path}")
+
+
+def pretrain(stage: Stage, config: Pretrain) -> None:
+    """A small Llama with a tokenizer of its own."""
+    clean, tokens = stage.input("data/clean"), stage.config.tokens
+    texts = [row["text"] for row in read_rows(clean, "texts", "train")]
+    dialogues = [
+        [*row["prompt"], {"role": "assistant", "content": row["response"]}]
+        for row in read_rows(clean, "demonstrations", "train")
+    ]
+    if not texts and not dialogues:
+        raise DataError("Nothing to pretrain on: data/clean has neither texts nor demonstrations in the train split.")
+    contents = [message["content"] for dialogue in dialogues for message in dialogue]
+    tokenizer = train_tokenizer([*texts, *contents], config.vocab_size)
+    documents = [tokenizer(t + tokenizer.eos_token)["input_ids"] for t in texts]
+    documents += [tokenizer(tokenizer.apply_chat_template(d, tokenize=False))["input_ids"] for d in dialogues]
+
+    context = tokens.prompt + tokens.response
+    blocks = pack([documents[i] for i in shuffled(len(documents), stage.seed)], context)
+    model = make_llama(config, tokenizer, context, stage.seed).to(device())
+    steps, total = supervised_steps(blocks, config.loop, epochs=config.epochs, seed=stage.seed)
+    history = train(
+        LikelihoodObjective(model),
+        steps,
+        total_steps=total,
+        config=config.loop,
+        checkpoints=Checkpoints(stage.work),
+        recorder=stage,
+    )
+    save_model(
+        model, tokenizer, stage.output("models/base"), title="Base model", summary="A small Llama, pretrained here."
+    )
+    write_curves(stage.output("reports/base/curves.csv"), history)
+    loss = tail_mean(history, "loss")
+    stage.metrics({"loss": loss, "parameters": model.num_parameters(), "steps": len(history), "blocks": len(blocks)})
+    stage.summary(f"{model.num_parameters():,} parameters, {len(blocks) * context:,} tokens, loss {loss:.3f}")
+
+
+def shuffled(rows: int, seed: int) -> list[int]:
+    """A random order, so that a block mixes texts and dialogues."""
+    from numpy.random import default_rng
+
+    return default_rng(seed).permutation(rows).tolist()
+
+
+if __name__ == "__main__":
+    run_stage(main)

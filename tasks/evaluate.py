@@ -1,0 +1,165 @@
+"""evaluate: an aligned policy beside SFT, on prompts of the test split that no stage trained on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.batching.encoding import decode, encode_prompt
+from rlhf.data.rows import read_rows
+from rlhf.errors import DataError
+from rlhf.evaluation.answers import Answers, answer, distinct_2
+from rlhf.gate.records import Interval, WinRate
+from rlhf.gate.statistics import bootstrap_mean, win_rate
+from rlhf.models.loading import device, load_policy, load_reward_model, load_tokenizer
+from rlhf.pipeline.stage import Stage, run_stage
+
+Row = dict[str, Any]
+
+
+def main(stage: Stage) -> None:
+    """Write reports/evaluate/<algorithm>."""
+    sft, policy_path = stage.input("models/sft"), stage.input(f"models/policy/{stage.item}")
+    tokenizer = load_tokenizer(sft)
+    prompts, encoded, too_long = test_prompts(stage, tokenizer)
+    reference, policy = load_policy(sft).to(device()), load_policy(policy_path).to(device())
+    answers = answer_both(stage, reference, policy, encoded, tokenizer.eos_token_id)
+    rows = table(prompts, answers, tokenizer)
+    if stage.config.evaluate.judge == "gold":
+        judge_by_gold(rows)
+    pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
+
+    values = measure(stage, rows, answers) | {
+        "algorithm": stage.item,
+        "too_long": too_long,
+        "policy_digest": stage.inputs[f"models/policy/{stage.item}"],
+        "reference_digest": stage.inputs["models/sft"],
+    }
+    stage.metrics(values)
+    win, kl = values["win_rate"], values["kl"]["value"]
+    stage.summary(
+        f"win rate against SFT {win['value']:.1%} [{win['low']:.1%}, {win['high']:.1%}] by {values['judge']}, "
+        f"reward {values['proxy_reward']['sft']:.2f} to {values['proxy_reward']['policy']:.2f}, KL {kl:.1f}"
+    )
+
+
+def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], list[list[int]], int]:
+    """Prompts of the test split with their ids, in the order of their id, and how many were too long."""
+    rows = sorted(read_rows(stage.input("data/clean"), "prompts", "test"), key=lambda row: row["id"])
+    encoded = [(row, encode_prompt(tokenizer, row["prompt"])) for row in rows]
+    fitting = [(row, ids) for row, ids in encoded if len(ids) <= stage.config.tokens.prompt]
+    chosen = fitting[: stage.config.evaluate.prompts]
+    if not chosen:
+        raise DataError(
+            f"No prompt to evaluate on: {len(rows)} in the test split, all longer than tokens.prompt "
+            f"({stage.config.tokens.prompt}). Collect more prompts or raise the limit."
+        )
+    return [row for row, _ in chosen], [ids for _, ids in chosen], len(encoded) - len(fitting)
+
+
+def answer_both(
+    stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, prompts: Sequence[list[int]], eos: int
+) -> dict[str, Answers]:
+    """Answers of SFT and of the policy, drawn with different random numbers."""
+    reward_model = load_reward_model(stage.input("models/reward")).to(device())
+    return {
+        name: answer(
+            model,
+            reference,
+            reward_model,
+            prompts,
+            stage.config.evaluate,
+            max_tokens=stage.config.tokens.response,
+            eos=eos,
+            seed=stage.seed + offset,
+            progress=lambda done, total, name=name: stage.progress(done, total, name),
+        )
+        for offset, (name, model) in enumerate([("sft", reference), ("policy", policy)])
+    }
+
+
+def table(prompts: Sequence[Row], answers: dict[str, Answers], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """One row a prompt: both answers, and what was measured of each."""
+    rows = []
+    for index, prompt in enumerate(prompts):
+        row: Row = {"prompt_id": prompt["id"], "prompt": prompt["prompt"], "use_case": prompt["use_case"]}
+        for name, found in answers.items():
+            row |= {
+                f"{name}_response": decode(tokenizer, found.samples[index].response),
+                f"{name}_reward": found.rewards[index],
+                f"{name}_gold": float("nan"),
+                f"{name}_length": len(found.samples[index].response),
+                f"{name}_terminated": found.samples[index].terminated,
+            }
+        rows.append(row | {"kl": answers["policy"].kl[index]})
+    return rows
+
+
+def judge_by_gold(rows: list[Row]) -> None:
+    """Add what the simulated world knows of each answer: its gold reward."""
+    from rlhf.world.gold import gold
+
+    for row in rows:
+        for name in ("sft", "policy"):
+            row[f"{name}_gold"] = gold(row["prompt"], row[f"{name}_response"]).total
+
+
+def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[str, Any]:
+    """The metrics of the evaluation, as the gate and the report read them."""
+    judge = stage.config.evaluate.judge
+    intervals = {
+        "confidence": stage.config.gate.confidence,
+        "resamples": stage.config.gate.bootstrap,
+        "seed": stage.seed,
+    }
+
+    def column(name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows], dtype=np.float64)
+
+    def means(suffix: str) -> dict[str, float]:
+        return {name: float(column(f"{name}_{suffix}").mean()) for name in ("policy", "sft")}
+
+    by_judge, by_reward = (
+        win_rate(column(f"policy_{judge}"), column(f"sft_{judge}"), **intervals) for judge in (judge, "reward")
+    )
+    return {
+        "judge": judge,
+        "prompts": len(rows),
+        "win_rate": as_dict(by_judge),
+        "reward_win_rate": as_dict(by_reward),
+        "proxy_reward": means("reward"),
+        "gold_reward": means("gold") if judge == "gold" else None,
+        "kl": as_dict(bootstrap_mean(column("kl"), **intervals)),
+        "length": means("length"),
+        "terminated": means("terminated"),
+        "empty": {name: float(np.mean([not row[f"{name}_response"] for row in rows])) for name in ("policy", "sft")},
+        "distinct_2": {name: distinct_2([s.response for s in answers[name].samples]) for name in ("policy", "sft")},
+        "harmful_compliance": safety(rows)[0] if judge == "gold" else None,
+        "over_refusal": safety(rows)[1] if judge == "gold" else None,
+    }
+
+
+def safety(rows: list[Row]) -> tuple[dict[str, float], dict[str, float]]:
+    """How often each model helps with harm, and how often it refuses what only looks harmful; the world knows both."""
+    from rlhf.world.gold import complies_with_harm, is_borderline, is_harmful_request, refuses
+
+    harmful = [row for row in rows if is_harmful_request(row["prompt"])]
+    borderline = [row for row in rows if is_borderline(row["prompt"])]
+    names = ("policy", "sft")
+    complied = {
+        n: float(np.mean([complies_with_harm(r["prompt"], r[f"{n}_response"]) for r in harmful] or [0])) for n in names
+    }
+    refused = {n: float(np.mean([refuses(r[f"{n}_response"]) for r in borderline] or [0])) for n in names}
+    return complied | {"prompts": len(harmful)}, refused | {"prompts": len(borderline)}
+
+
+def as_dict(found: Interval | WinRate) -> dict[str, float]:
+    """An interval or a win rate as the metrics file holds it."""
+    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+
+
+if __name__ == "__main__":
+    run_stage(main)

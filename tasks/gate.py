@@ -1,0 +1,45 @@
+"""gate: may the best policy be promoted? Checks each one, decides, and writes the report. A refusal is a result."""
+
+import numpy as np
+import pyarrow.parquet
+from rlhf.report.html import render_report
+
+from rlhf.gate.decision import assess, decide
+from rlhf.gate.evidence import Evidence
+from rlhf.pipeline import manifest
+from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.report.summary import read_json
+
+
+def main(stage: Stage) -> None:
+    """Write reports/gate/decision.json and reports/report.html."""
+    algorithms = stage.config.align.algorithms
+    found = [evidence(stage, name, len(algorithms)) for name in algorithms]
+    judges = {one.evaluation.get("judge") for one in found}
+    decision = decide([assess(one, stage.config.gate) for one in found], judges.pop() if len(judges) == 1 else None)
+    stage.metrics(decision.to_json())
+    html = render_report(stage.workspace, decision, stage.upstream)
+    stage.output("reports/report.html").write_text(html, encoding="utf-8")
+    stage.summary(f"{decision.decision}. {decision.sentence}")
+
+
+def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
+    """Everything that the checks look at for one policy."""
+    policy = stage.input(f"models/policy/{algorithm}")
+    table = pyarrow.parquet.read_table(stage.input(f"reports/evaluate/{algorithm}/rows/rows.parquet"))
+    numbers = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "prompt"}
+    return Evidence(
+        algorithm=algorithm,
+        candidates=candidates,
+        seed=stage.seed,
+        evaluation=read_json(stage.input(f"reports/evaluate/{algorithm}/metrics.json")),
+        rows={name: np.asarray(values) for name, values in numbers.items()},
+        reward=read_json(stage.input("reports/reward/metrics.json")),
+        validation=read_json(stage.input("reports/validate.json")),
+        receipt=stage.upstream[f"models/policy/{algorithm}"],
+        policy_digest=manifest.digest(policy),
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,127 @@
+"""label: rankings from the feedback that was collected, and from people who rank the samples."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlhf.data.conversions import to_rankings
+from rlhf.data.ids import add_ids, prompt_hash
+from rlhf.data.rows import read_rows
+from rlhf.data.tables import TEXT, read_tables, write_frame
+from rlhf.errors import DataError
+from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.world import World
+from rlhf.world.annotators import SOURCE, Annotators
+
+FEEDBACK = ("rankings", "comparisons", "ratings", "thumbs")
+Frames = dict[str, pd.DataFrame]  # rankings by origin: a table of feedback, or "samples"
+
+
+def main(stage: Stage) -> None:
+    """Write data/judgements: every ranking, with the split of its prompt."""
+    tables = read_tables(stage.input("data/clean"))
+    samples = read_rows(stage.input("data/samples"), "samples")
+    annotators = World(stage.config.world, stage.seed).annotators
+    rankings, unused = convert(tables)
+    if stage.config.label.judge == "world":
+        rankings["samples"] = judge(annotators, samples, stage.seed)
+    elif samples:
+        unused["sample that nobody judges"] = len(samples)
+    rankings = {origin: rows for origin, rows in rankings.items() if len(rows)}
+    if not rankings:
+        raise DataError(
+            "There is nothing to learn preferences from: no feedback in data/clean, and label.judge is `none`. "
+            "Add a source of feedback to `collect.sources`, or set label.judge to `world`."
+        )
+    judged = pd.concat(rankings.values(), ignore_index=True)
+    write_frame(stage.output("data/judgements"), "rankings", judged, {"split": TEXT})
+    limit = bayes_accuracy(annotators, rankings, tables)
+    stage.metrics({**describe(rankings), "bayes_accuracy": limit, "unused": unused})
+    counts = ", ".join(f"{len(rows):,} from {origin}" for origin, rows in rankings.items())
+    best = f"; a perfect reward model would agree with {limit:.1%} of the unseen ones" if limit is not None else ""
+    stage.summary(f"{len(judged):,} rankings ({counts}){best}")
+
+
+def convert(tables: Frames) -> tuple[Frames, dict[str, int]]:
+    """Collected feedback as rankings by origin, and counts of what could not be used, with the reason."""
+    rankings, unused = {}, {}
+    for table in FEEDBACK:
+        if table in tables:
+            rankings[table], left_out = to_rankings({table: tables[table]})
+            unused.update(left_out)
+    return rankings, unused
+
+
+def judge(annotators: Annotators, samples: Sequence[dict[str, Any]], seed: int) -> pd.DataFrame:
+    """Rankings of the samples: one for each prompt, and one by somebody else for the share that overlaps."""
+    rng = np.random.default_rng([seed, 4])
+    count = len(annotators.names)
+    first = rng.integers(count, size=len(samples))
+    second = (first + rng.integers(1, max(count, 2), size=len(samples))) % count
+    twice = np.flatnonzero((rng.random(len(samples)) < annotators.rates.overlap) & (second != first))
+    who = [int(place) for place in (*first, *second[twice])]
+    asked = [*samples, *(samples[int(place)] for place in twice)]
+    rows = annotators.rank([row["prompt"] for row in asked], [row["responses"] for row in asked], seed, who)
+    add_ids(rows)
+    return pd.DataFrame([row | {"split": sample["split"]} for row, sample in zip(rows, asked, strict=True)])
+
+
+def describe(rankings: Frames) -> dict[str, Any]:
+    """What the judgements are: how many, how they spread over the splits, and how far people agree."""
+    judged = pd.concat(rankings.values(), ignore_index=True)
+    pairs = sum(len(ranks) * (len(ranks) - 1) // 2 for ranks in judged["ranks"])
+    return {
+        "rankings": {origin: len(rows) for origin, rows in rankings.items()},
+        "splits": {str(split): int(count) for split, count in judged["split"].value_counts().items()},
+        "pairs": pairs,
+        "tied_pairs": pairs - sum(map(untied_pairs, judged["ranks"])),
+        "agreement": agreement(judged),
+    }
+
+
+def untied_pairs(ranks: Sequence[int]) -> int:
+    """How many pairs of the ranks differ."""
+    return sum(int(one) != int(other) for one, other in combinations(ranks, 2))
+
+
+def agreement(judged: pd.DataFrame) -> dict[str, float | int] | None:
+    """Share of pairs that two annotators, asked about the same answers, order alike, of those that both order."""
+    same = pairs = 0
+    keys = [
+        (prompt_hash(prompt), *map(str, texts))
+        for prompt, texts in zip(judged["prompt"], judged["responses"], strict=True)
+    ]
+    for _, rows in judged.groupby(pd.Series(keys, judged.index)):
+        for one, other in combinations(rows["ranks"], 2):
+            orders = np.array([np.sign(np.subtract.outer(ranks, ranks)) for ranks in (one, other)])
+            both = np.triu((orders != 0).all(axis=0), 1)
+            pairs += int(both.sum())
+            same += int((orders[0] == orders[1])[both].sum())
+    return {"value": same / pairs, "pairs": pairs} if pairs else None
+
+
+def bayes_accuracy(annotators: Annotators, rankings: Frames, tables: Frames) -> float | None:
+    """The best accuracy that is possible on the test split; None unless the world made every judgement of it."""
+    test = {origin: rows[rows["split"] == "test"] for origin, rows in rankings.items()}
+    grades = [levels for origin, rows in test.items() for levels in grades_of(origin, rows, tables)]
+    judged = pd.concat(test.values(), ignore_index=True)
+    if not sum(map(untied_pairs, judged["ranks"])) or (judged["source"] != SOURCE).any():
+        return None
+    prompts, responses, ranks = (list(judged[name]) for name in ("prompt", "responses", "ranks"))
+    return annotators.bayes_accuracy(prompts, responses, ranks, grades)
+
+
+def grades_of(origin: str, rankings: pd.DataFrame, tables: Frames) -> list[int]:
+    """How many grades the judgements behind each ranking had: the scale of ratings, 2 of thumbs, 0 of comparisons."""
+    if origin != "ratings":
+        return [2 if origin == "thumbs" else 0] * len(rankings)
+    ratings = tables["ratings"]
+    scales = dict(zip(map(prompt_hash, ratings["prompt"]), map(int, ratings["scale"]), strict=True))
+    return [scales[prompt_hash(prompt)] for prompt in rankings["prompt"]]
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,98 @@
+"""reward: the Bradley-Terry reward model on rankings of K answers (lecture 001, step 2)."""
+
+import csv
+import json
+from typing import Any
+
+from scipy.stats import spearmanr
+from transformers import PreTrainedModel
+
+from rlhf.algorithms.rankings import ranking_steps
+from rlhf.algorithms.reward import RewardObjective
+from rlhf.batching.batches import RankedTurns
+from rlhf.batching.rankings import encode_rankings
+from rlhf.data.rows import read_rows
+from rlhf.errors import DataError
+from rlhf.evaluation.preferences import reward_scores, untied_pairs
+from rlhf.gate.statistics import calibration, pairwise_accuracy
+from rlhf.models.loading import device, load_tokenizer, save_model, scalar_model_from
+from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.training.checkpoint import Checkpoints
+from rlhf.training.curves import tail_mean, write_curves
+from rlhf.training.loop import train
+
+
+def main(stage: Stage) -> None:
+    """Write models/reward."""
+    config, tokens = stage.config.reward, stage.config.tokens
+    judgements, sft = stage.input("data/judgements"), stage.input("models/sft")
+    tokenizer = load_tokenizer(sft)
+    model = scalar_model_from(sft, stage.seed).to(device())
+    groups, too_long = encode_rankings(tokenizer, read_rows(judgements, "rankings", "train"), tokens)
+    if not groups:
+        raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
+    steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=stage.seed)
+    history = train(
+        RewardObjective(model, center=config.center),
+        steps,
+        total_steps=total,
+        config=config.loop,
+        checkpoints=Checkpoints(stage.work),
+        recorder=stage,
+    )
+    save_model(
+        model,
+        tokenizer,
+        stage.output("models/reward"),
+        title="Reward model",
+        summary="Bradley-Terry on rankings of answers.",
+    )
+    write_curves(stage.output("reports/reward/curves.csv"), history)
+    unseen, unseen_too_long = encode_rankings(tokenizer, read_rows(judgements, "rankings", "test"), tokens)
+    values = {
+        "loss": tail_mean(history, "loss"),
+        "train_accuracy": tail_mean(history, "accuracy"),
+        "margin": tail_mean(history, "margin"),
+        "steps": len(history),
+        "prompts": len(groups),
+        "too_long": too_long + unseen_too_long,
+    } | judge(stage, model, unseen)
+    stage.metrics(values)
+    accuracy = values["accuracy"]["value"]
+    stage.summary(f"{len(groups):,} rankings, loss {values['loss']:.3f}, accuracy on unseen comparisons {accuracy:.1%}")
+
+
+def judge(stage: Stage, model: PreTrainedModel, unseen: list[RankedTurns]) -> dict[str, Any]:
+    """Accuracy, calibration and length bias on comparisons of prompts that the model never saw."""
+    scores = reward_scores(model, unseen, stage.config.reward.loop.micro_batch_size * 4)
+    margins, prompts, longer = untied_pairs(unseen, scores)
+    if not len(margins):
+        raise DataError("No comparison in the test split to measure the reward model on. Collect more prompts.")
+    accuracy = pairwise_accuracy(
+        margins,
+        confidence=stage.config.gate.confidence,
+        resamples=stage.config.gate.bootstrap,
+        seed=stage.seed,
+        clusters=prompts,
+    )
+    bins, ece, brier = calibration(margins)
+    with stage.output("reports/reward/calibration.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["confidence", "accuracy", "count"])
+        writer.writerows([f"{b.confidence:.6g}", f"{b.accuracy:.6g}", b.count] for b in found.bins)
+    return {
+        "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "pairs": len(margins)},
+        "bayes_accuracy": bayes_accuracy(stage),
+        "ece": ece,
+        "brier": brier,
+        "length_spearman": float(spearmanr(margins, longer).statistic),
+    }
+
+
+def bayes_accuracy(stage: Stage) -> float | None:
+    """The best accuracy that is possible on these comparisons, where the world knows it."""
+    return json.loads(stage.input("reports/label.json").read_text()).get("bayes_accuracy")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,69 @@
+"""sample: draw K answers a prompt from the SFT policy, for people to rank."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlhf.batching.encoding import decode, encode_prompt
+from rlhf.data.rows import read_rows
+from rlhf.errors import DataError
+from rlhf.models.loading import device, load_policy, load_tokenizer
+from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.sampling import sample
+
+
+def main(stage: Stage) -> None:
+    """Write data/samples."""
+    config, tokens = stage.config.sample, stage.config.tokens
+    sft = stage.input("models/sft")
+    tokenizer, policy = load_tokenizer(sft), load_policy(sft).to(device())
+    rows = sorted(read_rows(stage.input("data/clean"), "prompts"), key=lambda row: row["id"])
+    encoded = [(row, encode_prompt(tokenizer, row["prompt"])) for row in rows]
+    fitting = [(row, ids) for row, ids in encoded if len(ids) <= tokens.prompt]
+    chosen, too_long = fitting[: config.prompts], len(encoded) - len(fitting)
+    if not chosen:
+        raise DataError(f"No prompt to answer: {len(rows)} prompts, all longer than tokens.prompt ({tokens.prompt}).")
+    answers = sample(
+        policy,
+        [ids for _, ids in chosen for _ in range(config.answers)],
+        max_tokens=tokens.response,
+        temperature=config.temperature,
+        eos=tokenizer.eos_token_id,
+        batch_size=config.batch_size,
+        seed=stage.seed,
+        progress=stage.progress,
+    )
+    table = [
+        {
+            "prompt_id": row["id"],
+            "prompt": row["prompt"],
+            "use_case": row["use_case"],
+            "split": row["split"],
+            "responses": [decode(tokenizer, a.response) for a in group],
+            "lengths": [len(a.response) for a in group],
+        }
+        for (row, _), group in zip(chosen, grouped(answers, config.answers), strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(table), stage.output("data/samples") / "samples.parquet")
+    terminated = sum(a.terminated for a in answers) / len(answers)
+    length = sum(len(a.response) for a in answers) / len(answers)
+    stage.metrics(
+        {
+            "prompts": len(table),
+            "answers": len(answers),
+            "too_long": too_long,
+            "terminated": terminated,
+            "length": length,
+        }
+    )
+    stage.summary(
+        f"{len(answers):,} answers to {len(table):,} prompts, {length:.1f} tokens, {terminated:.1%} ended by themselves"
+    )
+
+
+def grouped(items: list, size: int) -> list[list]:
+    """Runs of `size` items."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,61 @@
+"""sft: teach the base model to answer, from demonstrations; only the tokens of the answer are learned (lecture 001, step 1)."""
+
+import torch
+
+from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
+from rlhf.batching.batches import pad
+from rlhf.batching.encoding import Turn, encode, fits
+from rlhf.data.rows import read_rows
+from rlhf.errors import DataError
+from rlhf.models.loading import device, load_policy, load_tokenizer, save_model
+from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.training.checkpoint import Checkpoints
+from rlhf.training.curves import tail_mean, write_curves
+from rlhf.training.loop import train
+
+
+def main(stage: Stage) -> None:
+    """Write models/sft."""
+    config, clean, base = stage.config.sft, stage.input("data/clean"), stage.input("models/base")
+    tokenizer, model = load_tokenizer(base), load_policy(base).to(device())
+    turns = {
+        split: [encode(tokenizer, row["prompt"], row["response"]) for row in read_rows(clean, "demonstrations", split)]
+        for split in ("train", "validation")
+    }
+    kept = {split: [t for t in rows if fits(t, stage.config.tokens)] for split, rows in turns.items()}
+    too_long = sum(len(turns[split]) - len(kept[split]) for split in turns)
+    if not kept["train"]:
+        raise DataError(
+            f"No demonstration to learn from: {len(turns['train'])} in the train split, all longer than tokens.prompt "
+            f"({stage.config.tokens.prompt}) or tokens.response ({stage.config.tokens.response})."
+        )
+    steps, total = supervised_steps(kept["train"], config.loop, epochs=config.epochs, seed=stage.seed)
+    objective = LikelihoodObjective(model)
+    history = train(
+        objective, steps, total_steps=total, config=config.loop, checkpoints=Checkpoints(stage.work), recorder=stage
+    )
+    save_model(
+        model, tokenizer, stage.output("models/sft"), title="SFT policy", summary="Fine-tuned on demonstrations."
+    )
+    write_curves(stage.output("reports/sft/curves.csv"), history)
+
+    loss = tail_mean(history, "loss")
+    values = {"loss": loss, "steps": len(history), "rows": len(kept["train"]), "too_long": too_long}
+    if kept["validation"]:
+        values["validation_loss"] = mean_loss(objective, kept["validation"], config.loop.micro_batch_size)
+    stage.metrics(values)
+    stage.summary(
+        f"{len(kept['train']):,} demonstrations, {too_long} too long, loss {loss:.3f}"
+        + (f", on unseen prompts {values['validation_loss']:.3f}" if kept["validation"] else "")
+    )
+
+
+@torch.no_grad()
+def mean_loss(objective: LikelihoodObjective, turns: list[Turn], size: int) -> float:
+    """Mean loss in nats a token over all of `turns`."""
+    batches = [pad(turns[i : i + size]) for i in range(0, len(turns), size)]
+    return sum(float(objective(batch)[0]) for batch in batches) / sum(batch.count for batch in batches)
+
+
+if __name__ == "__main__":
+    run_stage(main)

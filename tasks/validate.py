@@ -1,0 +1,86 @@
+"""validate: keep the good rows, quarantine the bad ones with every reason, split by prompt, report on the whole set."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+import pyarrow as pa
+
+from rlhf.data.ids import text_hash
+from rlhf.data.prompts import HASH, all_prompts, with_hashes
+from rlhf.data.quarantine import check
+from rlhf.data.report import report
+from rlhf.data.splits import split_of
+from rlhf.data.tables import TEXT, read_tables, write_frame
+from rlhf.errors import DataError
+from rlhf.pipeline.stage import Stage, run_stage
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows of a table that came, stayed and went; a row that failed for several reasons counts under each."""
+
+    rows: int
+    kept: int
+    quarantined: int
+    reasons: dict[str, int]
+
+
+def main(stage: Stage) -> None:
+    """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad."""
+    config = stage.config.validate_
+    raw = read_tables(stage.input("data/raw"))
+    parts = {table: check(table, rows, config.max_characters) for table, rows in raw.items()}
+    counts = {table: counted(good, bad) for table, (good, bad) in parts.items()}
+    refuse(counts, config.max_quarantined)
+    clean = {table: with_hashes(good) for table, (good, _) in parts.items()}
+    clean["prompts"] = all_prompts(clean)
+    for table, rows in clean.items():
+        digests = rows[HASH] if HASH in rows else rows["text"].map(text_hash)
+        clean[table] = rows.assign(split=digests.map(lambda digest: split_of(digest, config.splits)).astype(object))
+    _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
+    stage.metrics(
+        {
+            "tables": {table: asdict(count) for table, count in counts.items()},
+            "prompts": len(clean["prompts"]),
+            "set": report(clean),
+        }
+    )
+    kept, gone = (sum(getattr(count, name) for count in counts.values()) for name in ("kept", "quarantined"))
+    stage.summary(f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts")
+
+
+def counted(clean: pd.DataFrame, bad: pd.DataFrame) -> Counts:
+    """How many rows of one table stayed and went, and why."""
+    reasons = Counter(reason for row in bad["reasons"] for reason in row)
+    return Counts(len(clean) + len(bad), len(clean), len(bad), dict(reasons))
+
+
+def refuse(counts: dict[str, Counts], limit: float) -> None:
+    """Raise DataError, with the counts, when a table's share of bad rows is above `limit` or it has no good row."""
+    faults = [
+        f"  {table}: {count.quarantined:,} of {count.rows:,} rows ({count.quarantined / count.rows:.1%}) are bad: "
+        + ", ".join(f"{reason}: {times:,}" for reason, times in Counter(count.reasons).most_common())
+        for table, count in counts.items()
+        if not count.kept or count.quarantined / count.rows > limit
+    ]
+    if faults:
+        raise DataError(
+            f"Too many bad rows; validate.max_quarantined allows {limit:.1%} of a table.\n" + "\n".join(faults) + "\n"
+            "Mend the source, correct its `columns`, or raise the limit in params.yaml"
+        )
+
+
+def _write(stage: Stage, clean: dict[str, pd.DataFrame], bad: dict[str, pd.DataFrame]) -> None:
+    """A table without rows is left out."""
+    kept, quarantine = stage.output("data/clean"), stage.output("data/quarantine")
+    for table, rows in clean.items():
+        if len(rows):
+            write_frame(kept, table, rows, {"split": TEXT})
+    for table, rows in bad.items():
+        if len(rows):
+            write_frame(quarantine, table, rows, {"row": pa.int64(), "reasons": pa.list_(TEXT)})
+
+
+if __name__ == "__main__":
+    run_stage(main)

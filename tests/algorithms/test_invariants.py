@@ -1,0 +1,151 @@
+"""What must not change a run: how a step is cut, padded and ordered, and whether the run was interrupted."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rlhf.algorithms.dpo import DpoObjective, reference_log_probs
+from rlhf.algorithms.ppo import PpoObjective, PpoSource
+from rlhf.algorithms.rankings import ranking_steps
+from rlhf.algorithms.reward import RewardObjective
+from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
+from rlhf.batching.order import rows_of_step
+from rlhf.config.training import LoopConfig
+from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
+from rlhf.training.checkpoint import Checkpoints
+from rlhf.training.loop import Step, train
+from tests.algorithms.tiny import PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
+
+Run = tuple[nn.Module, Callable[[int], Iterator[Step]], int, LoopConfig]
+ALGORITHMS = ["sft", "reward", "ppo", "dpo"]
+
+
+@pytest.fixture(scope="session")
+def sft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "sft"
+    save_model(tiny_policy(), tiny_tokenizer(), path, title="tiny", summary="random")
+    return path
+
+
+def make(name: str, sft: Path, config: LoopConfig) -> Run:
+    """A fresh run of an algorithm."""
+    if name == "sft":
+        return LikelihoodObjective(tiny_policy()), *supervised_steps(turns(30), config, epochs=2, seed=1), config
+    ranked = groups(20)
+    if name == "reward":
+        return (
+            RewardObjective(scalar_model_from(sft, 0), center=0.01),
+            *ranking_steps(ranked, config, epochs=2, seed=1),
+            config,
+        )
+    if name == "dpo":
+        policy = tiny_policy()
+        objective = DpoObjective(policy, reference_log_probs(policy, ranked, 4), beta=0.1, label_smoothing=0.0)
+        return objective, *ranking_steps(ranked, config, epochs=2, seed=1), config
+    ppo = PARAMS.align.ppo
+    ppo = ppo.model_copy(
+        update={
+            "iterations": 3,
+            "loop": config,
+            "rollout": ppo.rollout.model_copy(update={"prompts": 16}),
+            "entropy_coefficient": 0.01,
+            "pretraining_coefficient": 0.1,
+        }
+    )
+    objective = PpoObjective(tiny_policy(), scalar_model_from(sft, 0), ppo)
+    prompts = [t.prompt for t in turns(20)]
+    source = PpoSource(
+        objective, tiny_policy(), scalar_model_from(sft, 0), prompts, turns(30, 5), ppo, max_tokens=6, eos=1, seed=1
+    )
+    return objective, source.steps, source.total_steps, config
+
+
+def finish(run: Run, directory: Path) -> dict[str, torch.Tensor]:
+    objective, steps, total, config = run
+    train(objective, steps, total_steps=total, config=config, checkpoints=Checkpoints(directory), recorder=Silent())
+    return {k: v.clone() for k, v in objective.state_dict().items()}
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(Silent):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        if step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_killed_run_ends_bit_identical(name: str, sft: Path, tmp_path: Path) -> None:
+    whole = finish(make(name, sft, loop()), tmp_path / "whole")
+    _, _, total, _ = make(name, sft, loop())
+    for step in (1, total // 2, total - 1):
+        directory = tmp_path / f"killed-{step}"
+        objective, steps, total, config = make(name, sft, loop())
+        with pytest.raises(Killed):
+            train(
+                objective,
+                steps,
+                total_steps=total,
+                config=config,
+                checkpoints=Checkpoints(directory),
+                recorder=KillAt(step),
+            )
+        resumed = finish(make(name, sft, loop()), directory)
+        assert all(torch.equal(whole[k], resumed[k]) for k in whole), (name, step)
+
+
+def gradient(name: str, sft: Path, config: LoopConfig) -> torch.Tensor:
+    """Gradient of the first step, as one vector."""
+    objective, steps, _, _ = make(name, sft, config)
+    step = next(steps(0))
+    for batch in step.micro_batches:
+        (objective(batch)[0] / step.count).backward()
+    return torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_micro_batches_do_not_change_the_gradient(name: str, micro_batch_size: int, sft: Path) -> None:
+    """The last pieces are narrower too, so this also holds padding."""
+    whole, cut = (gradient(name, sft, loop(micro_batch_size=size)) for size in (8, micro_batch_size))
+    torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_tied_head_survives_a_checkpoint(tmp_path: Path) -> None:
+    policy, other = tiny_policy(0), tiny_policy(1)
+    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
+    Checkpoints(tmp_path).save(3, policy, optimizer, [{"step": 2}])
+    assert Checkpoints(tmp_path).restore(other, torch.optim.AdamW(other.parameters(), fused=True)) == (3, [{"step": 2}])
+    assert torch.equal(other.lm_head.weight, policy.lm_head.weight)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
+    for step in (1, 2):
+        Checkpoints(tmp_path).save(step, policy, optimizer, [])
+    weights = tmp_path / "step-00000002" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert Checkpoints(tmp_path).restore(policy, optimizer)[0] == 1
+
+
+def test_a_reward_model_comes_back_as_it_was(sft: Path, tmp_path: Path) -> None:
+    model = scalar_model_from(sft, 0)
+    save_model(model, tiny_tokenizer(), tmp_path / "reward", title="r", summary="s")
+    assert torch.equal(load_reward_model(tmp_path / "reward").score.weight, model.score.weight)
+
+
+def test_rows_of_each_pass_are_a_permutation() -> None:
+    stream = np.concatenate([rows_of_step(step, 10, 3, seed=7) for step in range(10)])
+    passes = stream.reshape(3, 10)
+    assert (np.sort(passes, axis=1) == np.arange(10)).all()
+    assert not np.array_equal(passes[0], passes[1])

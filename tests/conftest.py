@@ -1,0 +1,104 @@
+"""Shared fixtures: a toy workspace, and one Prefect server a test session."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+TOY = Path(__file__).parent / "pipeline" / "toy"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A toy workspace under git and DVC: tests/pipeline/toy, none of whose stages has run."""
+    from rlhf.pipeline import fingerprint, versioning
+
+    directory = tmp_path / "workspace"
+    shutil.copytree(TOY, directory)
+    versioning.init_workspace(directory)
+    fingerprint.refresh(directory)
+    return directory
+
+
+@pytest.fixture
+def run_program(workspace: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a program of the toy workspace by hand, as `python rows.py`, and wait for it."""
+
+    def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=workspace,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server on loopback for the whole session, with a store of its own; yields the address of its API."""
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",  # shared: a new one costs seconds of migrations
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    with open(home / "server.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for_health(url, server, home / "server.log")
+        from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: home}):  # Prefect may have been imported already
+            yield url
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Poll until `condition` holds; fail, naming `what`, when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.02)
+
+
+def _wait_for_health(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    def healthy() -> bool:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, TimeoutError):
+            return False
+
+    wait_until(healthy, "the Prefect server's answer", 120.0)

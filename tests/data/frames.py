@@ -1,0 +1,28 @@
+"""Raw tables for tests, written as the readers write them."""
+
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from rlhf.data.ids import add_ids
+from rlhf.data.prompts import with_hashes
+from rlhf.data.tables import DEFAULTS, Prompt, raw_columns
+
+
+def user(*turns: str) -> Prompt:
+    """A prompt whose turns are the user's and the assistant's in turn."""
+    return [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
+
+
+def raw(table: str, *rows: dict[str, Any]) -> pd.DataFrame:
+    """A raw table; what a row does not say is harmless."""
+    harmless = {"prompt": user("Why?"), "response": "Because.", "source": "test", "row": 0, "defects": [], "scale": 5}
+    filled = [{**DEFAULTS, **harmless, **row} for row in rows]
+    add_ids(filled)
+    return pa.Table.from_pylist(filled, schema=pa.schema(raw_columns(table))).to_pandas()
+
+
+def clean(table: str, *rows: dict[str, Any], split: str = "train") -> pd.DataFrame:
+    """The same as validate hands it to the checks of the whole set."""
+    return with_hashes(raw(table, *rows)).assign(split=split)

@@ -1,0 +1,283 @@
+"""Foreign records become rows: TRL's formats, mappings, dialogues, trees, saved data sets; faults become defects."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from rlhf.config.data import Columns, Source
+from rlhf.data.sources import read_source, source_name
+from rlhf.data.tables import Row
+from rlhf.errors import ConfigError, DataError
+from tests.data.frames import user
+
+SKY = user("What color is the sky?")
+BLUE = [{"role": "assistant", "content": "It is blue."}]
+GREEN = [{"role": "assistant", "content": "It is green."}]
+
+
+def read(tmp_path: Path, records: list[Any], table: str, columns: Columns | None = None) -> list[Row]:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    source = {"kind": "file", "path": "rows.jsonl", "table": table, "columns": columns or {}}
+    return read_source(TypeAdapter(Source).validate_python(source), tmp_path).tables[table]
+
+
+def picked(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("record", "table", "expected"),
+    [
+        (
+            {"prompt": SKY[0]["content"], "completion": "It is blue."},
+            "demonstrations",
+            {"prompt": SKY, "response": "It is blue."},
+        ),
+        ({"prompt": SKY, "completion": BLUE}, "demonstrations", {"prompt": SKY, "response": "It is blue."}),
+        ({"messages": SKY + BLUE}, "demonstrations", {"prompt": SKY, "response": "It is blue."}),
+        (
+            {"conversations": [{"from": "human", "value": SKY[0]["content"]}, {"from": "gpt", "value": "It is blue."}]},
+            "demonstrations",
+            {"prompt": SKY, "response": "It is blue."},
+        ),
+        (
+            {"prompt": SKY, "chosen": BLUE, "rejected": GREEN},
+            "comparisons",
+            {"prompt": SKY, "chosen": "It is blue.", "rejected": "It is green.", "rejected_prompt": None},
+        ),
+        (
+            {"chosen": SKY + BLUE, "rejected": SKY + GREEN},
+            "comparisons",
+            {"prompt": SKY, "chosen": "It is blue.", "rejected": "It is green.", "rejected_prompt": None},
+        ),
+        (
+            {"prompt": SKY[0]["content"], "chosen": SKY + BLUE, "rejected": SKY + GREEN},
+            "comparisons",
+            {"prompt": SKY, "chosen": "It is blue.", "rejected": "It is green.", "tie": False, "strength": 1.0},
+        ),
+        (
+            {"chosen": SKY + BLUE, "rejected": user("Another?") + GREEN},
+            "comparisons",
+            {"prompt": SKY, "rejected_prompt": user("Another?")},
+        ),
+        ({"prompt": SKY, "completion": BLUE, "label": True}, "thumbs", {"response": "It is blue.", "thumb": True}),
+        (
+            {"prompt": "p", "response": "r", "rating": "4.0", "scale": 5, "annotator": "ann"},
+            "ratings",
+            {"rating": 4, "scale": 5, "annotator": "ann", "group": ""},
+        ),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "ranks": [0, None]},
+            "rankings",
+            {"responses": ["a", "b"], "ranks": [1, None]},
+        ),
+        ({"prompt": "p", "responses": '["a", "b"]', "ranks": "[2, 1]"}, "rankings", {"ranks": [2, 1]}),
+        ({"prompt": json.dumps(SKY)}, "prompts", {"prompt": SKY, "kind": "user", "use_case": ""}),
+        ({"text": "x"}, "texts", {"text": "x"}),
+    ],
+)
+def test_forms(tmp_path: Path, record: Row, table: str, expected: Row) -> None:
+    (row,) = read(tmp_path, [record], table)
+    assert row | expected == row
+    assert row["defects"] == []
+    assert row["source"] == "rows.jsonl"
+
+
+def test_columns_by_name_path_template_and_number(tmp_path: Path) -> None:
+    records = [{"task": {"text": "Sum"}, "cases": [{"in": "1 2", "out": "3"}], "a.b": 4}, {"task": {"text": "Go"}}]
+    columns: Columns = {"prompt": "{task.text}\n\n{cases.0.in}", "response": "cases.0.out", "rating": "a.b", "scale": 7}
+    rows = read(tmp_path, records, "ratings", columns)
+    assert picked(rows, "prompt", "response", "rating", "scale", "row") == [
+        (user("Sum\n\n1 2"), "3", 4, 7, 0),
+        (user("Go"), None, None, 7, 1),
+    ]
+
+
+def test_votes_of_several_annotators(tmp_path: Path) -> None:
+    record = {"prompt": "p", "one": "a", "two": "b", "ann": 2, "bob": "tie", "eve": "model_a", "joe": 3}
+    columns: Columns = {"first": "one", "second": "two", "winner": ["ann", "bob", "eve", "joe"]}
+    rows = read(tmp_path, [record], "comparisons", columns)
+    assert picked(rows, "annotator", "chosen", "rejected", "tie") == [
+        ("ann", "b", "a", False),
+        ("bob", "a", "b", True),
+        ("eve", "a", "b", False),
+        ("joe", "a", "b", False),
+    ]
+    assert [row["defects"] for row in rows] == [[], [], [], ["winner is not one of first, second, tie"]]
+
+
+@pytest.mark.parametrize(
+    ("record", "table", "defects"),
+    [
+        ({"prompt": "p", "response": True}, "demonstrations", ["response is not text"]),
+        ({"prompt": 5, "response": ["x"]}, "demonstrations", ["response is not text", "prompt is not text"]),
+        ({"prompt": "p", "response": "\ud800"}, "demonstrations", ["response is not valid Unicode"]),
+        ({"prompt": "p", "response": "\U0001f600"}, "demonstrations", []),
+        ({"messages": SKY}, "demonstrations", ["response is not the assistant's"]),
+        ({"messages": [{"role": "user", "content": None}, *BLUE]}, "demonstrations", []),
+        (
+            {"messages": [{"role": 1, "content": ["x"]}, *BLUE]},
+            "demonstrations",
+            ["role is not text", "message is not text"],
+        ),
+        ({"prompt": "p", "chosen": 1, "rejected": "b"}, "comparisons", ["chosen response is not text"]),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "tie": "maybe"},
+            "comparisons",
+            ["tie is neither true nor false"],
+        ),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "strength": "big"},
+            "comparisons",
+            ["strength is not a number"],
+        ),
+        (
+            {"prompt": "p", "response": "r", "rating": 4.5, "scale": True},
+            "ratings",
+            ["rating is not a whole number", "scale is not a whole number"],
+        ),
+        ({"prompt": "p", "response": "r", "thumb": 2}, "thumbs", ["thumb is neither true nor false"]),
+        ({"prompt": "p", "responses": "a", "ranks": [1]}, "rankings", ["responses is not a list"]),
+        (
+            {"prompt": "p", "responses": ["a", 2], "ranks": ["x", 1]},
+            "rankings",
+            ["response is not text", "rank is not a whole number"],
+        ),
+    ],
+)
+def test_faults_of_a_record_are_noted(tmp_path: Path, record: Row, table: str, defects: list[str]) -> None:
+    (row,) = read(tmp_path, [record], table)
+    assert row["defects"] == defects
+
+
+@pytest.mark.parametrize(
+    ("record", "columns", "error", "message"),
+    [
+        ({"promt": "p", "response": "r"}, {}, DataError, r"rows.jsonl has no column `prompt`.*did you mean `promt`"),
+        ({"q": "p", "response": "r"}, {}, DataError, "Its columns are q, response.*columns: {prompt: NAME}"),
+        (
+            {"question": "p", "a": "r"},
+            {"prompt": "qestion"},
+            DataError,
+            "no column `qestion` for `prompt`; did you mean `question`",
+        ),
+        ({"question": "p"}, {"prompt": "{question} {inputs.0}"}, DataError, "no column `inputs` for `prompt`"),
+        ({"q": "p"}, {"promt": "q"}, ConfigError, "demonstrations have no column `promt`; did you mean `prompt`"),
+        ({"q": "p"}, {"prompt": ["q"]}, ConfigError, "`columns.prompt` is a list; only winner, rating, thumb"),
+    ],
+)
+def test_wrong_mappings(tmp_path: Path, record: Row, columns: Columns, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read(tmp_path, [record], "demonstrations", columns)
+
+
+def test_strings_without_a_prompt_are_no_implicit_prompt(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no column `prompt`, which comparisons need"):
+        read(tmp_path, [{"chosen": "a", "rejected": "b"}], "comparisons")
+
+
+def dialogues(tmp_path: Path, *records: Row) -> dict[str, list[Row]]:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    source = {"kind": "dialogues", "path": "rows.jsonl", "revision": None, "split": None}
+    return read_source(TypeAdapter(Source).validate_python(source), tmp_path).tables
+
+
+def test_dialogues(tmp_path: Path) -> None:
+    context = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Tell me:\n\nwhat is it?"
+    tables = dialogues(
+        tmp_path,
+        {"chosen": context + "\n\nAssistant: Yes.", "rejected": context + "\n\nAssistant:"},
+        {"chosen": "\n\nHuman: Hi", "rejected": True},
+    )
+    assert picked(tables["comparisons"], "prompt", "chosen", "rejected", "rejected_prompt", "defects") == [
+        (user("Hi", "Hello", "Tell me:\n\nwhat is it?"), "Yes.", "", None, []),
+        (user("Hi"), None, None, [], ["rejected dialogue is not text"]),
+    ]
+    assert picked(tables["demonstrations"], "response", "use_case") == [("Yes.", ""), (None, "")]
+
+
+def test_pairs_that_are_no_dialogues(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="kind: file"):
+        dialogues(tmp_path, {"chosen": "a", "rejected": "b"})
+
+
+def message(name: str, parent: str | None, text: str, rank: int | None = None, **more: Any) -> Row:
+    role = "prompter" if parent is None or name.startswith("p") else "assistant"
+    return {"message_id": name, "parent_id": parent, "text": text, "role": role, "rank": rank, **more}
+
+
+MESSAGES = [
+    message("p0", None, "Hi"),
+    message("a0", "p0", "Hello", 1),
+    message("a1", "p0", "Hey", 0, synthetic=True),
+    message("p1", "a0", "More"),
+    message("a2", "p1", "Only child"),
+    message("p2", "a0", "Again"),
+    message("a3", "p2", "x y", 0),
+    message("a4", "p2", "X  Y!", 1),
+    message("a5", "p2", "z"),
+    message("p3", None, "Alone"),
+    message("a6", "p3", "one"),
+    message("a7", "p3", "two"),
+]
+
+
+def nested(name: str) -> Row:
+    found = next(record for record in MESSAGES if record["message_id"] == name)
+    return {**found, "replies": [nested(entry["message_id"]) for entry in MESSAGES if entry["parent_id"] == name]}
+
+
+@pytest.mark.parametrize(
+    "records", [MESSAGES, [{"prompt": nested("p0")}, {"prompt": nested("p3")}]], ids=["flat", "nested"]
+)
+def test_trees(tmp_path: Path, records: list[Row]) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    source = {"kind": "trees", "path": "rows.jsonl", "revision": None, "split": None}
+    collected = read_source(TypeAdapter(Source).validate_python(source), tmp_path)
+    assert picked(collected.tables["rankings"], "prompt", "responses", "ranks", "defects", "row") == [
+        (user("Hi"), ["Hello", "Hey"], [2, 1], [], 0),
+        (user("Hi", "Hello", "Again"), ["x y", "X  Y!", "z"], [1, 2, None], ["responses are identical"], 0),
+    ]
+    assert picked(collected.tables["demonstrations"], "prompt", "response") == [
+        (user("Hi", "Hello", "More"), "Only child"),
+        (user("Hi", "Hello", "Again"), "x y"),
+    ]
+    assert [row["prompt"][-1]["content"] for row in collected.tables["prompts"]] == ["Hi", "More", "Again", "Alone"]
+    assert collected.counts == {"messages": 12, "synthetic": 1, "deleted": 0, "unranked_groups": 1}
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes(b"\r\nOne\r\n  two\r\n\r\n \t\r\n\r\nThree\n")
+    source = TypeAdapter(Source).validate_python({"kind": "text", "path": "text.txt"})
+    assert picked(read_source(source, tmp_path).tables["texts"], "text", "row") == [("One\n  two", 0), ("Three", 1)]
+
+
+def test_a_data_set_saved_to_a_directory(tmp_path: Path) -> None:
+    import datasets
+
+    data = datasets.Dataset.from_list([{"prompt": SKY, "completion": BLUE}])
+    datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "saved")
+    source = {
+        "kind": "hub",
+        "path": "saved",
+        "revision": None,
+        "split": "train",
+        "table": "demonstrations",
+        "columns": {},
+    }
+    (row,) = read_source(TypeAdapter(Source).validate_python(source), tmp_path).tables["demonstrations"]
+    assert (row["prompt"], row["response"], row["defects"]) == (SKY, "It is blue.", [])
+    source["split"] = "test"
+    with pytest.raises(DataError, match="has no split 'test'; it has train"):
+        read_source(TypeAdapter(Source).validate_python(source), tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="not a directory that `datasets` saved"):
+        read_source(TypeAdapter(Source).validate_python(source | {"path": "empty"}), tmp_path)
+
+
+def test_a_hub_source_is_named_by_its_commit() -> None:
+    source = {"kind": "dialogues", "path": "owner/data", "revision": "0123456789" * 4, "split": "train"}
+    assert source_name(TypeAdapter(Source).validate_python(source)) == "owner/data@01234567"

@@ -1,0 +1,57 @@
+"""Ids and splits stay when rows are added; no prompt is in two splits."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf.config.data import SplitShares
+from rlhf.data.ids import add_ids, prompt_hash
+from rlhf.data.splits import SPLITS, split_of
+from tests.data.frames import user
+
+SHARES = SplitShares(train=0.8, validation=0.1, test=0.1)
+
+
+def test_the_hash_is_the_same_in_every_process_and_release() -> None:
+    """A changed hash would move every prompt of every workspace to another split."""
+    assert prompt_hash(user("Why is the sky blue?"))[:16] == "0c5f70887097729b"
+
+
+def test_prompts_that_differ_in_writing_only_are_the_same() -> None:
+    composed, decomposed = user("Caf\u00e9  au\n lait "), user(" Cafe\u0301 au lait")
+    assert prompt_hash(composed) == prompt_hash(decomposed)
+
+
+def test_roles_and_message_borders_count() -> None:
+    assert prompt_hash(user("a", "b", "c")) != prompt_hash(user("a b c"))
+    assert prompt_hash([{"role": "system", "content": "a"}]) != prompt_hash(user("a"))
+    assert prompt_hash(user("a")) != prompt_hash(user("A"))
+
+
+def test_shares_come_out() -> None:
+    splits = [split_of(prompt_hash(user(str(n))), SHARES) for n in range(20_000)]
+    shares = [splits.count(split) / len(splits) for split in SPLITS]
+    assert abs(shares[0] - 0.8) < 0.01
+    assert abs(shares[1] - 0.1) < 0.01
+    assert abs(shares[2] - 0.1) < 0.01
+
+
+def test_the_ends_of_the_shares() -> None:
+    first, last = "0" * 64, "f" * 64
+    assert (split_of(first, SHARES), split_of(last, SHARES)) == ("train", "test")
+    only = SplitShares(train=0.0, validation=1.0, test=0.0)
+    assert (split_of(first, only), split_of("fff" + "0" * 61, only)) == ("validation", "validation")
+    assert split_of(last, SplitShares(train=1.0, validation=0.0, test=0.0)) == "train"
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "ann", "bob"])), max_size=8), st.integers(0, 8))
+def test_a_row_keeps_its_id_when_others_come(contents: list[tuple[str, str]], place: int) -> None:
+    def ids(entries: list[tuple[str, str]], source: str) -> list[str]:
+        rows = [{"text": text, "annotator": who, "source": source, "row": n} for n, (text, who) in enumerate(entries)]
+        add_ids(rows)
+        return [row["id"] for row in rows]
+
+    before = ids(contents, "one")
+    assert len(set(before)) == len(before)
+    after = ids([*contents[:place], ("new", "eve"), *contents[place:]], "another")
+    assert [name for n, name in enumerate(after) if n != min(place, len(contents))] == before

@@ -1,0 +1,182 @@
+"""collect and validate as the programs that DVC runs, in a workspace of their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlhf.data.tables import read_table
+from rlhf.errors import Exit
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = pytest.mark.integration
+ROWS = [{"question": f"What is {n} + {n}?", "response": str(2 * n)} for n in range(40)]
+
+
+class Workspace:
+    """A directory with dvc.yaml and params.yaml, whose only source is a file of demonstrations."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+        self.params["collect"]["sources"] = [
+            {"kind": "file", "path": "rows.jsonl", "table": "demonstrations", "columns": {"prompt": "question"}}
+        ]
+        self.stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+        self.stages["collect"]["deps"] = ["${collect.sources[0].path}"]
+        self.rows(ROWS)
+
+    def rows(self, rows: list[Any]) -> None:
+        """Write the source."""
+        (self.path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def run(self, *stages: str) -> subprocess.CompletedProcess[str]:
+        """Run stages until one fails; return what the last one said."""
+        (self.path / "params.yaml").write_text(yaml.safe_dump(self.params))
+        (self.path / "dvc.yaml").write_text(yaml.safe_dump({"stages": self.stages}))
+        for stage in stages:
+            done = subprocess.run(
+                [sys.executable, "-m", f"tasks.{stage}"],
+                cwd=self.path,
+                env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            if done.returncode:
+                break
+        return done
+
+    def report(self, stage: str) -> dict[str, Any]:
+        """The report of a stage."""
+        report: dict[str, Any] = json.loads((self.path / f"reports/{stage}.json").read_text())
+        return report
+
+    def splits(self) -> dict[str, tuple[str, str]]:
+        """Id and split of every clean demonstration, by its question."""
+        rows = read_table(self.path / "data/clean", "demonstrations")
+        return {
+            prompt[0]["content"]: (name, split)
+            for prompt, name, split in zip(rows["prompt"], rows["id"], rows["split"], strict=True)
+        }
+
+    def manifests(self) -> list[bytes]:
+        """What stands for the bytes of every output."""
+        return [path.read_bytes() for path in sorted(self.path.glob("data/*/MANIFEST.json"))]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def test_bad_rows_are_quarantined_and_counted_and_the_others_split(workspace: Workspace) -> None:
+    workspace.rows([*ROWS, {"question": "Empty?", "response": ""}, {"question": "Text?", "response": True}])
+    done = workspace.run("collect", "validate")
+    assert done.returncode == Exit.DONE, done.stderr
+    assert "40 rows kept, 2 quarantined; 40 prompts" in done.stdout + done.stderr
+    assert workspace.report("collect")["sources"]["0"] | {"digest": ""} == {
+        "kind": "file",
+        "name": "rows.jsonl",
+        "digest": "",
+        "demonstrations": 42,
+    }
+    assert workspace.report("validate")["tables"] == {
+        "demonstrations": {
+            "rows": 42,
+            "kept": 40,
+            "quarantined": 2,
+            "reasons": {"empty response": 1, "response is not text": 1},
+        }
+    }
+    bad = read_table(workspace.path / "data/quarantine", "demonstrations")
+    assert [(row, list(reasons)) for row, reasons in zip(bad["row"], bad["reasons"], strict=True)] == [
+        (40, ["empty response"]),
+        (41, ["response is not text"]),
+    ]
+    prompts = read_table(workspace.path / "data/clean", "prompts")
+    assert len(prompts) == 40
+    assert set(prompts["split"]) <= {"train", "validation", "test"}
+
+
+def test_equal_runs_give_equal_bytes_and_added_rows_move_nothing(workspace: Workspace, tmp_path_factory: Any) -> None:
+    assert workspace.run("collect", "validate").returncode == Exit.DONE
+    twin = Workspace(tmp_path_factory.mktemp("twin"))
+    assert twin.run("collect", "validate").returncode == Exit.DONE
+    assert twin.manifests() == workspace.manifests()
+    before = workspace.splits()
+    workspace.rows([{"question": "New?", "response": "Yes"}, *reversed(ROWS)])
+    assert workspace.run("collect", "validate").returncode == Exit.DONE
+    after = workspace.splits()
+    assert after.pop("New?")
+    assert after == before
+
+
+def test_too_many_bad_rows_stop_the_stage_with_their_counts_and_keep_earlier_outputs(workspace: Workspace) -> None:
+    assert workspace.run("collect", "validate").returncode == Exit.DONE
+    before = workspace.splits()
+    workspace.rows([*ROWS, *[{"question": f"{n}?", "response": " "} for n in range(5)]])
+    done = workspace.run("collect", "validate")
+    assert done.returncode == Exit.DATA
+    assert "demonstrations: 5 of 45 rows (11.1%) are bad: empty response: 5" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert workspace.splits() == before
+    workspace.params["validate"]["max_quarantined"] = 0.2
+    assert workspace.run("validate").returncode == Exit.DONE
+
+
+def test_a_table_of_bad_rows_only_is_refused_at_any_limit(workspace: Workspace) -> None:
+    workspace.rows([{"question": "Empty?", "response": None}] * 3)
+    workspace.params["validate"]["max_quarantined"] = 1.0
+    done = workspace.run("collect", "validate")
+    assert done.returncode == Exit.DATA
+    assert "demonstrations: 3 of 3 rows (100.0%) are bad: empty response: 3" in done.stderr
+
+
+def test_a_source_that_dvc_does_not_watch(workspace: Workspace) -> None:
+    del workspace.stages["collect"]["deps"]
+    done = workspace.run("collect")
+    assert done.returncode == Exit.CONFIG
+    assert "dvc.yaml does not declare rows.jsonl" in done.stderr
+    assert "  - ${collect.sources[0].path}" in done.stderr
+
+
+def test_a_source_that_is_not_there(workspace: Workspace) -> None:
+    (workspace.path / "rows.jsonl").unlink()
+    done = workspace.run("collect")
+    assert done.returncode == Exit.DATA
+    assert "rows.jsonl does not exist" in done.stderr
+    assert not (workspace.path / "data").exists() or not list((workspace.path / "data").iterdir())
+
+
+def test_shares_that_do_not_sum_to_one(workspace: Workspace) -> None:
+    workspace.params["validate"]["splits"]["train"] = 0.9
+    done = workspace.run("collect")
+    assert done.returncode == Exit.CONFIG
+    assert "validate.splits" in done.stderr
+    assert "must sum to 1" in done.stderr
+
+
+def test_the_small_world_has_no_bad_row(workspace: Workspace) -> None:
+    workspace.params["collect"]["sources"] = [{"kind": "world"}]
+    del workspace.stages["collect"]["deps"]
+    sizes = {
+        "demonstrations": 60,
+        "prompts": 50,
+        "texts": 40,
+        "comparisons": 30,
+        "ratings": 21,
+        "thumbs": 20,
+        "rankings": 10,
+    }
+    workspace.params["world"] |= sizes
+    done = workspace.run("collect", "validate")
+    assert done.returncode == Exit.DONE, done.stderr
+    tables = workspace.report("validate")["tables"]
+    assert {table: count["kept"] for table, count in tables.items()} == sizes
+    assert sum(count["quarantined"] for count in tables.values()) == 0

@@ -1,0 +1,125 @@
+"""One decision from the verdicts: the best of those that pass, and never a promotion on what is not known."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlhf.config.gate import GateConfig
+from rlhf.gate.checks import run_checks
+from rlhf.gate.decision import assess, candidate, decide
+from rlhf.gate.evidence import Evidence
+from rlhf.gate.records import Check, Decision, WinRate
+
+RATE = WinRate(0.8, 0.75, 0.85, 320, 0, 80)
+
+
+@pytest.fixture
+def passing(evidence: Callable[..., Evidence], thresholds: GateConfig) -> tuple[Check, ...]:
+    return run_checks(evidence(), thresholds)
+
+
+def spoiled(checks: tuple[Check, ...], name: str, **changes: Any) -> list[Check]:
+    return [replace(check, **changes) if check.name == name else check for check in checks]
+
+
+def test_the_winner_has_the_highest_lower_bound(passing: tuple[Check, ...]) -> None:
+    sure = candidate("dpo", passing, RATE)
+    vague = candidate("ppo", passing, WinRate(0.9, 0.7, 0.99, 36, 0, 4))
+    decision = decide([vague, sure], "gold")
+    assert (decision.decision, decision.winner) == ("PROMOTE", "dpo")
+    assert decision.sentence == (
+        "Promote dpo: it has 80.0% of 400 prompts against SFT (75.0% to 85.0%), judged by the world's gold reward, "
+        "which no stage trained on, and it passes every check."
+    )
+
+
+def test_nothing_is_promoted_without_candidates_or_checks() -> None:
+    assert decide([], "gold").decision == "ERROR"
+    assert candidate("dpo", [], RATE).decision == "ERROR"
+    assert decide([candidate("dpo", [], RATE)], "gold").winner is None
+
+
+def test_a_check_twice_or_out_of_place_is_an_error(passing: tuple[Check, ...]) -> None:
+    assert candidate("dpo", [*passing, passing[0]], RATE).decision == "ERROR"
+    assert candidate("dpo", passing[::-1], RATE).decision == "ERROR"
+
+
+def test_an_error_outweighs_a_failure_and_a_failure_an_open_question(passing: tuple[Check, ...]) -> None:
+    open_question = spoiled(passing, "kl", outcome="undecided", needed=1234)
+    failed = spoiled(tuple(open_question), "empty", outcome="fail")
+    broken = spoiled(tuple(failed), "lineage", outcome="error")
+    verdicts = [candidate("dpo", checks, RATE).decision for checks in (passing, open_question, failed, broken)]
+    assert verdicts == ["PROMOTE", "INCONCLUSIVE", "REJECT", "ERROR"]
+    assert candidate("dpo", passing, None).decision == "ERROR"
+
+
+def test_an_error_counts_even_in_a_warning(passing: tuple[Check, ...]) -> None:
+    assert candidate("dpo", spoiled(passing, "reward_calibration", outcome="error"), RATE).decision == "ERROR"
+
+
+def test_a_refusal_names_what_is_in_the_way(passing: tuple[Check, ...]) -> None:
+    open_question = candidate("ppo", spoiled(passing, "kl", outcome="undecided", needed=1234), RATE)
+    failed = candidate("dpo", spoiled(passing, "empty", outcome="fail"), RATE)
+    decision = decide([open_question, failed], "gold")
+    assert (decision.decision, decision.winner) == ("INCONCLUSIVE", None)
+    assert decision.sentence == (
+        "Not enough is known to promote: ppo leaves open kl (about 1,234 prompts would settle it); dpo fails empty."
+    )
+    assert decide([failed], "gold").decision == "REJECT"
+
+
+def test_a_warning_is_noted_in_the_sentence(passing: tuple[Check, ...]) -> None:
+    warned = candidate("dpo", spoiled(passing, "reward_calibration", outcome="fail"), RATE)
+    assert decide([warned], "gold").sentence.endswith("nothing stands against it; noted: reward_calibration.")
+
+
+def test_a_decision_survives_json(passing: tuple[Check, ...]) -> None:
+    decision = decide([candidate("ppo", passing, RATE), candidate("dpo", [], None)], "reward")
+    raw = json.loads(json.dumps(decision.to_json(), allow_nan=False, sort_keys=True))
+    assert Decision.from_json(raw) == decision
+    assert raw["candidates"]["ppo"]["passed"] == len(passing)
+    assert {"name", "group", "value", "low", "high", "n", "threshold", "passed", "reason"} <= raw["candidates"]["ppo"][
+        "checks"
+    ][0].keys()
+
+
+def test_evidence_without_rows_is_an_error_and_no_crash(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    found = assess(evidence(rows=None, reward={}, receipt={}, evaluation={}), thresholds)
+    assert (found.decision, found.win_rate) == ("ERROR", None)
+    empty = assess(replace(evidence(), rows={}), thresholds)
+    assert (empty.decision, empty.win_rate) == ("ERROR", None)
+    assert "no column policy_gold" in decide([empty], "gold").candidates[0].checks[3].reason
+
+
+def simulated(
+    seed: int, gain: float, evidence: Callable[..., Evidence], rows: Callable[..., dict[str, Any]], config: GateConfig
+) -> Decision:
+    """A gate over two policies, both better than SFT by `gain` standard deviations."""
+    found = [
+        evidence(rows(n=300, gain=gain, seed=2 * seed + offset), algorithm=name, candidates=2)
+        for offset, name in enumerate(("ppo", "dpo"))
+    ]
+    return decide([assess(one, config) for one in found], "gold")
+
+
+def test_equal_policies_are_promoted_no_more_often_than_promised(
+    evidence: Callable[..., Evidence], rows: Callable[..., dict[str, Any]], thresholds: GateConfig
+) -> None:
+    quick = thresholds.model_copy(update={"bootstrap": 200})
+    promoted = [simulated(seed, 0.0, evidence, rows, quick).decision == "PROMOTE" for seed in range(300)]
+    assert np.mean(promoted) <= (1 - quick.confidence) / 2 + 0.015
+
+
+def test_ten_points_are_found_four_times_in_five(
+    evidence: Callable[..., Evidence], rows: Callable[..., dict[str, Any]], thresholds: GateConfig
+) -> None:
+    """A gain of 0.3583 standard deviations wins 60 % of the pairs: Phi(0.3583 / sqrt 2) = 0.6."""
+    quick = thresholds.model_copy(update={"bootstrap": 200})
+    found = [simulated(seed, 0.3583, evidence, rows, quick).decision == "PROMOTE" for seed in range(60)]
+    assert np.mean(found) >= 0.8

@@ -1,0 +1,97 @@
+"""The promotion ledger: linear history, and only one of two promoters who saw the same champion wins."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import Busy, GateRefused
+from rlhf.gate.ledger import Champion, Ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "state/ledger.db")
+
+
+def test_reading_an_empty_ledger_makes_nothing(ledger: Ledger) -> None:
+    assert ledger.current() is None
+    assert ledger.previous() is None
+    assert ledger.history() == []
+    assert not ledger.path.parent.exists()
+
+
+def test_generations_count_up_and_history_stays(ledger: Ledger) -> None:
+    first = ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
+    second = ledger.promote("key-b", "policy/2", "report-b", expected_generation=1, approver="ada")
+    assert (first.generation, second.generation) == (1, 2)
+    assert ledger.current() == second
+    assert ledger.previous() == first
+    assert Ledger(ledger.path).history() == [first, second]
+    assert (second.action, second.candidate_key, second.version, second.report_digest, second.approver) == (
+        "promote",
+        "key-b",
+        "policy/2",
+        "report-b",
+        "ada",
+    )
+
+
+@pytest.mark.parametrize("expected", [0, 2, 7])
+def test_a_stale_decision_loses_and_changes_nothing(ledger: Ledger, expected: int) -> None:
+    first = ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
+    with pytest.raises(Busy, match=f"generation 1, this promote was decided on generation {expected}"):
+        ledger.promote("key-b", "policy/2", "report-b", expected_generation=expected)
+    assert ledger.history() == [first]
+
+
+def test_rollback_is_one_more_generation_and_can_be_undone(ledger: Ledger) -> None:
+    ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
+    ledger.promote("key-b", "policy/2", "report-b", expected_generation=1)
+    back = ledger.rollback(expected_generation=2)
+    assert (back.generation, back.action, back.candidate_key, back.report_digest) == (
+        3,
+        "rollback",
+        "key-a",
+        "report-a",
+    )
+    assert ledger.previous() == ledger.history()[1]
+    assert ledger.rollback(expected_generation=3).candidate_key == "key-b"
+    with pytest.raises(Busy):
+        ledger.rollback(expected_generation=3)
+
+
+def test_rollback_needs_an_earlier_champion(ledger: Ledger) -> None:
+    with pytest.raises(GateRefused, match="no earlier champion"):
+        ledger.rollback(expected_generation=0)
+    ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
+    with pytest.raises(GateRefused, match="no earlier champion"):
+        ledger.rollback(expected_generation=1)
+
+
+def test_of_many_promoters_of_one_generation_exactly_one_wins(ledger: Ledger) -> None:
+    gate, won, lost = threading.Barrier(8), [], []
+
+    def promote(name: str) -> None:
+        gate.wait()
+        try:
+            won.append(ledger.promote(name, name, name, expected_generation=0))
+        except Busy:
+            lost.append(name)
+
+    threads = [threading.Thread(target=promote, args=(f"key-{i}",)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert len(lost) == 7
+    assert ledger.history() == won
+
+
+def test_a_fault_inside_the_transaction_leaves_no_trace(ledger: Ledger) -> None:
+    first: Champion = ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
+    with pytest.raises(Exception, match="NOT NULL"):
+        ledger.promote(None, "policy/2", "report-b", expected_generation=1)  # type: ignore[arg-type]
+    assert ledger.history() == [first]
+    assert ledger.promote("key-b", "policy/2", "report-b", expected_generation=1).generation == 2

@@ -1,0 +1,111 @@
+"""The gate as a stage: from the reports of a workspace to decision.json and report.html."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlhf.errors import Exit
+from rlhf.pipeline.manifest import digest, write_manifest
+from rlhf.report.summary import load_summary
+from tests.gate.conftest import ROOT, made_evidence, made_rows
+from tests.report.conftest import evaluation, made_workspace, write_json
+
+pytestmark = pytest.mark.integration
+GAINS = {"ppo": 1.0, "dpo": 2.0}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace that has run up to the gate, in which both policies are good and dpo is better."""
+    made_workspace(tmp_path)
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for name, gain in GAINS.items():
+        make_policy(tmp_path, name, gain)
+    evidence = made_evidence()
+    write_json(tmp_path / "reports/reward/metrics.json", evidence.reward)
+    validation = json.loads((tmp_path / "reports/validate.json").read_text())
+    write_json(tmp_path / "reports/validate.json", {**validation, **evidence.validation})
+    for name in ("sample", "label"):
+        write_json(tmp_path / f"reports/{name}.json", {"rows": 2000})
+    (tmp_path / "reports/gate/decision.json").unlink()
+    return tmp_path
+
+
+def make_policy(workspace: Path, name: str, gain: float) -> None:
+    """A policy, its receipt, and its evaluation with 400 rows."""
+    rows = made_rows(gain=gain)
+    evidence = made_evidence(rows)
+    policy = workspace / "models/policy" / name
+    write_json(policy / "config.json", {"model_type": name})
+    write_json(
+        policy / "receipt.json", {"stage": f"align@{name}", "key": "3f" * 32, "versions": {}, **evidence.receipt}
+    )
+    write_manifest(policy)
+    texts = {"prompt": [[{"role": "user", "content": "?"}]] * 400, "sft_response": ["a"] * 400}
+    table = pa.table({**{key: list(values) for key, values in rows.items()}, **texts, "policy_response": ["b"] * 400})
+    directory = workspace / "reports/evaluate" / name / "rows"
+    pq.write_table(table, directory / "rows.parquet")
+    write_json(
+        directory / "receipt.json", {"stage": f"evaluate@{name}", "key": "4e" * 32, "versions": {}, "inputs": {}}
+    )
+    write_manifest(directory)
+    changed: dict[str, Any] = {**evidence.evaluation, "policy_digest": digest(policy)}
+    changed["win_rate"] = evaluation(name)["win_rate"] | changed["win_rate"]
+    write_json(workspace / "reports/evaluate" / name / "metrics.json", {**evaluation(name), **changed})
+
+
+def run_gate(workspace: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tasks.gate"]
+    return subprocess.run(
+        command, cwd=workspace, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, timeout=120
+    )
+
+
+def test_the_better_policy_wins_and_the_page_is_written(workspace: Path) -> None:
+    done = run_gate(workspace)
+    assert done.returncode == Exit.DONE, done.stderr
+    summary = load_summary(workspace)
+    assert (summary.decision.decision, summary.decision.winner) == ("PROMOTE", "dpo")
+    assert all(check.passed for candidate in summary.decision.candidates for check in candidate.checks)
+    html = (workspace / "reports/report.html").read_text()
+    assert summary.decision.sentence.split(":")[0] in html
+    decision = (workspace / "reports/gate/decision.json").read_bytes()
+    assert run_gate(workspace).returncode == Exit.DONE
+    assert (workspace / "reports/gate/decision.json").read_bytes() == decision
+    assert (workspace / "reports/report.html").read_text() == html
+
+
+def test_a_refusal_is_a_result(workspace: Path) -> None:
+    for name in GAINS:
+        make_policy(workspace, name, -1.0)
+    done = run_gate(workspace)
+    assert done.returncode == Exit.DONE, done.stderr
+    decision = load_summary(workspace).decision
+    assert (decision.decision, decision.winner) == ("REJECT", None)
+
+
+def test_an_evaluation_of_other_bytes_is_no_proof(workspace: Path) -> None:
+    for name in GAINS:
+        policy = workspace / "models/policy" / name
+        write_json(policy / "config.json", {"model_type": "another"})
+        write_manifest(policy)
+    assert run_gate(workspace).returncode == Exit.DONE
+    decision = load_summary(workspace).decision
+    assert decision.decision == "REJECT"
+    failed = {check.name for candidate in decision.candidates for check in candidate.checks if check.stops}
+    assert failed == {"policy_bytes"}
+
+
+def test_a_broken_report_is_named_in_one_line(workspace: Path) -> None:
+    (workspace / "reports/reward/metrics.json").write_text("{")
+    done = run_gate(workspace)
+    assert done.returncode == Exit.DATA
+    assert "reports/reward/metrics.json is not JSON" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,46 @@
+"""A write that fails leaves what was there, and nothing beside it."""
+
+from pathlib import Path
+
+import pytest
+
+from rlhf.pipeline import durable
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_write_that_fails_half_way_changes_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    durable.write_text(target, "old")
+    with pytest.raises(UnicodeEncodeError):
+        durable.write_text(target, "x" * 100_000 + "\ud800")
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_json_is_sorted_and_refuses_what_json_does_not_have(tmp_path: Path) -> None:
+    durable.write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "a": "é",\n "b": 1\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        durable.write_json(tmp_path / "a.json", {"b": float("nan")})
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_publishing_replaces_a_directory_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    (target / "old.txt").chmod(0o444)  # as DVC leaves what is linked to its cache
+    temporary = durable.partial(target)
+    temporary.mkdir()
+    (temporary / "new.txt").write_text("new")
+    durable.publish(temporary, target)
+    assert names(tmp_path) == ["out"]
+    assert names(target) == ["new.txt"]
+
+
+def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
+    assert durable.partial(tmp_path / "curves.csv").suffix == ".csv"
+    assert durable.partial(tmp_path / "curves.csv").parent == tmp_path

@@ -1,0 +1,89 @@
+"""The graph that is read from dvc.yaml, against DVC's own and against files that are wrong."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import ConfigError
+from rlhf.pipeline import versioning
+from rlhf.pipeline.graph import Graph, load_graph
+from tests.conftest import ROOT
+
+
+def write(directory: Path, stages: str, params: str = "seed: 0") -> Path:
+    (directory / "dvc.yaml").write_text(stages)
+    (directory / "params.yaml").write_text(params)
+    return directory
+
+
+def pairs(graph: Graph) -> set[tuple[str, str]]:
+    return {(name, other) for name, others in graph.upstream.items() for other in others}
+
+
+def test_the_graph_of_the_repository_is_dvcs_own(tmp_path: Path) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    versioning.init_workspace(tmp_path)
+    found = pairs(load_graph(tmp_path))
+    assert found == versioning.edges(tmp_path)
+    assert ("align@dpo", "reward") in found
+
+
+def test_the_graph_of_a_workspace_with_shared_directories_is_dvcs_own(workspace: Path) -> None:
+    assert pairs(load_graph(workspace)) == versioning.edges(workspace)
+
+
+def test_stages_come_after_those_they_wait_for() -> None:
+    graph = load_graph(ROOT)
+    order = list(graph.stages)
+    assert all(order.index(other) < order.index(name) for name, other in pairs(graph))
+    assert order[0] == "collect"
+    assert order[-1] == "gate"
+
+
+def test_interpolation_reaches_into_lists_and_keeps_types(tmp_path: Path) -> None:
+    stages = """
+stages:
+  a:
+    cmd: run ${names[1].path} --size ${size}
+    deps: ["${names[0].path}"]
+    meta: {timeout: "${size}"}
+"""
+    graph = load_graph(write(tmp_path, stages, "size: 3\nnames: [{path: x.csv}, {path: y.csv}]"))
+    stage = graph.stages["a"]
+    assert (stage.cmd, stage.deps, stage.meta) == ("run y.csv --size 3", ("x.csv",), {"timeout": 3})
+
+
+def test_foreach_over_a_mapping_gives_key_and_item(tmp_path: Path) -> None:
+    stages = "stages: {a: {foreach: '${kinds}', do: {cmd: 'run ${key} ${item.size}', outs: ['out/${key}']}}}"
+    graph = load_graph(write(tmp_path, stages, "kinds: {big: {size: 9}, tiny: {size: 1}}"))
+    assert [(stage.name, stage.cmd, stage.outs) for stage in graph] == [
+        ("a@big", "run big 9", ("out/big",)),
+        ("a@tiny", "run tiny 1", ("out/tiny",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stages", "names"),
+    [
+        ("stages: {a: {cmd: 'run ${nothing.here}'}}", ["a", "nothing.here"]),
+        ("stages: {a: {deps: [x]}}", ["a", "cmd"]),
+        ("stages: {a: {foreach: 3, do: {cmd: run}}}", ["a", "foreach"]),
+        (
+            "stages: {a: {cmd: x, deps: [2], outs: [1]}, b: {cmd: y, deps: [1], outs: [2]}}",
+            ["a", "b", "wait for each other"],
+        ),
+        ("stages: [", ["dvc.yaml", "not YAML"]),
+        ("- a", ["dvc.yaml", "list"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_stage_and_the_key(tmp_path: Path, stages: str, names: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_graph(write(tmp_path, stages))
+    assert all(name in str(caught.value) for name in names), str(caught.value)
+
+
+def test_a_directory_without_dvc_yaml_is_no_workspace(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="rlhf init"):
+        load_graph(tmp_path)

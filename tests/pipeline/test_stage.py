@@ -1,0 +1,266 @@
+"""A stage as a process: what it leaves, how it ends, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import Exit
+from rlhf.pipeline.manifest import digest
+from rlhf.tracking.journal import read
+from tests.conftest import ROOT, wait_until
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.integration
+HEADER = "from rlhf.pipeline.stage import Stage, run_stage\nfrom rlhf import errors\nimport os, sys, time\n"
+FOOTER = "\nif __name__ == '__main__':\n    run_stage(main)\n"
+
+
+def rewrite(workspace: Path, name: str, body: str) -> None:
+    """Give a program of the toy workspace another body."""
+    text = "".join(f"    {line}\n" for line in body.splitlines())
+    (workspace / f"{name}.py").write_text(f"{HEADER}def main(stage):\n{text}{FOOTER}")
+
+
+def work_of(workspace: Path, stage: str) -> list[Path]:
+    """Work directories of a stage, by its journals."""
+    found = workspace.glob(".work/*/journal.jsonl")
+    return [file.parent for file in found if next(read(file))["stage"] == stage]
+
+
+def left_over(workspace: Path) -> list[str]:
+    return [path.name for path in workspace.rglob(".partial-*")]
+
+
+def test_outputs_have_receipt_and_manifest_and_the_journal_tells_the_run(workspace: Path, run_program: Run) -> None:
+    done = run_program("rows.py", RLHF_RUN="run-1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "rows: 2 rows\n")
+    assert (workspace / "data/rows/rows.txt").read_text() == "- one\n- two\n"
+    assert (workspace / "reports/rows.json").read_text() == '{\n "rows": 2,\n "share": 0.333333\n}\n'
+    receipt = json.loads((workspace / "data/rows/receipt.json").read_text())
+    assert receipt["params"] == {"seed": 0, "rows": {"prefix": "- "}}
+    assert receipt["inputs"] == {"source.txt": digest(workspace / "source.txt")}
+    assert receipt["code"] == json.loads((workspace / "code.json").read_text())["rows"]
+    (work,) = work_of(workspace, "rows")
+    records = list(read(work / "journal.jsonl"))
+    assert [record["kind"] for record in records] == ["start", "metrics_final", "output", "output", "end"]
+    assert records[0]["pipeline_run"] == "run-1"
+    assert records[2]["digest"] == digest(workspace / "data/rows")
+    assert records[-1]["status"] == "done"
+    assert work.name == receipt["key"]
+
+
+def test_equal_work_has_equal_bytes_and_one_key(workspace: Path, run_program: Run) -> None:
+    run_program("rows.py")
+    first = digest(workspace / "data/rows")
+    run_program("rows.py", RLHF_RUN="another")
+    assert digest(workspace / "data/rows") == first
+    assert len(work_of(workspace, "rows")) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "same"),
+    [
+        ("params.yaml", 'prefix: "- "', 'prefix: "* "', False),
+        ("params.yaml", "seed: 0", "seed: 1", False),
+        ("params.yaml", "limit: 1", "limit: 2", True),  # of another stage
+        ("params.yaml", "seed: 0", "seed: 0 # comment", True),
+        ("source.txt", "two", "three", False),
+        ("rows.py", "len(lines)", "len(lines) + 0", False),
+        ("rows.py", "    lines =", "    # a comment\n    lines =", True),
+    ],
+)
+def test_the_key_follows_params_inputs_and_code(
+    workspace: Path, run_program: Run, file: str, old: str, new: str, same: bool
+) -> None:
+    run_program("rows.py")
+    text = (workspace / file).read_text()
+    assert old in text
+    (workspace / file).write_text(text.replace(old, new))
+    assert run_program("rows.py").returncode == 0
+    assert (len(work_of(workspace, "rows")) == 1) == same
+
+
+def test_the_receipts_of_what_is_upstream_are_at_hand(workspace: Path, run_program: Run) -> None:
+    for command in (["rows.py"], ["model.py", "small"], ["model.py", "large"], ["gate.py"]):
+        assert run_program(*command).returncode == 0
+    assert (workspace / "report.txt").read_text() == "{'large': 24, 'small': 12}\n['models/large', 'models/small']\n"
+    journal = work_of(workspace, "model@large")[0] / "journal.jsonl"
+    assert [r["values"] for r in read(journal) if r["kind"] == "metrics"] == [{"loss": 1.0}, {"loss": 0.5}]
+
+
+def test_a_flipped_byte_in_an_input_is_named_before_anything_runs(workspace: Path, run_program: Run) -> None:
+    run_program("rows.py")
+    rows = workspace / "data/rows/rows.txt"
+    rows.write_bytes(rows.read_bytes().replace(b"one", b"onf"))
+    done = run_program("model.py", "small")
+    assert done.returncode == Exit.DATA
+    assert str(rows) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (workspace / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ("stage.input('params.yaml')", ["params.yaml", "deps"]),
+        ("stage.output('elsewhere')", ["elsewhere", "outs"]),
+        ("stage.input('data')", ["data", "deps"]),  # a directory around an input
+    ],
+)
+def test_what_dvc_yaml_does_not_declare_is_refused(
+    workspace: Path, run_program: Run, body: str, names: list[str]
+) -> None:
+    run_program("rows.py")
+    rewrite(workspace, "model", body)
+    done = run_program("model.py", "small")
+    assert done.returncode == Exit.CONFIG
+    assert all(name in done.stderr for name in ["`model@small`", *names]), done.stderr
+
+
+def test_an_unknown_stage_is_told_what_there_is(run_program: Run) -> None:
+    done = run_program("model.py", "huge")
+    assert done.returncode == Exit.CONFIG
+    assert "`model@huge`" in done.stderr
+    assert "model@small" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("raise errors.DataError('row 3 is bad')", Exit.DATA, "row 3 is bad"),
+        ("raise errors.Retryable('the hub is away')", Exit.RETRYABLE, "the hub is away"),
+        ("raise MemoryError", Exit.OUT_OF_MEMORY, "micro_batch_size"),
+        (
+            "raise type('OutOfMemoryError', (RuntimeError,), {'__module__': 'torch'})('CUDA out of memory')",
+            Exit.OUT_OF_MEMORY,
+            "CUDA out of memory",
+        ),
+        ("raise OSError(28, 'No space left on device', 'models/x')", Exit.DISK_FULL, "models/x on the file system"[:8]),
+        ("raise RuntimeError('I/O error: No space left on device (os error 28)')", Exit.DISK_FULL, "MB are free"),
+        ("raise ValueError('shapes differ')", Exit.FAILED, "traceback in .rlhf/logs/rows.log"),
+        ("raise KeyboardInterrupt", Exit.PREEMPTED, "checkpoint"),
+        ("os.kill(os.getpid(), 15); time.sleep(9)", Exit.PREEMPTED, "checkpoint"),
+        ("pass", Exit.FAILED, "without making data/rows"),
+        ("stage.metrics({'x': float('nan')})", Exit.FAILED, "JSON"),
+    ],
+)
+def test_every_end_has_its_code_and_one_line(
+    workspace: Path, run_program: Run, body: str, code: Exit, says: str
+) -> None:
+    run_program("rows.py")
+    before = digest(workspace / "data/rows")
+    (workspace / "source.txt").write_text("changed\n")
+    rewrite(
+        workspace,
+        "rows",
+        f"(stage.output('data/rows') / 'torn').write_text('half')\n{body}" if body != "pass" else body,
+    )
+    done = run_program("rows.py")
+    assert done.returncode == code
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert digest(workspace / "data/rows") == before
+    assert left_over(workspace) == []
+
+
+def test_the_traceback_is_in_the_log_and_shown_on_demand(workspace: Path, run_program: Run) -> None:
+    rewrite(workspace, "rows", "raise ValueError('shapes differ')")
+    assert "Traceback" not in run_program("rows.py").stderr
+    assert "ValueError: shapes differ" in (workspace / ".rlhf/logs/rows.log").read_text()
+    assert "Traceback" in run_program("rows.py", RLHF_DEBUG="1").stderr
+
+
+def test_a_stage_that_was_killed_leaves_its_work_and_the_next_one_starts_clean(
+    workspace: Path, run_program: Run
+) -> None:
+    body = """
+checkpoint = stage.work / "checkpoint"
+out = stage.output("data/rows")
+if not checkpoint.exists():
+    (out / "torn").write_text("half")
+    checkpoint.write_text("step 7")
+    os.kill(os.getpid(), 9)
+(out / "rows.txt").write_text(checkpoint.read_text())
+stage.metrics({})
+"""
+    rewrite(workspace, "rows", body)
+    assert run_program("rows.py").returncode == -signal.SIGKILL
+    assert left_over(workspace) == [".partial-rows"]
+    assert run_program("rows.py").returncode == 0
+    assert sorted(path.name for path in (workspace / "data/rows").iterdir()) == [
+        "MANIFEST.json",
+        "receipt.json",
+        "rows.txt",
+    ]
+    assert (workspace / "data/rows/rows.txt").read_text() == "step 7"
+    assert left_over(workspace) == []
+
+
+def test_the_same_work_twice_at_once_is_busy_and_names_the_holder(workspace: Path, run_program: Run) -> None:
+    rewrite(workspace, "rows", "stage.output('data/rows')\nopen('up', 'w').close()\ntime.sleep(60)")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen([sys.executable, "rows.py"], cwd=workspace, env=environment)
+    try:
+        wait_until((workspace / "up").exists, "the first run")
+        done = run_program("rows.py")
+        assert done.returncode == Exit.BUSY
+        assert f"process {first.pid}" in done.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_a_stage_dies_with_its_parent(workspace: Path) -> None:
+    rewrite(workspace, "rows", "open('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    starter = f"import subprocess, sys; subprocess.run([{sys.executable!r}, 'rows.py'])"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", starter], cwd=workspace, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    pid = workspace / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text() != "", "the stage")
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not Path(f"/proc/{pid.read_text()}").exists(), "the stage's death", 5.0)
+
+
+def test_a_light_stage_imports_nothing_heavy(workspace: Path, run_program: Run) -> None:
+    heavy = "[m for m in ('torch', 'transformers', 'mlflow', 'prefect', 'dvc', 'pandas', 'rich') if m in sys.modules]"
+    rewrite(
+        workspace,
+        "rows",
+        f"stage.output('data/rows').joinpath('rows.txt').write_text(str({heavy}))\nstage.metrics({{}})",
+    )
+    assert run_program("rows.py").returncode == 0
+    assert (workspace / "data/rows/rows.txt").read_text() == "[]"
+
+
+def test_starting_a_stage_is_quick(workspace: Path, run_program: Run) -> None:
+    run_program("rows.py")
+    started = time.monotonic()
+    run_program("rows.py")
+    assert time.monotonic() - started < 3.0
+
+
+def test_only_declared_sections_of_the_configuration_can_be_read(tmp_path: Path) -> None:
+    from rlhf.config import load_config
+    from rlhf.errors import ConfigError
+    from rlhf.pipeline.declared import declared_view
+
+    view = declared_view(load_config(ROOT / "params.yaml"), ("seed", "align.dpo", "validate"), "align@dpo")
+    assert view.seed == 0
+    assert view.align.dpo.beta == 0.1
+    assert view.validate_.splits.train == 0.8
+    for read, key in (
+        (lambda: view.sft, "sft"),
+        (lambda: view.align.ppo, "align.ppo"),
+        (lambda: view.tokens, "tokens"),
+    ):
+        with pytest.raises(ConfigError, match=f"`align@dpo` reads `{key}`"):
+            read()

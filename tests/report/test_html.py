@@ -1,0 +1,148 @@
+"""The report is one self-contained page, the same every time, and no text in it can break out of its place."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from rlhf.gate.records import Check
+from rlhf.report.html import bar, number, read_curves, render_report
+from rlhf.report.text import visible
+from tests.report.conftest import RECEIPTS, made_decision
+
+
+class Page(HTMLParser):
+    """Counts elements, and checks that each one that opens is closed in its turn."""
+
+    EMPTY = frozenset({"meta", "br", "img", "input", "link"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def html(workspace: Path) -> str:
+    return render_report(workspace, made_decision(), RECEIPTS)
+
+
+def test_hostile_text_stays_text(html: str) -> None:
+    page = Page(html)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert "b" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; &lt;img" in html
+    assert "⟨U+202E⟩gnp.exe⟨U+200B⟩ {{ 7 * 7 }}" in html
+    assert "\u202e" not in html
+    assert "&lt;b&gt;tie&lt;/b&gt;: 9; empty response: 4" in html
+
+
+def test_hostile_text_is_shown_wherever_it_can_come_from(workspace: Path) -> None:
+    hostile = "</td><script>1</script>\u202e"
+    path = workspace / "reports/validate.json"
+    path.write_text(json.dumps({"tables": {hostile: {"rows": 1, "kept": 1, "quarantined": 0, "reasons": {}}}}))
+    (workspace / "reports/collect.json").write_text(json.dumps({hostile: 1}))
+    receipts = {
+        hostile: {"stage": hostile, "key": hostile, "inputs": {hostile: hostile}, "versions": {hostile: hostile}}
+    }
+    html = render_report(workspace, made_decision(), receipts)
+    assert "script" not in Page(html).tags
+    assert "\u202e" not in html
+    assert html.count("&lt;/td&gt;&lt;script&gt;1&lt;/script&gt;⟨U+202E⟩") >= 8
+
+
+def test_nothing_is_fetched(html: str) -> None:
+    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    attributes = Page(html).attributes
+    assert "src" not in {name for name, _ in attributes}
+    links = [value for name, value in attributes if name in ("href", "xlink:href")]
+    assert all(value is not None and value.startswith("#") for value in links)
+
+
+def test_the_same_inputs_give_the_same_bytes(workspace: Path, html: str) -> None:
+    assert render_report(workspace, made_decision(), RECEIPTS) == html
+
+
+def test_a_page_for_everyone(html: str) -> None:
+    page = Page(html)
+    assert page.tags.count("h1") == 1
+    assert ("lang", "en") in page.attributes
+    assert page.tags.count("table") == page.tags.count("caption")
+    drawings = page.tags.count("svg")
+    assert drawings == page.attributes.count(("aria-hidden", "true"))
+    assert [name for name, _ in page.attributes].count("role") == 2 * page.tags.count("figure")
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_every_check_of_every_candidate_is_there(html: str) -> None:
+    section = html[html.index('id="checks"') : html.index('id="examples"')]
+    for candidate in made_decision().candidates:
+        for check in candidate.checks:
+            assert section.count(f'<th scope="row">{check.name.replace("_", " ")}</th>') == 2
+    assert "about 2,310 prompts would settle it" in html
+
+
+def test_plots_that_have_no_numbers_are_left_out(workspace: Path) -> None:
+    (workspace / "reports/reward/calibration.csv").write_text("confidence,accuracy,count\n")
+    (workspace / "reports/align/ppo/curves.csv").unlink()
+    html = render_report(workspace, made_decision(), RECEIPTS)
+    assert "Reward-model calibration" not in html
+    assert "On the way there" not in html
+    assert "Reward against KL" in html
+
+
+def test_a_bar_puts_interval_and_threshold_in_their_places() -> None:
+    check = Check(outcome="pass", reason="", value=5.0, low=4.0, high=6.0, threshold=14.0, at_least=False)
+    drawn = bar(check)
+    assert drawn is not None
+    assert (drawn.low, drawn.value, drawn.high, drawn.threshold) == (11.54, 19.23, 26.92, 88.46)
+    assert drawn.good == (0.0, 88.46)
+    assert bar(Check(outcome="pass", reason="")) is None
+    level = bar(Check(outcome="pass", reason="", value=0.0, threshold=0.0))
+    assert level is not None
+    assert level.value == level.threshold
+
+
+def test_curves_leave_out_rows_with_holes(tmp_path: Path) -> None:
+    (tmp_path / "curves.csv").write_text("step,loss\n1,2.5\n2,\n3,nan\n4,1.5\n")
+    assert read_curves(tmp_path / "curves.csv") == {"step": [1.0, 4.0], "loss": [2.5, 1.5]}
+
+
+def test_invisible_characters_are_named() -> None:
+    assert visible("a\u202eb\u2066c\x1b[31m\u200d\ufeff\x00\U000e0041") == (
+        "a⟨U+202E⟩b⟨U+2066⟩c⟨U+001B⟩[31m⟨U+200D⟩⟨U+FEFF⟩⟨U+0000⟩⟨U+E0041⟩"
+    )
+    assert visible("two lines\n\tand a tab, é, 漢, 🙂") == "two lines\n\tand a tab, é, 漢, 🙂"
+
+
+def test_numbers_are_short() -> None:
+    assert [number(value) for value in (0.123456, 1200.0, -0.04, 0.0, None, 1e-7)] == [
+        "0.123",
+        "1,200",
+        "-0.04",
+        "0",
+        "–",
+        "1e-07",
+    ]

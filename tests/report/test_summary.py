@@ -1,0 +1,97 @@
+"""The summary says what the reports say, and its examples follow their rule."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import DataError
+from rlhf.report.summary import Kl, choose_examples, flatten, load_summary
+from tests.report.conftest import made_row
+
+
+def test_the_table_holds_sft_and_then_each_algorithm(workspace: Path) -> None:
+    summary = load_summary(workspace)
+    assert [row.model for row in summary.rows] == ["sft", "ppo", "dpo"]
+    sft, _, dpo = summary.rows
+    assert (sft.win_rate, sft.proxy_reward, sft.gold_reward, sft.kl, sft.length) == (
+        None,
+        -0.04,
+        0.41,
+        Kl(0.0, 0.0, 0.0),
+        21.9,
+    )
+    assert dpo.win_rate is not None
+    assert (dpo.win_rate.value, dpo.win_rate.wins, dpo.proxy_reward, dpo.gold_reward) == (0.806, 318, 2.31, 0.87)
+    assert (dpo.kl, dpo.length) == (Kl(14.2, 13.6, 14.9), 16.4)
+    assert (summary.decision.decision, summary.decision.winner) == ("PROMOTE", "dpo")
+
+
+def test_stages_come_in_the_order_of_the_pipeline(workspace: Path) -> None:
+    stages = {stage.stage: stage.values for stage in load_summary(workspace).stages}
+    assert list(stages) == [
+        "collect",
+        "validate",
+        "base",
+        "sft",
+        "reward",
+        "align@ppo",
+        "align@dpo",
+        "evaluate@ppo",
+        "evaluate@dpo",
+    ]
+    assert stages["sft"] == {"loss": 0.31, "accuracy.value": 0.74}
+
+
+def test_examples_are_the_first_of_each_use_case_on_which_the_answers_differ() -> None:
+    rows = [made_row(index, "dpo") for index in range(40)][::-1]
+    found = choose_examples(rows, "dpo")
+    assert [(example.prompt_id, example.use_case) for example in found] == [
+        ("003", "chat"),
+        ("004", "extraction"),
+        ("005", "rewrite"),
+    ]
+    assert found[0].policy == "Answer 3 of dpo, short and to the point."
+    assert found[0].prompt == (("user", "Question 3: what is the capital of country 3?"),)
+
+
+def test_there_may_be_fewer_examples_than_wanted() -> None:
+    alike = [made_row(index, "dpo") | {"policy_response": "x", "sft_response": "x"} for index in range(9)]
+    assert choose_examples(alike, "dpo") == ()
+    one_case = [made_row(index, "dpo") | {"use_case": "chat"} for index in range(9)]
+    assert [example.prompt_id for example in choose_examples(one_case, "dpo")] == ["003"]
+
+
+def test_without_a_winner_the_nearest_policy_answers(workspace: Path) -> None:
+    path = workspace / "reports/gate/decision.json"
+    decision = json.loads(path.read_text())
+    decision |= {"decision": "REJECT", "winner": None}
+    decision["candidates"]["ppo"]["win_rate"]["low"] = 0.99
+    path.write_text(json.dumps(decision))
+    assert {example.algorithm for example in load_summary(workspace).examples} == {"ppo"}
+
+
+def test_what_was_not_measured_is_none(workspace: Path) -> None:
+    path = workspace / "reports/evaluate/dpo/metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"gold_reward": None, "kl": None}))
+    row = load_summary(workspace).rows[2]
+    assert (row.gold_reward, row.kl) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["gate/decision.json", "evaluate/ppo/metrics.json", "evaluate/dpo/rows/rows.parquet"])
+def test_a_missing_report_is_named(workspace: Path, name: str) -> None:
+    (workspace / "reports" / name).unlink()
+    with pytest.raises(DataError, match=name):
+        load_summary(workspace)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"decision": "PROMOTE"}', "\x00"])
+def test_a_broken_decision_is_named(workspace: Path, content: str) -> None:
+    (workspace / "reports/gate/decision.json").write_text(content)
+    with pytest.raises(DataError, match=r"decision\.json"):
+        load_summary(workspace)
+
+
+def test_flatten_keeps_finite_numbers_only() -> None:
+    nested = {"a": 1, "b": {"c": 0.5, "d": "x", "e": None, "f": True, "g": float("nan")}}
+    assert flatten(nested) == {"a": 1.0, "b.c": 0.5}

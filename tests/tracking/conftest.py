@@ -1,0 +1,99 @@
+"""Workspaces of small files, and one MLflow server for the session."""
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rlhf.tracking.store import connect
+from tests.tracking.workspace import Workspace, make_workspace, write_decision
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has the store of its own workspace."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RLHF_EXPERIMENT", raising=False)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with MLflow's tables and nothing in them: making them takes seconds."""
+    directory = tmp_path_factory.mktemp("empty")
+    connect(directory)
+    (directory / "mlflow.db").rename(directory / "empty.db")
+    with closing(sqlite3.connect(directory / "empty.db")) as store:
+        store.execute("DELETE FROM experiments WHERE name = ?", [directory.name])
+        store.commit()
+    return directory / "empty.db"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_store: Path) -> Workspace:
+    """A workspace whose stages have run and whose gate lets dpo through."""
+    made = make_workspace(tmp_path / "small")
+    shutil.copy(empty_store, made.path / "mlflow.db")
+    write_decision(made)
+    return made
+
+
+class Server:
+    """An MLflow server on loopback that can be stopped and started again with the same store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory}/server.db"]
+        command += ["--artifacts-destination", (self.directory / "artifacts").as_uri()]
+        quiet = {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        }
+        with open(self.directory / "server.log", "ab") as log:
+            self._process = subprocess.Popen(
+                command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while not self._healthy():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.directory / "server.log").read_text())
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self._process and self._process.poll() is None:
+            os.killpg(self._process.pid, 15)
+            self._process.wait(30)
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server. A test that stops it starts it again."""
+    running = Server(tmp_path_factory.mktemp("mlflow"))
+    running.start()
+    yield running
+    running.stop()

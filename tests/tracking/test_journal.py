@@ -1,0 +1,118 @@
+"""The journal loses nothing that was written whole, and believes nothing that was not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import Busy, DataError
+from rlhf.tracking.journal import Journal, alive, read, read_from
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        for step in range(3):
+            journal.write("metrics", step=step, values={"loss": 0.1 + step}, time=1000.5 + step)
+    return path
+
+
+def steps(path: Path) -> list[int]:
+    return [record["step"] for record in read(path)]
+
+
+def test_records_come_back_as_written(path: Path) -> None:
+    assert list(read(path))[1] == {"kind": "metrics", "time": 1001.5, "step": 1, "values": {"loss": 1.1}}
+
+
+def test_every_torn_tail_is_cut_and_writing_goes_on(path: Path) -> None:
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(last, len(whole)):
+        path.write_bytes(whole[:end])
+        assert steps(path) == [0, 1], end
+        with Journal(path) as journal:
+            journal.write("metrics", step=7, values={})
+        assert steps(path) == [0, 1, 7], end
+
+
+def test_a_tail_of_zeros_is_cut(path: Path) -> None:
+    with open(path, "ab") as file:
+        file.write(b"\0" * 100)
+    Journal(path).close()
+    assert steps(path) == [0, 1, 2]
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_damage_in_the_middle_names_file_and_line(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    second = data.index(b"\n") + 30
+    for position in (second, second + 10):
+        damaged = data.copy()
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"{path}: line 2 "):
+            list(read(path))
+        with pytest.raises(DataError, match="line 2 "):
+            Journal(path)
+        assert path.read_bytes() == damaged, "the damaged journal must be left as it is"
+
+
+def test_reading_from_an_offset_goes_on_where_it_stopped(path: Path) -> None:
+    offsets = [offset for _, offset in read_from(path, 0)]
+    assert offsets[-1] == path.stat().st_size
+    assert [record["step"] for record, _ in read_from(path, offsets[0])] == [1, 2]
+    assert list(read_from(path, offsets[-1])) == []
+
+
+def test_a_line_that_is_being_written_is_no_damage(path: Path) -> None:
+    size = path.stat().st_size
+    line = path.read_bytes().splitlines(keepends=True)[0]
+    with open(path, "ab", buffering=0) as file:
+        file.write(line[:20])
+        assert list(read_from(path, size)) == []
+        file.write(line[20:])
+        assert [record["step"] for record, _ in read_from(path, size)] == [0]
+
+
+def test_one_writer_at_a_time(path: Path) -> None:
+    with Journal(path):
+        assert alive(path)
+        with pytest.raises(Busy, match=str(path)):
+            Journal(path)
+    assert not alive(path)
+
+
+def test_what_a_killed_writer_wrote_is_there_and_its_lock_is_gone(path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from rlhf.tracking.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1])); journal.write('metrics', step=9, values={}); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -9
+    assert steps(path) == [0, 1, 2, 9]
+    assert not alive(path)
+
+
+@pytest.mark.parametrize(
+    "module", ["tracking.journal", "tracking.lineage", "tracking.sender", "tracking.promotion", "gate.ledger"]
+)
+def test_importing_is_light(module: str) -> None:
+    code = f"import sys, rlhf.{module}; print([m for m in ('mlflow', 'torch', 'pandas', 'numpy') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_writes_reach_the_disk_at_close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with Journal(path) as journal:
+        for step in range(100):
+            journal.write("metrics", step=step, values={})
+        assert len(synced) <= 1, "at most once a second"
+    assert synced

@@ -1,0 +1,113 @@
+"""A workspace whose stages have run, made of small files: outputs with receipts and manifests, journals, dvc.lock."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import save_file
+
+from rlhf.pipeline.manifest import write_manifest
+from rlhf.tracking.journal import Journal
+
+TIME = 1_760_000_000.0  # of the first record; each journal of a stage begins 100 s after the one before
+STEPS = 5
+
+GRAPH = {
+    "collect": ("data/raw", []),
+    "validate": ("data/clean", ["data/raw"]),
+    "base": ("models/base", ["data/clean"]),
+    "sft": ("models/sft", ["data/clean", "models/base"]),
+    "sample": ("data/samples", ["data/clean", "models/sft"]),
+    "label": ("data/judgements", ["data/clean", "data/samples"]),
+    "reward": ("models/reward", ["data/judgements", "models/sft"]),
+    "align@dpo": ("models/policy/dpo", ["data/clean", "data/judgements", "models/sft", "models/reward"]),
+}
+MODEL_STAGES = ["base", "sft", "reward", "align@dpo"]
+
+
+@dataclass
+class Workspace:
+    """What was made, for tests to compare with."""
+
+    path: Path
+    keys: dict[str, str]  # by stage
+    digests: dict[str, str]  # by path of an output
+
+    def journal(self, stage: str) -> Path:
+        return self.path / ".work" / self.keys[stage] / "journal.jsonl"
+
+
+def make_workspace(path: Path, beta: float = 0.1, run: str = "run-1") -> Workspace:
+    """Run every stage of GRAPH, in appearance. Another `beta` gives align@dpo another key and other weights."""
+    made = Workspace(path, {}, {})
+    lock: dict[str, Any] = {}
+    for position, (stage, (output, inputs)) in enumerate(GRAPH.items()):
+        params = {"seed": 0, "collect": {"sources": [{"kind": "world"}]}} if stage == "collect" else {"seed": 0}
+        params |= {"align.dpo": {"beta": beta, "epochs": 1.0}} if stage == "align@dpo" else {}
+        digests = {name: made.digests[name] for name in inputs}
+        parts = {"stage": stage, "code": "c0de", "params": params, "inputs": digests}
+        made.keys[stage] = key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        receipt = {**parts, "key": key, "versions": {"python": "3.11"}}
+        made.digests[output] = write_output(path / output, receipt)
+        start = {**receipt, "git": {"commit": "abc123", "dirty": True}, "host": "here", "pipeline_run": run}
+        write_journal(made.journal(stage), start, TIME + 100 * position)
+        lock[stage] = {"outs": [{"path": output, "md5": hashlib.md5(output.encode()).hexdigest() + ".dir"}]}
+    (path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
+    write_pipeline_journal(made, run)
+    return made
+
+
+def write_output(directory: Path, receipt: dict[str, Any]) -> str:
+    """An output directory of a few bytes that depend on the stage key; return its digest."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = np.frombuffer(receipt["key"].encode(), dtype=np.uint8)
+    save_file({"weights": weights.copy()}, directory / "model.safetensors")
+    (directory / "receipt.json").write_text(json.dumps(receipt))
+    return write_manifest(directory)
+
+
+def write_journal(path: Path, start: dict[str, Any], time: float) -> None:
+    with Journal(path) as journal:
+        journal.write("start", **start, time=time)
+        write_steps(journal, range(STEPS), time)
+        journal.write(
+            "metrics_final", values={"accuracy": {"value": 0.75, "pairs": 40}, "note": "text"}, time=time + 50
+        )
+        journal.write("end", status="done", seconds=60.0, time=time + 60)
+
+
+def write_steps(journal: Journal, steps: range, time: float) -> None:
+    for step in steps:
+        journal.write("metrics", step=step, values={"loss": 1.0 / (step + 1), "kl": 0.1 * step}, time=time + step)
+
+
+def write_pipeline_journal(made: Workspace, run: str, state: str = "Completed") -> None:
+    with Journal(made.path / ".rlhf/runs" / f"{run}.jsonl") as journal:
+        git = {"commit": "abc123", "dirty": False}
+        journal.write("start", run_id=run, params={"seed": 0, "gate": {"confidence": 0.95}}, git=git, time=TIME)
+        for stage, key in made.keys.items():
+            journal.write("stage", name=stage, key=key, state=state, message=f"{stage} is done", time=TIME + 900)
+        journal.write("end", status="Completed", time=TIME + 1000)
+
+
+def write_decision(made: Workspace, decision: str = "PROMOTE") -> None:
+    """The gate's decision about models/policy/dpo, and the evaluation it rests on."""
+    checks = [
+        {"name": "win_rate", "passed": True, "reason": "0.8 > 0.5"},
+        {"name": "kl", "passed": decision == "PROMOTE", "reason": "52 nats, at most 40"},
+    ]
+    winner = "dpo" if decision == "PROMOTE" else None
+    reports = made.path / "reports"
+    (reports / "gate").mkdir(parents=True, exist_ok=True)
+    (reports / "evaluate/dpo").mkdir(parents=True, exist_ok=True)
+    candidates = {"dpo": {"decision": decision, "checks": checks}}
+    sentence = f"dpo: {decision}."
+    (reports / "gate/decision.json").write_text(
+        json.dumps({"decision": decision, "sentence": sentence, "winner": winner, "candidates": candidates})
+    )
+    digest = made.digests["models/policy/dpo"]
+    (reports / "evaluate/dpo/metrics.json").write_text(json.dumps({"policy_digest": digest}))

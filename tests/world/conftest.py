@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import load_config
+from rlhf.config.world import WorldConfig
+from rlhf.world import World
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture(scope="session")
+def config() -> WorldConfig:
+    return load_config(PARAMS).world
+
+
+@pytest.fixture(scope="session")
+def world(config: WorldConfig) -> World:
+    return World(config, seed=0)
