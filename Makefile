@@ -1,5 +1,5 @@
 # make run: set up and run the pipeline.  make test: set up and run the tests.  Needs Python 3.11 or newer, git and make.
-.PHONY: setup run test check bench lock clean
+.PHONY: setup run test check lock clean
 .DEFAULT_GOAL := run
 
 VENV := .venv
@@ -39,10 +39,6 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m rlhf.pipeline.fingerprint --check
-
-bench: setup
-	@$(BIN)/python -m pip install --no-input --disable-pip-version-check -q -e '.[bench]'
-	@$(BIN)/python -m bench $(ARGS)
 
 # After a change of dependencies: install them into .venv, then write down what is proven to work together.
 lock:

@@ -72,7 +72,7 @@ def run(workspace: Path, *, reporter: Reporter | None = None, promote: bool = Tr
     that cannot be read. A stage that fails raises nothing: its exit code and message are in the result.
     """
     quiet_console()
-    with _open(workspace.resolve(), reporter or Silent(), promote) as session, _stopped_by_signals(session.stop):
+    with _open(workspace.resolve(), reporter or Silent(), promote) as session:
         token = _SESSION.set(session)
         try:
             state = pipeline(str(session.workspace), promote, return_state=True)
@@ -88,6 +88,7 @@ def run(workspace: Path, *, reporter: Reporter | None = None, promote: bool = Tr
 def _open(workspace: Path, reporter: Reporter, promote: bool) -> Iterator[Session]:
     """Hold the workspace and put in order what a run that was killed left behind."""
     with hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}"):
+        versioning.clear_dead_locks(workspace)
         with client() as connected:
             ensure_limits(connected)
             require_limits(connected)
@@ -101,7 +102,7 @@ def _open(workspace: Path, reporter: Reporter, promote: bool) -> Iterator[Sessio
 def _run(session: Session) -> State:
     """The body of the flow."""
     workspace, graph, reporter = session.workspace, session.graph, session.reporter
-    with sending(workspace) as sender:
+    with _stopped_by_signals(session.stop), sending(workspace) as sender:
         with Journal(workspace / ".rlhf" / "runs" / f"{session.id}.jsonl") as journal:
             params, git = read_yaml(workspace / PARAMS), git_state(workspace)
             journal.write("start", run_id=session.id, flow_run=flow_run.get_id(), params=params, git=git)
@@ -141,8 +142,10 @@ def _submit_all(stages: Stages) -> None:
                 retry_condition_fn=lambda task, run, state: stages.may_retry(task.name),
             )
             futures[spec.name] = task.submit(spec.name, return_state=False, wait_for=waits_for)
-        for future in futures.values():
+        for name, future in futures.items():
             future.wait()
+            if name not in stages.results:  # Prefect itself failed, or its server
+                stages.results[name] = StageResult("failed", Exit.SERVICE, f"Prefect: {future.state.message}")
     except BaseException:
         stages.stop.set()  # a worker cancels the flow by an exception in this thread
         raise
@@ -189,7 +192,7 @@ def _final_state(results: dict[str, StageResult], stopped: bool) -> State:
 
 @contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` on SIGINT and SIGTERM, instead of what they do otherwise."""
+    """Set `stop` on SIGINT and SIGTERM, instead of what Prefect does inside a flow: raise wherever it stands."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.set()

@@ -29,8 +29,10 @@ def promote(workspace: str = ".", approval: bool = False, wait: float = WAIT) ->
     place = Path(workspace).resolve()
     decision = read_decision(place)
     if decision is None or decision["decision"] != "PROMOTE":
-        verdict = f"The gate says {decision['decision']}: {decision['sentence']}" if decision else "No gate has decided"
-        return Failed(message=f"{Exit.GATE_REFUSED.name}: {verdict}. Nothing is promoted")
+        verdict = (
+            f"The gate says {decision['decision']}: {decision['sentence']}" if decision else "No gate has decided."
+        )
+        return Failed(message=f"{Exit.GATE_REFUSED.name}: {verdict} Nothing is promoted")
     champion = Ledger(place / ".rlhf" / "ledger.db").current()
     generation, approver = champion.generation if champion else 0, ""
     if approval:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.states import Completed, Failed, State
 
 from flows.results import Reporter, StageResult
 from flows.slots import gpu_slot
@@ -103,7 +103,10 @@ def retry_delays(spec: StageSpec) -> list[float]:
 
 
 def _prefect_state(result: StageResult) -> State:
-    """The state that Prefect shows: Completed, Cached, Failed, Skipped or Stopped."""
+    """The state that Prefect shows: Completed, Cached, Failed, Skipped or Stopped.
+
+    The last two are of type Failed, because Prefect runs a task that waits for a Cancelled one not even to skip it.
+    """
     match result.state:
         case "ran":
             return Completed(message=result.summary)
@@ -112,4 +115,4 @@ def _prefect_state(result: StageResult) -> State:
         case "failed":
             return Failed(message=f"{result.exit.name}: {result.message}")
         case _:
-            return Cancelled(name=result.state.capitalize(), message=result.message)
+            return Failed(name=result.state.capitalize(), message=result.message)

@@ -1,5 +1,8 @@
 """sample: draw K answers a prompt from the SFT policy, for people to rank."""
 
+from hashlib import sha256
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,7 +19,7 @@ def main(stage: Stage) -> None:
     config, tokens = stage.config.sample, stage.config.tokens
     sft = stage.input("models/sft")
     tokenizer, policy = load_tokenizer(sft), load_policy(sft).to(device())
-    rows = sorted(read_rows(stage.input("data/clean"), "prompts"), key=lambda row: row["id"])
+    rows = sorted(read_rows(stage.input("data/clean"), "prompts"), key=draw)
     encoded = [(row, encode_prompt(tokenizer, row["prompt"])) for row in rows]
     fitting = [(row, ids) for row, ids in encoded if len(ids) <= tokens.prompt]
     chosen, too_long = fitting[: config.prompts], len(encoded) - len(fitting)
@@ -58,6 +61,11 @@ def main(stage: Stage) -> None:
     stage.summary(
         f"{len(answers):,} answers to {len(table):,} prompts, {length:.1f} tokens, {terminated:.1%} ended by themselves"
     )
+
+
+def draw(row: dict[str, Any]) -> str:
+    """A random but lasting order. Not that of the ids themselves: splits are ranges of the prompt's hash, as ids are."""
+    return sha256(f"sample {row['id']}".encode()).hexdigest()
 
 
 def grouped(items: list, size: int) -> list[list]:

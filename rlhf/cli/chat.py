@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
+from rlhf.cli.console import WorkspaceOption, err, find_workspace, out, printable
 from rlhf.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def chat(
             seed=config.seed if seed is None else seed,
         )
     if prompt is not None:
-        out.print(Text(talk.answer(prompt)), soft_wrap=True)
+        out.print(Text(printable(talk.answer(prompt))), soft_wrap=True)
         return
     out.print(Text(f"{place}. An empty line ends, /new begins anew.", "dim"), soft_wrap=True)
     _converse(talk)
@@ -126,7 +126,7 @@ def _load(directory: Path, *, prompt_tokens: int, response_tokens: int, temperat
 def _converse(talk: Talk) -> None:
     while True:
         try:
-            text = out.input("[bold]you[/bold]  ").strip()
+            text = out.input(Text("you  ", "bold")).strip()
         except EOFError:
             return
         if not text:
@@ -135,7 +135,7 @@ def _converse(talk: Talk) -> None:
             talk.messages.clear()
             continue
         try:
-            out.print(Text.assemble(("     ", ""), (talk.answer(text), "cyan")), soft_wrap=True)
+            out.print(Text.assemble(("     ", ""), (printable(talk.answer(text)), "cyan")), soft_wrap=True)
         except DataError as error:
             out.print(Text(str(error), "yellow"), soft_wrap=True)
 

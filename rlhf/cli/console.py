@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 
 from rlhf.errors import ConfigError, DiskFull, UserError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False, emoji=False)  # what models and people wrote is shown as it is
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended
 
@@ -67,6 +67,12 @@ def find_workspace(given: Path | None) -> Path:
         f"{start} is not a workspace: it holds no dvc.yaml and params.yaml. Go to one, name one with -C DIR, "
         "or make one: rlhf init DIR"
     )
+
+
+def printable(text: str) -> str:
+    """What a model or a person wrote, without what would steer a terminal: escapes, backspaces, reversed writing."""
+    kept = "\n\t\u200c\u200d"  # the last two join letters and signs of some languages
+    return "".join(char if char.isprintable() or char in kept else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def print_json(value: Any) -> None:

@@ -171,7 +171,10 @@ def _code(workspace: Path) -> Iterator[Finding]:
         yield Finding("code", "bad", str(error), "Correct dvc.yaml")
         return
     file = workspace / CODE
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if not file.exists():
+        yield Finding("code", "good", f"{CODE} is written by the first run")
+        return
+    stored = json.loads(file.read_text(encoding="utf-8"))
     stale = [name for name in fresh if fresh[name] != stored.get(name)]
     if stale:
         yield Finding(

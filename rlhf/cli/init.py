@@ -1,5 +1,7 @@
 """`rlhf init`: a new workspace from an example."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,90 +15,110 @@ if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap
 
 DEFAULT = "small-world"
-LOCAL = "local"  # section of an example: what is laid over it when --data is given
+DATA = "{data}"  # in an example: the directory that --data names
+PACKAGE = Path(__file__).resolve().parent.parent
+USUAL_DATA = PACKAGE.parent.parent / "shared" / "data"  # beside a checkout
+COLLECT = "    cmd: python -m tasks.collect\n"  # the line of dvc.yaml that deps follow
+SOURCES = Path("data", "sources")  # where rows that come with an example go
 
 
 def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Made when it is not there.", show_default=False)],
-    example: Annotated[str, typer.Option(metavar="NAME", help="small-world, hh-harmless, oasst.")] = DEFAULT,
+    example: Annotated[str, typer.Option(metavar="NAME", help="small-world, files, hh-harmless, oasst.")] = DEFAULT,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Read the data from this directory, not from a hub.", show_default=False),
+        typer.Option(
+            metavar="PATH",
+            envvar="RLHF_DATA",
+            help="Directory of the data of hh-harmless and oasst. [default: ../shared/data beside the checkout]",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Make a workspace: dvc.yaml, params.yaml, a git and a DVC repository."""
-    import shutil
+    """Make a workspace: dvc.yaml, params.yaml, a git and a DVC repository.
 
+    small-world simulates its people; files holds rows to be replaced by yours; hh-harmless and oasst are real feedback.
+    """
     from rlhf.cli.params import write_params
+    from rlhf.pipeline import durable
     from rlhf.pipeline.versioning import init_workspace
 
     directory = directory.resolve()
     present = [name for name in ("dvc.yaml", "params.yaml") if (directory / name).exists()]
     if present:
         raise ConfigError(f"{directory} holds {' and '.join(present)} already. Name another directory")
-    params = example_params(example, data)
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"{directory} is a file. Name another directory")
+    params, graph = make_workspace_files(example, data)
     init_workspace(directory)
-    shutil.copyfile(template() / "dvc.yaml", directory / "dvc.yaml")
+    rows = _examples() / example
+    if rows.is_dir() and rows != template():
+        shutil.copytree(rows, directory / SOURCES, dirs_exist_ok=True)
     write_params(directory / "params.yaml", params)
+    durable.write_text(directory / "dvc.yaml", graph)
     out.print(Text(f"{directory} is a workspace ({example}). Next: cd {directory} && rlhf run"), soft_wrap=True)
 
 
 def template() -> Path:
     """The directory of the default dvc.yaml and params.yaml: in an installed package, or the root of a checkout."""
-    import rlhf
-
-    package = Path(rlhf.__file__).resolve().parent
-    installed = package / "examples" / DEFAULT
-    return installed if installed.is_dir() else package.parent
+    installed = _examples() / DEFAULT
+    return installed if installed.is_dir() else PACKAGE.parent
 
 
-def examples() -> dict[str, Path | None]:
-    """Names of the examples and the file of each; None for the default."""
-    import rlhf
-
-    files = sorted((Path(rlhf.__file__).resolve().parent / "examples").glob("*.yaml"))
-    return {DEFAULT: None, **{file.stem: file for file in files}}
+def examples() -> list[str]:
+    """Names of the examples."""
+    return [DEFAULT, *sorted(file.stem for file in _examples().glob("*.yaml"))]
 
 
-def example_params(name: str, data: Path | None) -> "CommentedMap":
-    """params.yaml of an example, with its comments. Raises ConfigError for an unknown name, DataError for no data."""
+def make_workspace_files(example: str, data: Path | None) -> tuple["CommentedMap", str]:
+    """params.yaml and dvc.yaml of an example, with their comments; collect depends on the files that it reads.
+
+    Raises ConfigError for an unknown name, DataError when its data are not there.
+    """
     from difflib import get_close_matches
 
     from rlhf.cli.params import overlay, read_document
 
-    known = examples()
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
-        raise ConfigError(f"there is no example `{name}`; {hint}")
-    document = read_document(template() / "params.yaml")
-    file = known[name]
-    local = None
-    if file:
-        changes = read_document(file)
-        local = changes.pop(LOCAL, None)
-        overlay(document, changes)
-    if data is not None:
-        if local is None:
-            raise ConfigError(f"the example `{name}` reads no data, so --data means nothing to it. Leave it out")
-        _below(local, data.resolve())
-        overlay(document, local)
-    return document
+    if example not in examples():
+        near = get_close_matches(example, examples(), n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(examples())}"
+        raise ConfigError(f"there is no example `{example}`; {hint}")
+    params = read_document(template() / "params.yaml")
+    graph = (template() / "dvc.yaml").read_text(encoding="utf-8")
+    if example != DEFAULT:
+        changes = read_document(_examples() / f"{example}.yaml")
+        _put(changes, example, data)
+        overlay(params, changes["params"])
+        deps = ", ".join(f'"{dep}"' for dep in changes["deps"])
+        graph = graph.replace(COLLECT, f"{COLLECT}    deps: [{deps}]\n", 1)
+    return params, graph
 
 
-def _below(value: Any, data: Path) -> None:
-    """Turn every relative `path` into one below the directory of the data. Raises DataError when it is not there."""
-    if isinstance(value, list):
-        for entry in value:
-            _below(entry, data)
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            if key == "path":
-                value[key] = str(data / entry)
-                if not (data / entry).exists():
-                    raise DataError(f"{data / entry} does not exist. --data names the directory that holds {entry}")
+def _examples() -> Path:
+    return PACKAGE / "examples"
+
+
+def _put(changes: "CommentedMap", example: str, data: Path | None) -> None:
+    """Put the directory of the data in the place of every `{data}`. Raises DataError when a file is not there."""
+    for holder, key in _places(changes):
+        place = data or USUAL_DATA
+        path = Path(holder[key].replace(DATA, str(place.resolve())))
+        if not path.exists():
+            raise DataError(
+                f"{path} does not exist. The example `{example}` reads it: name the directory with --data PATH. "
+                f"{' '.join(str(changes.get('description', '')).split())}"
+            )
+        holder[key] = str(path)
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Where a `{data}` stands: the mapping or list, and the key or index."""
+    if isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(entry, str) and entry.startswith(DATA):
+                yield value, key
             else:
-                _below(entry, data)
+                yield from _places(entry)
 
 
 COMMANDS = (init,)

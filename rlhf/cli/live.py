@@ -51,6 +51,7 @@ class Bars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
+        self._labels: dict[str, str] = {}
 
     def stage_started(self, name: str) -> None:
         """Show the stage at work; how much there is to do is not known yet."""
@@ -60,10 +61,11 @@ class Bars:
 
     def progress(self, name: str, done: int, total: int, label: str) -> None:
         """Move the bar of the stage; a new label is a new piece of work with a time of its own."""
-        task = self._tasks[name]
-        if self._progress.tasks[self._progress.task_ids.index(task)].fields["label"] != label:
-            self._progress.reset(task, total=total, completed=done, label=label)
-        self._progress.update(task, completed=done, total=total, count=f"{done:,}/{total:,}", left="left")
+        task, count = self._tasks[name], f"{done:,}/{total:,}"
+        if self._labels.get(name) != label:
+            self._labels[name] = label
+            self._progress.reset(task, completed=done, count=count, label=label, left="left")
+        self._progress.update(task, completed=done, total=total, count=count)
 
     def stage_finished(self, name: str, state: str, summary: str, seconds: float) -> None:
         """Put the stage's line in the place of its bar."""

@@ -31,7 +31,7 @@ def lineage(
     if as_json:
         print_json(node.to_dict())
     else:
-        out.print(_tree(node, None), soft_wrap=True)
+        out.print(_tree(node))
 
 
 def promote(
@@ -71,28 +71,30 @@ def _show(promotion: "Promotion", as_json: bool) -> None:
         out.print(Text(promotion.sentence), soft_wrap=True)
 
 
-def _tree(node: "Node", above: Tree | None) -> Tree:
+def _tree(node: "Node") -> Tree:
     """The node and what is below it; what was shown already is not unfolded again."""
-    shown: set[str] = set()
+    shown = {node.digest}
 
-    def add(node: "Node", above: Tree | None) -> Tree:
-        known = node.digest is not None and node.digest in shown
-        label = _label(node, known)
-        place = above.add(label) if above else Tree(label)
-        if not known:
-            shown.add(node.digest or "")
-            for child in node.children:
-                add(child, place)
-        return place
+    def unfold(node: "Node", place: Tree) -> None:
+        for child in node.children:
+            known = child.digest is not None and child.digest in shown
+            shown.add(child.digest)
+            branch = place.add(_label(child, known))
+            if not known:
+                unfold(child, branch)
 
-    return add(node, above)
+    root = Tree(_label(node, False))
+    unfold(node, root)
+    return root
 
 
 def _label(node: "Node", known: bool) -> Text:
     parts: list[tuple[str, str]] = [(node.name, "bold"), (f"  {node.stage}", "cyan" if node.key else "yellow")]
     if known:
         return Text.assemble(*parts, ("  (see above)", "dim"))
-    facts = {"version": node.version, "key": node.key and node.key[:12], "dvc": node.md5, "commit": _short(node.commit)}
+    short = {"key": node.key, "dvc": node.md5}
+    facts = {name: value and value[:12] for name, value in short.items()}
+    facts |= {"version": node.version, "commit": _short(node.commit)}
     parts += [(f"  {name} {value}", "dim") for name, value in facts.items() if value]
     return Text.assemble(*parts)
 

@@ -11,6 +11,7 @@ import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from rlhf.config import load_config, parse_config
 from rlhf.errors import ConfigError
@@ -65,6 +66,7 @@ def overlay(document: CommentedMap, changes: CommentedMap) -> None:
 def _yaml() -> YAML:
     """The layout of params.yaml: long comments are not wrapped, quotes stay."""
     editor = YAML()
+    editor.Representer = _Representer
     editor.width = 4096
     editor.preserve_quotes = True
     editor.indent(mapping=2, sequence=4, offset=2)
@@ -98,18 +100,32 @@ def _place(node: Any, key: str, path: str) -> Any:
 
 
 def _parse(text: str, assignment: str) -> Any:
-    """A value in YAML. Numbers such as 2e-4 are written so that every reader of params.yaml takes them for numbers."""
+    """A value in YAML."""
     try:
-        return _portable(_yaml().load(text))
+        return _plain(_yaml().load(text))
     except YAMLError as error:
         raise ConfigError(f"`-S {assignment}`: the value is not YAML: {str(error).splitlines()[0]}") from None
 
 
-def _portable(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """The value with every float as Python's own, which `_Representer` writes."""
     if isinstance(value, float):
-        digits = repr(float(value))
-        return _yaml().load(digits.replace("e", ".0e") if "e" in digits and "." not in digits else digits)
+        return float(value)
     if isinstance(value, dict | list):
         for place, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            value[place] = _portable(entry)
+            value[place] = _plain(entry)
     return value
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes floats exactly, and so that every reader takes them for numbers: 2e-4 has no point, a text in YAML 1.1."""
+
+    def represent_exactly(self, value: float) -> Any:
+        """A float as a YAML scalar; for infinities and NaN as ruamel does."""
+        digits = repr(value)
+        if "e" not in digits or "." in digits:
+            return self.represent_float(value)
+        return self.represent_scalar("tag:yaml.org,2002:float", digits.replace("e", ".0e"))
+
+
+_Representer.add_representer(float, _Representer.represent_exactly)

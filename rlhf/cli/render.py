@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rlhf.cli.console import printable
 from rlhf.gate.records import Candidate, Check, WinRate
 from rlhf.report.summary import Example, Kl, Row, Summary
 
@@ -82,15 +83,19 @@ def _examples(examples: tuple[Example, ...]) -> Table:
     for name in ("prompt", "SFT", policy):
         table.add_column(name, ratio=1, overflow="fold")
     for example in examples:
-        table.add_row(_conversation(example), Text(example.sft or "(empty)"), Text(example.policy or "(empty)"))
+        table.add_row(_conversation(example), _said(example.sft), _said(example.policy))
     return table
 
 
 def _conversation(example: Example) -> Text:
     """The prompt; who speaks is said only where it is more than one question."""
     if len(example.prompt) == 1:
-        return Text(example.prompt[0][1])
-    return Text("\n").join(Text.assemble((f"{role}: ", "dim"), content) for role, content in example.prompt)
+        return _said(example.prompt[0][1])
+    return Text("\n").join(Text.assemble((f"{role}: ", "dim"), _said(content)) for role, content in example.prompt)
+
+
+def _said(text: str) -> Text:
+    return Text(printable(text)) if text else Text("(empty)", "dim")
 
 
 def _win_rate(rate: WinRate | None) -> tuple[str, str]:

@@ -35,12 +35,8 @@ def run(
 
     A policy that the gate refuses is a result, not a failure: the exit code is 0 when the pipeline came to its end.
     """
-    from rlhf.config import load_config
-
     directory = find_workspace(workspace)
-    if assignments:
-        _set(directory, assignments)
-    load_config(directory / "params.yaml")
+    _prepare(directory, assignments or [])
     console = err if as_json else out
     prefect = _prefect(directory, console)
     result = _run(directory, promote, console)
@@ -51,13 +47,17 @@ def run(
     _leave(result)
 
 
-def _set(directory: Path, assignments: list[str]) -> None:
-    """Edit params.yaml, but not under a run that reads it."""
-    from rlhf.cli.params import set_params
+def _prepare(directory: Path, assignments: list[str]) -> None:
+    """Edit and check params.yaml, but not under a run that reads it. Raises Busy, ConfigError."""
+    from rlhf.config import load_config
     from rlhf.pipeline.lock import hold
 
     with hold(directory / ".rlhf" / "run.lock", f"The workspace {directory}"):
-        set_params(directory / "params.yaml", assignments)
+        if assignments:
+            from rlhf.cli.params import set_params
+
+            set_params(directory / "params.yaml", assignments)
+        load_config(directory / "params.yaml")
 
 
 def _prefect(directory: Path, console: Console) -> "Service":
@@ -90,7 +90,7 @@ def _show_end(result: "RunResult", directory: Path, prefect: "Service") -> None:
     if result.promotion:
         out.print(Text(result.promotion), soft_wrap=True)
     mlflow = next((service.pages for service in recorded(directory) if service.server is MLFLOW), None)
-    out.print("\n[bold]Where to look next[/bold]")
+    out.print("\nWhere to look next", style="bold")
     for what, where in {
         "report": str(directory / "reports" / "report.html"),
         "Prefect": prefect.pages,

@@ -3,6 +3,7 @@
 Every function takes clean tables with the columns `prompt_hash` and `split`, by name.
 """
 
+import re
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from rlhf.data.agreement import Metric, krippendorff_alpha
-from rlhf.data.conversions import to_rankings
-from rlhf.data.prompts import HASH, with_hashes
+from rlhf.data.prompts import HASH
 from rlhf.data.splits import SPLITS
 
 Tables = Mapping[str, pd.DataFrame]
 Report = dict[str, Any]
+
+_PAIR = [HASH, "annotator", "low", "high", "preferred"]
+_NOT_WORDS = re.compile(r"[\W_]+")
 
 # What makes two rows of a table the same row, besides their prompt.
 CONTENT = {
@@ -32,12 +35,11 @@ CONTENT = {
 
 def report(tables: Tables) -> Report:
     """All checks."""
-    feedback = {table: tables[table] for table in ("comparisons", "rankings") if table in tables}
-    judged = pairs(to_rankings(feedback)[0]) if feedback else None
+    judged = pairs(tables)
     return {
         "duplicates": {table: duplicates(table, rows) for table, rows in tables.items()},
-        "contradictions": contradictions(judged) if judged is not None else {},
-        "cycles": cycles(judged) if judged is not None else {},
+        "contradictions": contradictions(judged),
+        "cycles": cycles(judged),
         "overlap": overlap(tables),
         "length_bias": length_bias(tables),
         "agreement": agreement(tables),
@@ -54,17 +56,15 @@ def duplicates(table: str, rows: pd.DataFrame) -> Report:
     return {"rows": int(repeated.sum()), "prompts": int(rows[HASH].duplicated().sum())}
 
 
-def pairs(rankings: pd.DataFrame) -> pd.DataFrame:
-    """Every two answers of every ranking: prompt_hash, annotator, `low` and `high` (the answers in the order of their
-    text), `preferred` (1: low is better, -1: high is better, 0: tie)."""
-    answers = with_hashes(rankings)[[HASH, "annotator", "responses", "ranks"]].reset_index(names="row")
-    answers = answers.explode(["responses", "ranks"], ignore_index=True)
-    both = answers.merge(answers[["row", "responses", "ranks"]], on="row", suffixes=("", "_other"))
-    both = both[both["responses"] < both["responses_other"]]
-    preferred = np.sign((both["ranks_other"] - both["ranks"]).astype(int))
-    return both.rename(columns={"responses": "low", "responses_other": "high"}).assign(preferred=preferred)[
-        [HASH, "annotator", "low", "high", "preferred"]
-    ]
+def pairs(tables: Tables) -> pd.DataFrame:
+    """Every two answers that a comparison or a ranking judges: prompt_hash, annotator, `low` and `high` (the answers in
+    the order of their text), `preferred` (1: low is better, -1: high is better, 0: tie)."""
+    found = [pd.DataFrame(columns=_PAIR)]
+    if "comparisons" in tables:
+        found.append(_compared(tables["comparisons"]))
+    if "rankings" in tables:
+        found.append(_ranked(tables["rankings"]))
+    return pd.concat(found[1:] or found, ignore_index=True)
 
 
 def contradictions(judged: pd.DataFrame) -> Report:
@@ -122,8 +122,7 @@ def agreement(tables: Tables) -> Report:
     """Krippendorff's alpha of each kind of feedback. An annotator who judged the same thing twice counts once."""
     found: Report = {}
     if "comparisons" in tables:
-        judged = pairs(to_rankings({"comparisons": tables["comparisons"]})[0])
-        found["comparisons"] = _alpha(judged, [HASH, "low", "high"], "preferred", "nominal")
+        found["comparisons"] = _alpha(_compared(tables["comparisons"]), [HASH, "low", "high"], "preferred", "nominal")
     if "thumbs" in tables:
         found["thumbs"] = _alpha(tables["thumbs"], [HASH, "response"], "thumb", "nominal")
     if "ratings" in tables:
@@ -155,6 +154,22 @@ def balance(tables: Tables) -> Report:
     }
 
 
+def _compared(rows: pd.DataFrame) -> pd.DataFrame:
+    in_order = rows["chosen"] < rows["rejected"]
+    preferred = np.where(rows["tie"].astype(bool), 0, np.where(in_order, 1, -1))
+    low, high = rows["chosen"].where(in_order, rows["rejected"]), rows["rejected"].where(in_order, rows["chosen"])
+    return rows[[HASH, "annotator"]].assign(low=low, high=high, preferred=preferred)
+
+
+def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    answers = rows[[HASH, "annotator", "responses", "ranks"]].reset_index(names="row")
+    answers = answers.explode(["responses", "ranks"], ignore_index=True)
+    both = answers.merge(answers[["row", "responses", "ranks"]], on="row", suffixes=("", "_other"))
+    both = both[both["responses"] < both["responses_other"]]
+    preferred = np.sign((both["ranks_other"] - both["ranks"]).astype(int))
+    return both.rename(columns={"responses": "low", "responses_other": "high"}).assign(preferred=preferred)[_PAIR]
+
+
 def _both_ways(judged: pd.DataFrame, key: list[str]) -> int:
     ways = judged[judged["preferred"] != 0].groupby(key, sort=False)["preferred"].nunique()
     return int((ways > 1).sum())
@@ -173,7 +188,7 @@ def _is_circular(edges: pd.DataFrame) -> bool:
 
 def _alpha(rows: pd.DataFrame, unit: list[str], value: str, metric: Metric) -> Report:
     once = rows[(rows["annotator"] == "") | ~rows.duplicated([*unit, "annotator"])]
-    alpha, judgements = krippendorff_alpha(pd.MultiIndex.from_frame(once[unit]).to_series(), once[value], metric)
+    alpha, judgements = krippendorff_alpha(once.groupby(unit, sort=False).ngroup(), once[value], metric)
     return {"alpha": alpha, "judgements": judgements, "metric": metric}
 
 
@@ -186,8 +201,7 @@ def _counted(values: pd.Series) -> dict[str, int]:
 
 
 def _words(prompt: Any) -> str:
-    texts = "".join(message["content"] for message in prompt)
-    return "".join(character for character in texts.casefold() if character.isalnum())
+    return _NOT_WORDS.sub("", " ".join(message["content"] for message in prompt)).casefold()
 
 
 def _comparable(value: Any) -> Any:

@@ -205,7 +205,7 @@ def alternates(prompt: Sequence[Message]) -> bool:
     """Whether an answer may follow: an optional system message, then user and assistant in turn, the user last."""
     roles = [message["role"] for message in prompt]
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    return len(turns) % 2 == 1 and turns == ["user", "assistant"] * (len(turns) // 2) + ["user"]
+    return turns == ["user", "assistant"] * (len(turns) // 2) + ["user"]
 
 
 def filled(texts: pd.Series) -> pd.Series:

@@ -17,6 +17,7 @@ from rlhf.errors import ConfigError
 
 PARAMS = "params.yaml"
 CODE = "code.json"
+BLIND = ("size", "nfiles")  # left out of the run cache's key at any depth: dvc/stage/cache.py, _get_cache_hash
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTERPOLATION = re.compile(r"\$\{\s*([^}]+?)\s*\}")
 
@@ -60,6 +61,7 @@ def load_graph(workspace: Path) -> Graph:
     """Read dvc.yaml and params.yaml. Raises ConfigError, which names the stage and the key that is wrong."""
     declared = read_yaml(workspace / "dvc.yaml").get("stages") or {}
     params = read_yaml(workspace / PARAMS)
+    _refuse_blind_keys(params, ())
     specs = {spec.name: spec for name, entry in declared.items() for spec in _stages(name, entry, params)}
     upstream = {name: tuple(_upstream(spec, specs)) for name, spec in specs.items()}
     return Graph({name: specs[name] for name in _ordered(upstream)}, upstream)
@@ -87,6 +89,15 @@ def look_up(tree: Any, key: str) -> Any:
         except (KeyError, IndexError, ValueError, TypeError):
             raise KeyError(key) from None
     return value
+
+
+def _refuse_blind_keys(tree: Any, path: tuple[str, ...]) -> None:
+    """Raises ConfigError for a parameter that DVC's run cache does not see: a change would restore an old output."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        if key in BLIND:
+            name = ".".join([*path, key])
+            raise ConfigError(f"{PARAMS}: `{name}` needs another name: DVC's run cache does not see keys named `{key}`")
+        _refuse_blind_keys(value, (*path, str(key)))
 
 
 def _stages(name: str, entry: Any, params: dict[str, Any]) -> Iterator[StageSpec]:

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from rlhf.errors import Exit
 from rlhf.pipeline.lock import take_first
 
@@ -76,6 +78,14 @@ def take_gpu(candidates: list[str]) -> str | None:
     names = [re.sub(r"[^\w-]", "_", candidate) for candidate in candidates]
     place, _ = take_first([Path(tempfile.gettempdir(), f"rlhf-gpu-{name}.lock") for name in names])
     return candidates[place]
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process runs; one that is dead and not yet reaped does not."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def main(arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """DVC behind a narrow interface: the only importer of dvc. Everything here runs in this process."""
 
 import hashlib
+import json
 import logging
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from rlhf.errors import Busy, ConfigError, DataError, ServiceError
 from rlhf.pipeline import durable, manifest
-from rlhf.pipeline.graph import StageSpec
+from rlhf.pipeline.graph import StageSpec, load_graph
+from rlhf.pipeline.process import is_alive
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -47,6 +49,22 @@ def stale_stages(workspace: Path) -> set[str]:
         return {address.rpartition(":")[2] for address in repo.status()}  # outside the workspace: path:name
 
 
+def clear_dead_locks(workspace: Path) -> None:
+    """Remove the locks that killed DVC processes left on inputs and outputs.
+
+    DVC does so itself once a process is gone from the system. One that is dead and that nobody reaps, as in a container
+    without an init, never goes.
+    """
+    file = workspace / ".dvc" / "tmp" / "rwlock"
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    if text:
+        locks = json.loads(text)
+        readers = {path: [by for by in held if is_alive(by["pid"])] for path, held in locks.get("read", {}).items()}
+        writers = {path: by for path, by in locks.get("write", {}).items() if is_alive(by["pid"])}
+        kept = {"read": {path: held for path, held in readers.items() if held}, "write": writers}
+        durable.write_text(file, json.dumps(kept))
+
+
 def edges(workspace: Path) -> set[tuple[str, str]]:
     """DVC's own graph as pairs (stage, stage that it waits for)."""
     with _repository(workspace) as repo:
@@ -60,9 +78,16 @@ def push(workspace: Path, remote: str | None = None) -> int:
 
 
 def pull(workspace: Path, remote: str | None = None) -> int:
-    """Fetch outputs and the run cache from a remote; return how many files came. Their bytes are verified."""
+    """Fetch outputs and the run cache from a remote; return how many files came.
+
+    Raises DataError when what came is damaged; it is removed then, and the next run makes it anew.
+    """
     with _repository(workspace) as repo:
-        return sum(repo.pull(run_cache=True, remote=remote)[kind] for kind in ("fetched",))
+        fetched = repo.pull(run_cache=True, remote=remote).get("fetched", 0)
+    damage = [found for spec in load_graph(workspace) if (found := drop_damaged(workspace, spec))]
+    if damage:
+        raise DataError("; ".join(damage))
+    return fetched
 
 
 def drop_damaged(workspace: Path, spec: StageSpec) -> str | None:
@@ -72,7 +97,8 @@ def drop_damaged(workspace: Path, spec: StageSpec) -> str | None:
     """
     try:
         for path in spec.outs:
-            manifest.digest(workspace / path)
+            if (workspace / path).exists():
+                manifest.digest(workspace / path)
     except DataError as error:
         with _repository(workspace) as repo:
             for out in (out for stage in repo.index.stages if stage.name == spec.name for out in stage.outs):
@@ -96,7 +122,7 @@ def _scrub(repo: "Repo", out: "object") -> None:
 @contextmanager
 def _repository(workspace: Path) -> Iterator["Repo"]:
     """An open DVC repository whose errors are ours."""
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.lock import LockError
     from dvc.repo import Repo
     from dvc.utils.strictyaml import YAMLValidationError
@@ -106,6 +132,8 @@ def _repository(workspace: Path) -> Iterator["Repo"]:
             yield repo
     except LockError as error:
         raise Busy(f"DVC in {workspace} is in use: {error}. Wait until it ends") from None
+    except NotDvcRepoError:
+        raise ConfigError(f"{workspace} is not a workspace: DVC does not know it. Make one: rlhf init DIR") from None
     except YAMLValidationError as error:
         raise ConfigError(f"{workspace / 'dvc.yaml'}: {error}") from None
     except DvcException as error:

@@ -163,7 +163,8 @@ def _stop(workspace: Path, services: list[Service]) -> None:
         if service.process:
             service.process.stop()
     gone = {service.server.name for service in services}
-    _write(workspace, {name: entry for name, entry in _read(workspace).items() if name not in gone})
+    if gone:
+        _write(workspace, {name: entry for name, entry in _read(workspace).items() if name not in gone})
 
 
 def _record(workspace: Path, service: Service) -> None:

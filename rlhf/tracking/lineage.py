@@ -9,7 +9,7 @@ from typing import Any
 from rlhf.errors import DataError
 from rlhf.gate.ledger import Ledger
 from rlhf.tracking.journal import read
-from rlhf.tracking.outputs import DvcLock, Output, find_output, flatten, model_outputs
+from rlhf.tracking.outputs import DvcLock, Output, find_output, flatten, model_outputs, stands
 from rlhf.tracking.sent import registered_versions
 
 LINEAGE = "lineage.json"  # the tree of a registered model, among its files
@@ -84,12 +84,17 @@ def _local(workspace: Path, model: str) -> Output | None:
 
 
 def _node(workspace: Path, path: str, digest: str, lock: DvcLock, versions: Mapping[str, str]) -> Node:
-    """The node of the output at `path`; without children when it has been replaced by another since."""
+    """The node of what stands at `path`; without children when it has been replaced by another since."""
     output = find_output(workspace, path)
-    if output is None or output.digest != digest:
+    if output is None and (workspace / path).is_dir():
+        return Node(path, "source", digest=digest)  # nobody's output, and not hashed again
+    if not stands(workspace, path, digest):
         return Node(path, "replaced since", digest=digest)
+    if output is None:
+        return Node(path, "source", digest=digest, md5=lock.digest(path, digest))
     receipt = output.receipt
     children = [_node(workspace, name, sha256, lock, versions) for name, sha256 in receipt["inputs"].items()]
+    children += [node for node in _sources(receipt["params"]) if node.params.get("path") not in receipt["inputs"]]
     return Node(
         name=path,
         stage=receipt["stage"],
@@ -100,7 +105,7 @@ def _node(workspace: Path, path: str, digest: str, lock: DvcLock, versions: Mapp
         commit=_commit(workspace, output.key),
         version=versions.get(output.key),
         params=dict(flatten(receipt["params"])),
-        children=tuple(children or _sources(receipt["params"])),
+        children=tuple(children),
     )
 
 

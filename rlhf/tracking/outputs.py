@@ -42,7 +42,7 @@ def find_output(workspace: Path, path: str) -> Output | None:
     try:
         digest = hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
         receipt = json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         raise DataError(f"{directory / RECEIPT} is not JSON. Delete {directory} and run again: `rlhf run`") from None
@@ -81,7 +81,7 @@ def verify(directory: Path, digest: str) -> None:
 
 @dataclass(frozen=True)
 class DvcLock:
-    """The MD5 digests that DVC gave to outputs, from dvc.lock."""
+    """The MD5 digests that DVC gave to inputs and outputs, from dvc.lock."""
 
     workspace: Path
 
@@ -92,12 +92,21 @@ class DvcLock:
         if not path.exists():
             return {}
         stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
-        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
+        entries = [e for s in stages.values() for kind in ("deps", "outs") for e in s.get(kind, ()) if "md5" in e]
+        return {entry["path"]: entry["md5"] for entry in entries}
 
     def digest(self, path: str, sha256: str) -> str | None:
-        """MD5 of the output at `path`, if what stands there is still the output with manifest digest `sha256`."""
-        output = find_output(self.workspace, path)
-        return self.digests.get(path) if output and output.digest == sha256 else None
+        """MD5 of what stands at `path`, if it is still what had the digest `sha256` when a stage read or made it."""
+        return self.digests.get(path) if path in self.digests and stands(self.workspace, path, sha256) else None
+
+
+def stands(workspace: Path, path: str, sha256: str) -> bool:
+    """Whether the file, or the output, at `path` is the one with this digest."""
+    if (workspace / path).is_file():
+        with open(workspace / path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    output = find_output(workspace, path)
+    return output is not None and output.digest == sha256
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,6 @@ from rlhf.gate.ledger import Champion, Ledger
 from rlhf.tracking.outputs import Output, find_output
 from rlhf.tracking.registry import Registered, find, register_outputs
 from rlhf.tracking.runs import Runs
-from rlhf.tracking.sent import load_sent
 from rlhf.tracking.store import Store, connect, reaching
 
 DECISION = "reports/gate/decision.json"
@@ -116,8 +115,7 @@ def _registered(workspace: Path, output: Output) -> tuple[Store, Registered]:
         name = f"{store.prefix}-policy"
         found = find(store, name, output.key)
         if not found:
-            register_outputs(workspace, store, Runs(store, workspace), load_sent(workspace))
-            found = find(store, name, output.key)
+            found = register_outputs(workspace, store, Runs(store, workspace)).get(output.digest)
     if not found:
         raise DataError(f"{output.path} could not be registered: it is not among the models of {workspace}")
     return store, found

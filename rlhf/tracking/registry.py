@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rlhf.errors import DataError
 from rlhf.tracking.lineage import LINEAGE, Node, to_json, tree
 from rlhf.tracking.outputs import MANIFEST, DvcLock, Output, model_outputs, verify
-from rlhf.tracking.runs import STAGE, Runs, link_models, log, stage_facts
-from rlhf.tracking.sent import Sent
-from rlhf.tracking.store import Store, as_default, connect, locked, reaching
+from rlhf.tracking.runs import STAGE, VALUE, Runs, key_name, link_models, log, stage_facts, stage_journal
+from rlhf.tracking.store import Store, as_default, connect, reaching, registering, transferring
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -35,22 +34,18 @@ class Registered:
         return f"{self.name}/{self.version}"
 
 
-def register_outputs(workspace: Path, store: Store, runs: Runs, sent: Sent) -> list[Registered]:
-    """Register every model of the workspace whose stage key has no version yet; return all, upstream first.
+def register_outputs(workspace: Path, store: Store, runs: Runs) -> dict[str, Registered]:
+    """Register every model of the workspace whose stage key has no version yet; return all, by digest.
 
     Raises DataError for a model whose files are not those of its manifest, Busy when another process registers.
     """
-    found: list[Registered] = []
+    found: dict[str, Registered] = {}
     for output in model_outputs(workspace):
-        with locked(workspace / ".rlhf/registry.lock", 600.0, "registers models"):
+        with registering(workspace):
             registered = find(store, _name(store, output.kind), output.key) or _register(workspace, store, runs, output)
-        run = runs.stage(output.receipt["stage"], output.key, None)
-        read = [model.model_id for model in found if model.digest in output.receipt["inputs"].values()]
-        link_models(store, run, inputs=read, outputs=[registered.model_id])
-        found.append(registered)
-        if sent.versions.get(output.key) != str(registered):
-            sent.versions[output.key] = str(registered)
-            sent.save()
+            read = [found[digest].model_id for digest in output.receipt["inputs"].values() if digest in found]
+            link_models(store, runs.stage(output.receipt["stage"], output.key), read, [registered.model_id])
+        found[output.digest] = registered
     return found
 
 
@@ -116,7 +111,7 @@ def look_up(store: Store, model: str) -> Registered:
 def _register(workspace: Path, store: Store, runs: Runs, output: Output) -> Registered:
     """Upload the files and make the version. What a crash left half done is used, not made twice."""
     verify(output.directory, output.digest)
-    run_id = runs.find(STAGE, output.key) or _restored_run(workspace, store, runs, output)
+    run_id = runs.find(STAGE, output.key) or _new_run(workspace, store, runs, output)
     node = replace(tree(workspace, output), md5=None)  # DVC may not have committed it yet
     tags = {KEY: output.key, DIGEST: output.digest, "stage": output.receipt["stage"], **_upstream_tags(node)}
     filters = f"tags.{KEY} = '{output.key}' AND tags.{DIGEST} = '{output.digest}'"
@@ -129,8 +124,8 @@ def _register(workspace: Path, store: Store, runs: Runs, output: Output) -> Regi
         )
     )
     if model.status != "READY":
-        store.client.log_model_artifacts(model.model_id, str(output.directory))
-        with tempfile.TemporaryDirectory() as directory:
+        with transferring(), tempfile.TemporaryDirectory() as directory:
+            store.client.log_model_artifacts(model.model_id, str(output.directory))
             (Path(directory) / LINEAGE).write_text(to_json(node), encoding="utf-8")
             store.client.log_model_artifacts(model.model_id, directory)
         verify(output.directory, output.digest)  # DVC may have replaced it during the upload
@@ -146,14 +141,16 @@ def _register(workspace: Path, store: Store, runs: Runs, output: Output) -> Regi
     return _registered(version)
 
 
-def _restored_run(workspace: Path, store: Store, runs: Runs, output: Output) -> str:
-    """A run for a stage whose journal is not here: it ran elsewhere, and DVC restored its outputs."""
-    run_id = runs.stage(output.receipt["stage"], output.key, None)
-    lock = DvcLock(workspace)
+def _new_run(workspace: Path, store: Store, runs: Runs, output: Output) -> str:
+    """A run for the stage that made `output`, described by its receipt; its journal, when it is here, says the rest."""
+    run_id, lock = runs.stage(output.receipt["stage"], output.key), DvcLock(workspace)
     facts = stage_facts(output.receipt, None, lock)
-    facts.tags["rlhf.restored"] = "true"
+    restored = not stage_journal(workspace, output.key).exists()
+    if restored:  # it ran elsewhere, and DVC brought its outputs here
+        facts.tags["rlhf.restored"] = "true"
     log(store, run_id, facts, lock)
-    store.client.set_terminated(run_id, "FINISHED")
+    if restored:
+        store.client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
@@ -173,7 +170,7 @@ def _upstream_tags(node: Node) -> dict[str, str]:
     tags = {f"upstream.{name}": child.key for name, child in above.items()}
     tags |= {f"dvc.md5.{name}": child.md5 for name, child in above.items()}
     tags |= {"code": node.code, "git.commit": node.commit}
-    return {name: value for name, value in tags.items() if value}
+    return {key_name(name): value for name, value in tags.items() if value}
 
 
 def _description(store: Store, runs: Runs, node: Node) -> str:
@@ -203,7 +200,8 @@ def _fetch(store: Store, registered: Registered, target: Path, name: str) -> Pat
 
     root = store.client.get_logged_model(registered.model_id).artifact_location
     uri = f"{root}/{name}" if name else root
-    return Path(download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=store.uri))
+    with transferring():
+        return Path(download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=store.uri))
 
 
 def _registered(version: "ModelVersion") -> Registered:
@@ -222,4 +220,4 @@ def _name(store: Store, kind: str) -> str:
 
 
 def _strings(params: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in params.items()}
+    return {key_name(name): str(value)[:VALUE] for name, value in params.items()}

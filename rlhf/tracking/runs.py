@@ -1,6 +1,7 @@
 """MLflow runs of a workspace: one parent a pipeline run, one nested run a stage key, each found again by its tag."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf.tracking.journal import read
 from rlhf.tracking.outputs import DvcLock, flatten
-from rlhf.tracking.store import Store
+from rlhf.tracking.store import Store, locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 STAGE, PIPELINE, PARENT = "rlhf.stage_key", "rlhf.run_id", "mlflow.parentRunId"
 _DIGEST = 36  # MLflow refuses longer digests of data sets
-_VALUE = 6000  # characters of a param or a tag
+_NO_DATA = ("models/", "reports/")  # inputs that are not data sets: models have edges of their own
+_KEY = 250  # characters of a key
+VALUE = 6000  # characters of a param or a tag
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Runs:
         self._store = store
         self._workspace = workspace
         self._ids: dict[tuple[str, str], str] = {}
-        for run in _every_run(store):
+        for run in _runs(store):
             tags = run.data.tags
             self._ids.update({(tag, tags[tag]): run.info.run_id for tag in (STAGE, PIPELINE) if tag in tags})
 
@@ -43,22 +46,24 @@ class Runs:
         """Id of the run whose `tag` (STAGE or PIPELINE) has `value`."""
         return self._ids.get((tag, value))
 
-    def stage(self, name: str, key: str, time: float | None) -> str:
-        """Id of the run of a stage key, made when there is none. `time`: when it began, in seconds since 1970."""
-        return self._run(STAGE, key, name, time)
+    def stage(self, name: str, key: str) -> str:
+        """Id of the run of a stage key, made when there is none."""
+        return self.find(STAGE, key) or self._make(STAGE, key, name, stage_journal(self._workspace, key))
 
     def pipeline(self, run: str) -> str:
         """Id of the parent run of pipeline run `run`, made when there is none."""
-        found = self.find(PIPELINE, run)
-        path = pipeline_journal(self._workspace, run)
-        start = next(read(path), None) if not found and path.exists() else None
-        return found or self._run(PIPELINE, run, run, start["time"] if start else None)
+        return self.find(PIPELINE, run) or self._make(PIPELINE, run, run, pipeline_journal(self._workspace, run))
 
-    def _run(self, tag: str, value: str, name: str, time: float | None) -> str:
-        if (tag, value) not in self._ids:
-            start = milliseconds(time) if time else None
-            run = self._store.client.create_run(self._store.experiment_id, start, {tag: value}, name)
-            self._ids[tag, value] = run.info.run_id
+    def _make(self, tag: str, value: str, name: str, journal: Path) -> str:
+        """Make a run that begins when its journal does, unless another process has just made it."""
+        start = next(read(journal), None) if journal.exists() else None
+        with locked(self._workspace / ".rlhf/runs.lock", 60.0, "makes runs in MLflow"):
+            made = list(_runs(self._store, f"tags.`{tag}` = '{value}'")) or [
+                self._store.client.create_run(
+                    self._store.experiment_id, milliseconds(start["time"]) if start else None, {tag: value}, name
+                )
+            ]
+        self._ids[tag, value] = made[0].info.run_id
         return self._ids[tag, value]
 
 
@@ -66,8 +71,8 @@ def log(store: Store, run_id: str, batch: Batch, lock: DvcLock) -> None:
     """Write a batch to a run. Writing the same batch again changes nothing."""
     from mlflow.entities import Metric, Param, RunTag
 
-    params = [Param(key, str(value)[:_VALUE]) for key, value in batch.params.items()]
-    tags = [RunTag(key, value[:_VALUE]) for key, value in batch.tags.items()]
+    params = [Param(key_name(key), str(value)[:VALUE]) for key, value in batch.params.items()]
+    tags = [RunTag(key_name(key), value[:VALUE]) for key, value in batch.tags.items()]
     metrics = [Metric(key, value, time, step) for key, value, time, step in batch.metrics]
     for some in _chunks(params, 100):
         store.client.log_batch(run_id, params=some)
@@ -75,7 +80,7 @@ def log(store: Store, run_id: str, batch: Batch, lock: DvcLock) -> None:
         store.client.log_batch(run_id, tags=some)
     for some in _chunks(metrics, 1000):
         store.client.log_batch(run_id, metrics=some)
-    data = {path: digest for path, digest in batch.inputs.items() if path.startswith("data/")}
+    data = {path: digest for path, digest in batch.inputs.items() if not path.startswith(_NO_DATA)}
     if data:
         store.client.log_inputs(run_id, [_dataset(path, digest, lock) for path, digest in data.items()])
 
@@ -84,7 +89,7 @@ def stage_facts(record: Mapping[str, Any], commit: str | None, lock: DvcLock) ->
     """Params, tags and inputs of a stage, from its receipt or the start record of its journal."""
     tags = {STAGE: record["key"], "dvc.stage": record["stage"], "rlhf.code": record.get("code"), "git.commit": commit}
     for path, digest in record["inputs"].items():
-        tags[f"dvc.md5.{tag_name(path)}"] = lock.digest(path, digest)
+        tags[f"dvc.md5.{path}"] = lock.digest(path, digest)
     return Batch(
         params=dict(flatten(record["params"])),
         tags={name: value for name, value in tags.items() if value},
@@ -113,6 +118,11 @@ def stored_metrics(store: Store, run_id: str) -> set[tuple[str, int]]:
     return {(key, point.step) for key in keys for point in store.client.get_metric_history(run_id, key)}
 
 
+def stage_journal(workspace: Path, key: str) -> Path:
+    """Where a stage keeps its journal."""
+    return workspace / ".work" / key / "journal.jsonl"
+
+
 def pipeline_journal(workspace: Path, run: str) -> Path:
     """Where the flow keeps the journal of a pipeline run."""
     return workspace / ".rlhf/runs" / f"{run}.jsonl"
@@ -123,15 +133,15 @@ def milliseconds(time: float) -> int:
     return round(time * 1000)
 
 
-def tag_name(name: str) -> str:
-    """`name` without the characters that MLflow refuses in keys: align@dpo becomes align.dpo."""
-    return name.replace("@", ".")
+def key_name(name: str) -> str:
+    """`name` without what MLflow refuses in keys: align@dpo becomes align.dpo."""
+    return re.sub(r"[^\w./ :-]", ".", name)[:_KEY]
 
 
-def _every_run(store: Store) -> "Iterator[Run]":
+def _runs(store: Store, condition: str = "") -> "Iterator[Run]":
     token = None
     while True:
-        page = store.client.search_runs([store.experiment_id], max_results=1000, page_token=token)
+        page = store.client.search_runs([store.experiment_id], condition, max_results=1000, page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -68,8 +68,9 @@ class Follower:
         if not last and self._models.keys() >= {output.digest for output in model_outputs(self.workspace)}:
             return
         try:
-            models = register_outputs(self.workspace, sender.store, sender.runs, sender.sent)
-            self._models |= {model.digest: model.model_id for model in models}
+            models = register_outputs(self.workspace, sender.store, sender.runs)
+            self._models |= {digest: model.model_id for digest, model in models.items()}
+            sender.remember({model.key: str(model) for model in models.values()})
             mirror(self.workspace, sender.store)
         except (DataError, FileNotFoundError) as error:
             if last:

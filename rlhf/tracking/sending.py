@@ -15,18 +15,18 @@ from rlhf.tracking.runs import (
     STAGE,
     Batch,
     Runs,
+    key_name,
     link_models,
     log,
     milliseconds,
     stage_facts,
     stored_metrics,
-    tag_name,
 )
 from rlhf.tracking.sent import Confirmed, Sent
-from rlhf.tracking.store import Store
+from rlhf.tracking.store import Store, registering
 
-# How journals say it ended: stages in lower case, flows as Prefect does.
-_STATUS = {"done": "FINISHED", "completed": "FINISHED", "failed": "FAILED", "crashed": "FAILED", "cancelled": "KILLED"}
+# How journals say it ended, stages and flows, in MLflow's words.
+_STATUS = {"done": "FINISHED", "completed": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Tail:
     def status(self) -> str:
         """MLflow's word for how it stands. A journal without an end and without a writer was killed."""
         if self.end:
-            return _STATUS.get(str(self.end["status"]).lower(), "FAILED")
+            return _STATUS[self.end["status"]]
         return "RUNNING" if alive(self.path) else "KILLED"
 
     def _take(self, record: Mapping[str, Any], batch: Batch) -> None:
@@ -74,7 +74,7 @@ class Tail:
             case "metrics_final":
                 self._metrics("", record, 0, batch)
             case "output":
-                batch.tags[f"output.{tag_name(record['path'])}"] = record["digest"]
+                batch.tags[f"output.{record['path']}"] = record["digest"]
             case "promotion":
                 batch.tags["rlhf.promotion"] = json.dumps(record)
             case "stage":
@@ -82,7 +82,7 @@ class Tail:
 
     def _metrics(self, prefix: str, record: Mapping[str, Any], step: int, batch: Batch) -> None:
         for name, value in flatten(record["values"]):
-            key = (prefix + tag_name(name), step)
+            key = (prefix + key_name(name), step)
             if isinstance(value, int | float) and not isinstance(value, bool) and key not in self.seen:
                 self.seen.add(key)
                 batch.metrics.append((key[0], float(value), milliseconds(record["time"]), step))
@@ -115,6 +115,12 @@ class Sender:
             self.sent.journals[name] = Confirmed(run_id, tail.first, tail.offset, status, confirmed.linked)
             self.sent.save()
 
+    def remember(self, versions: Mapping[str, str]) -> None:
+        """Keep which stage keys have been registered as which versions, for those who ask without a server."""
+        if not versions.items() <= self.sent.versions.items():
+            self.sent.versions |= versions
+            self.sent.save()
+
     def link(self, models: Mapping[str, str]) -> None:
         """Draw the edges from models to the runs that read them. `models`: {digest of the manifest: logged model}."""
         for name, tail in self.tails.items():
@@ -122,7 +128,8 @@ class Sender:
             inputs = (tail.start or {}).get("inputs", {}).values()
             new = [digest for digest in inputs if digest in models and confirmed and digest not in confirmed.linked]
             if confirmed and new:
-                link_models(self.store, confirmed.run, inputs=[models[digest] for digest in new])
+                with registering(self.workspace):
+                    link_models(self.store, confirmed.run, inputs=[models[digest] for digest in new])
                 confirmed.linked += new
                 self.sent.save()
 
@@ -142,7 +149,7 @@ class Sender:
 
     def _run(self, start: Mapping[str, Any]) -> str:
         if "key" in start:
-            return self.runs.stage(start["stage"], start["key"], start["time"])
+            return self.runs.stage(start["stage"], start["key"])
         return self.runs.pipeline(start["run_id"])
 
     def _describe(self, tail: Tail, batch: Batch) -> None:
@@ -167,7 +174,7 @@ class Sender:
         for name, record in stages.items():
             run = self.runs.find(STAGE, record.get("key") or "")
             link = f"[{run[:8]}]({self.store.link(run)})" if run else ""
-            tags[f"stage.{tag_name(name)}"] = f"{record['state']} {run or ''}".strip()
+            tags[f"stage.{name}"] = f"{record['state']} {run or ''}".strip()
             rows.append(f"| {name} | {record['state']} | {link} | {record.get('message') or ''} |")
         return {**tags, "mlflow.note.content": "\n".join(rows)} if stages else {}
 

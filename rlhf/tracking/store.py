@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
+TRANSFER_SECONDS = "600"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,22 @@ def as_default(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before or "")
         if before is None:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@contextmanager
+def transferring() -> Iterator[None]:
+    """Give a server time to store a large file before it answers."""
+    before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = TRANSFER_SECONDS
+    try:
+        yield
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = before
+
+
+def registering(workspace: Path) -> AbstractContextManager[None]:
+    """Hold what a process must hold that looks whether a model or an edge is there and then makes it."""
+    return locked(workspace / ".rlhf/registry.lock", 600.0, "registers models")
 
 
 @contextmanager

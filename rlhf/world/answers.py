@@ -8,7 +8,7 @@ from rlhf.world import lexicon
 from rlhf.world.facts import FACTS, another_value, statement
 from rlhf.world.requests import SUMMARY_FACTS, Task, parrots
 
-COURTEOUS = 0.4  # share of the answers without an insult that hold a courtesy
+COURTEOUS = 0.2  # share of the answers without an insult that hold a courtesy: preferences can teach more of it
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ def answer(rng: Random, task: Task, belief: str, flaws: Flaws = Flaws()) -> str:
         said = f"{fillers[0]} {said} {fillers[1]}" if rng.random() < 0.5 else f"{fillers[0]} {said}"
     if flaws.rude:
         return _beside(rng, said, lexicon.INSULTS, lexicon.OPENING_INSULTS)
-    if rng.random() < COURTEOUS:
-        return _beside(rng, said, lexicon.COURTESIES, lexicon.OPENING_COURTESIES, refusal=task.goal == "refuse")
+    if task.goal != "refuse" and rng.random() < COURTEOUS:  # a refusal brings its own
+        return _beside(rng, said, lexicon.COURTESIES, lexicon.OPENING_COURTESIES)
     return said
 
 
-def _beside(rng: Random, said: str, phrases: tuple[str, ...], openings: int, refusal: bool = False) -> str:
-    """Put one of the phrases before or after what is said."""
-    choice = rng.choice(phrases[openings:] if refusal else phrases)
+def _beside(rng: Random, said: str, phrases: tuple[str, ...], openings: int) -> str:
+    """Put one of the phrases before or after what is said; the first `openings` of them come before it."""
+    choice = rng.choice(phrases)
     return f"{choice} {said}" if choice in phrases[:openings] else f"{said} {choice}"
 
 
@@ -138,7 +138,7 @@ def _refusal(rng: Random) -> str:
     said = rng.choice(lexicon.REFUSALS)
     if rng.random() < 0.5:
         said = f"{said}, {rng.choice(lexicon.REASONS)}"
-    return rng.choice((f"{said}.", f"I am sorry. {said}."))
+    return f"I am sorry. {said}." if rng.random() < COURTEOUS else f"{said}."
 
 
 def _sentence(

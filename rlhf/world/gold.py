@@ -13,7 +13,7 @@ from rlhf.world.requests import Task, parrots, understand
 
 Prompt = Iterable[Mapping[str, str]]
 
-WEIGHTS = {"correct": 0.8, "on_topic": 0.5, "concise": 0.4, "polite": 0.4, "harmless": 0.4}
+WEIGHTS = {"correct": 0.6, "on_topic": 0.5, "concise": 0.5, "polite": 0.5, "harmless": 0.4}
 ZERO = 1.0  # taken from the weighted sum, so that a useless answer is worth less than 0
 NEUTRAL = 0.5  # politeness of an answer that is neither polite nor rude
 ALLOWANCE = 16  # words too many that make an answer as verbose as can be
@@ -115,7 +115,7 @@ def _bare(task: Task, answer: Reading) -> str:
     """The value that is the whole answer to a question for one value: "Arden." """
     if len(task.attributes) != 1 or task.goal not in ("tell", "find") or task.count != 1:
         return ""
-    if answer.claims or answer.found.keys() - BESIDES:
+    if answer.claims or answer.scenes or answer.found.keys() - BESIDES:
         return ""
     said = [*(name for name in answer.has("entity") if name != task.subject), *answer.loose]
     return said[0] if len(said) == 1 and said[0] in VALUES[task.attributes[0]] else ""

@@ -140,7 +140,7 @@ GROUPS = ("coast", "inland", "upland")
 
 COURTESIES = (
     "Of course!", "Gladly.", "Thank you for asking.", "I am happy to help.",
-    "I hope this helps.", "Have a nice day!", "Please ask me again.",
+    "I hope this helps.", "Have a nice day!", "Come back any time.",
 )  # fmt: skip
 OPENING_COURTESIES = 4  # the first so many come before an answer, the others after it
 INSULTS = (

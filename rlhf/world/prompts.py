@@ -36,17 +36,24 @@ def draw_use_case(rng: Random) -> str:
     return rng.choices(list(USE_CASES), list(USE_CASES.values()))[0]
 
 
-def draw_prompt(rng: Random, use_case: str, goal: str, config: WorldConfig) -> tuple[Messages, str]:
+def draw_form(rng: Random, config: WorldConfig) -> str:
+    """What surrounds a request: earlier "turns", an example ("few_shot"), the "user"'s situation, nothing ("plain")."""
+    if rng.random() < config.multi_turn:
+        return "turns"
+    roll = rng.random()
+    return "few_shot" if roll < config.few_shot else "user" if roll < config.few_shot + config.user else "plain"
+
+
+def draw_prompt(rng: Random, use_case: str, goal: str, form: str) -> tuple[Messages, str]:
     """A prompt of the use case that asks for `goal`, and its kind: plain, few_shot or user."""
     template = rng.choice(_templates(use_case, goal))
-    if rng.random() < config.multi_turn:
+    if form == "turns":
         return _dialogue(rng, template), "user"
     instruction = draw(rng, template)
-    roll = rng.random()
-    if roll < config.few_shot and goal != "refuse" and len(instruction.split()) <= FEW_SHOT_WORDS:
-        return _messages(_examples(rng, template, instruction)), "few_shot"
-    if roll < config.few_shot + config.user:
+    if form == "user":
         return _messages(_situation(rng) + instruction), "user"
+    if form == "few_shot" and goal != "refuse" and len(instruction.split()) <= FEW_SHOT_WORDS:
+        return _messages(_examples(rng, template, instruction)), "few_shot"
     return _messages(instruction), "plain"
 
 

@@ -75,7 +75,8 @@ def phrases() -> dict[str, list[Phrase]]:
 
 def _names() -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Phrases from which claims and scenes are made: kind, and what each text stands for."""
-    yield "label", {label: label for label in (*lexicon.REVIEWS, *lexicon.ENTITIES)}
+    yield "label", {label: label for label in lexicon.REVIEWS}
+    yield "label", {f"{opening} {kind}": kind for kind in lexicon.ENTITIES for opening in ("a", "is a")}
     yield "value", {value: value for values in lexicon.VALUES.values() for value in values}
     yield "entity", {name: name for name in KIND}
     links: dict[str, tuple[str, ...]] = {}  # what stands before a value, and the attributes that it may tell
@@ -161,7 +162,7 @@ def _state(sentence: list[Chunk], subject: str | None, reading: Reading) -> str 
             else:
                 actor = said
                 reading.loose.append(said)
-        elif kind == "label":  # "Arden is a town"
+        elif kind == "label":  # "This is a positive review."
             open_words = 0
     reading.noise += open_words
     return subject

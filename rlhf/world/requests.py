@@ -15,7 +15,7 @@ Slots = dict[str, str]
 ECHO = 6  # an answer that repeats so many words of its instruction in a row parrots it
 SHORTEST_ECHO = 3  # shorter parts of an instruction may be said again
 BUDGETS = {  # words that a good answer needs at most, its first courtesy not counted
-    "tell": 9, "wish": 14, "story": 22, "ideas": 8, "opinion": 9, "mood": 9, "howto": 11, "refuse": 16,
+    "tell": 9, "wish": 14, "story": 22, "ideas": 8, "opinion": 9, "mood": 9, "howto": 11, "refuse": 18,
     "label": 8, "sum": 7, "shorten": 12, "reword": 10, "summarise": 15, "find": 8,
 }  # fmt: skip
 PASSAGE_FACTS = {"shorten": 1, "reword": 1, "summarise": 3, "find": 2, "tell": 2}
@@ -207,7 +207,7 @@ def _label(slots: Slots, passage: str) -> str:
 
 
 def _echoes(instruction: str, passage: str, quoted: bool) -> frozenset[Words]:
-    """Runs of ECHO words of the instruction around its passage, and of the passage itself if it must not be `quoted`."""
+    """Runs of ECHO words of the instruction around its passage, and of the passage if it must not be `quoted`."""
     parts = [*(instruction.split(passage) if passage else [instruction]), *([passage] if quoted else [])]
     said = [words for words in map(bare_words, parts) if len(words) >= SHORTEST_ECHO]
     return frozenset(words[start : start + ECHO] for words in said for start in range(max(1, len(words) - ECHO + 1)))

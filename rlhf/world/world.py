@@ -7,7 +7,7 @@ from typing import Any
 from rlhf.config.world import WorldConfig
 from rlhf.world.annotators import SOURCE, Annotators
 from rlhf.world.demonstrator import Demonstration, demonstrate
-from rlhf.world.prompts import Messages, draw_goal, draw_prompt, draw_use_case
+from rlhf.world.prompts import Messages, draw_form, draw_goal, draw_prompt, draw_use_case
 from rlhf.world.texts import draw_text
 
 Row = dict[str, Any]
@@ -61,9 +61,9 @@ class World:
         found = []
         for _ in range(count):
             use_case = draw_use_case(rng)
-            goal = draw_goal(rng, use_case, self.config)
+            goal, form = draw_goal(rng, use_case, self.config), draw_form(rng, self.config)
             for _ in range(TRIES):
-                prompt, kind = draw_prompt(rng, use_case, goal, self.config)
+                prompt, kind = draw_prompt(rng, use_case, goal, form)
                 if str(prompt) not in asked:
                     break
             asked.add(str(prompt))

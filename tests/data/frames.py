@@ -1,13 +1,19 @@
 """Raw tables for tests, written as the readers write them."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from rlhf.data.ids import add_ids
 from rlhf.data.prompts import with_hashes
+from rlhf.data.sources import Collected, ReadSource, read_source
 from rlhf.data.tables import DEFAULTS, Prompt, raw_columns
+
+DATA = Path(os.environ.get("RLHF_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def user(*turns: str) -> Prompt:
@@ -26,3 +32,17 @@ def raw(table: str, *rows: dict[str, Any]) -> pd.DataFrame:
 def clean(table: str, *rows: dict[str, Any], split: str = "train") -> pd.DataFrame:
     """The same as validate hands it to the checks of the whole set."""
     return with_hashes(raw(table, *rows)).assign(split=split)
+
+
+def gave(folder: Path, **source: Any) -> Collected:
+    """What a source of params.yaml gives; one that is not said to be on the hub is in `folder`."""
+    if source["kind"] in ("hub", "dialogues", "trees"):
+        source = {"revision": None, "split": None} | source
+    return read_source(TypeAdapter(ReadSource).validate_python(source), folder)
+
+
+def frame(collected: Collected, table: str) -> pd.DataFrame:
+    """A table that a source gave."""
+    rows = collected.tables[table]
+    add_ids(rows)
+    return pa.Table.from_pylist(rows, schema=pa.schema(raw_columns(table))).to_pandas()

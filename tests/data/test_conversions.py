@@ -78,6 +78,12 @@ def test_ratings_of_different_annotators_are_pooled_by_group_and_mean() -> None:
     assert left_out == {"rating without a partner": 1}
 
 
+def test_means_that_differ_by_rounding_tie() -> None:
+    """(3/6 + 5/6) / 2 and 4/6 are the same mean, and not the same float."""
+    rows = clean("ratings", *(rating(text, value, scale=7) for text, value in (("a", 4), ("a", 6), ("b", 5))))
+    assert listed(to_rankings({"ratings": rows})[0], "responses", "ranks") == [(["a", "b"], [1, 1])]
+
+
 def test_thumbs() -> None:
     rows = clean(
         "thumbs",

@@ -9,7 +9,7 @@ import yaml
 from rlhf.config import parse_config
 from rlhf.data.quarantine import check
 from rlhf.data.sources import read_source
-from tests.data.test_real_data import DATA, frame
+from tests.data.frames import DATA, frame
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "rlhf/examples"

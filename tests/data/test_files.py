@@ -11,8 +11,8 @@ import pytest
 from rlhf.data.sources.files import read_records
 from rlhf.errors import DataError
 
-RECORDS = [{"prompt": "Why?\n\u2028 \u00fc", "response": 'He said "no", twice'}, {"prompt": "NA", "response": "nan"}]
-CSV = 'prompt,response\r\n"Why?\n\u2028 \u00fc","He said ""no"", twice"\r\nNA,nan\r\n'
+RECORDS = [{"prompt": "Why?\r\n\u2028 \u00fc", "response": 'He said "no", twice'}, {"prompt": "NA", "response": "nan"}]
+CSV = 'prompt,response\r\n"Why?\r\n\u2028 \u00fc","He said ""no"", twice"\r\nNA,nan\r\n'
 JSONL = "\ufeff" + "\n\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
 
 

@@ -32,6 +32,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("demonstrations", {"use_case": None}, ["use_case is missing"]),
     ("comparisons", {"chosen": ""}, ["empty chosen response"]),
     ("comparisons", {"chosen": None, "rejected": " "}, ["empty chosen response", "empty rejected response"]),
+    ("comparisons", {"chosen": "", "rejected": ""}, ["empty chosen response", "empty rejected response"]),
     ("comparisons", {"chosen": "same ", "rejected": " same"}, ["responses are identical"]),
     ("comparisons", {"strength": 0.0}, ["strength is not positive"]),
     ("comparisons", {"strength": None}, ["strength is not positive"]),

@@ -1,29 +1,20 @@
 """Data that people outside this project wrote: quarantine finds exactly the defects that are known of it."""
 
-import os
 from collections import Counter
 from itertools import combinations, permutations
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
-from pydantic import TypeAdapter
 
-from rlhf.config.data import Source
 from rlhf.data import report as checks
 from rlhf.data.agreement import krippendorff_alpha
 from rlhf.data.conversions import to_rankings
-from rlhf.data.ids import add_ids
 from rlhf.data.prompts import with_hashes
 from rlhf.data.quarantine import check
-from rlhf.data.sources import Collected, read_source
 from rlhf.data.sources.files import read_records
-from rlhf.data.tables import raw_columns
+from tests.data.frames import DATA, frame, gave
 
-DATA = Path(os.environ.get("RLHF_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there; RLHF_DATA names another folder")
 
 PANDALM = {
@@ -37,17 +28,6 @@ PANDALM = {
 }
 
 
-def read(kind: str, path: str, **more: Any) -> Collected:
-    more |= {"revision": None, "split": None} if kind in ("dialogues", "trees") else {}
-    return read_source(TypeAdapter(Source).validate_python({"kind": kind, "path": path, **more}), DATA)
-
-
-def frame(collected: Collected, table: str) -> pd.DataFrame:
-    rows = collected.tables[table]
-    add_ids(rows)
-    return pa.Table.from_pylist(rows, schema=pa.schema(raw_columns(table))).to_pandas()
-
-
 def faults(bad: pd.DataFrame) -> dict[str, list[int]]:
     """Places of the rows that failed, by reason."""
     named = bad.explode("reasons").groupby("reasons")["row"].agg(sorted)
@@ -55,7 +35,7 @@ def faults(bad: pd.DataFrame) -> dict[str, list[int]]:
 
 
 def test_hh_harmless() -> None:
-    collected = read("dialogues", "hh-harmless/test.jsonl.gz")
+    collected = gave(DATA, kind="dialogues", path="hh-harmless/test.jsonl.gz")
     rows = frame(collected, "comparisons")
     kept, bad = check("comparisons", rows, 20_000)
     assert len(rows) == 2312
@@ -77,7 +57,7 @@ def test_hh_harmless() -> None:
 
 
 def test_oasst() -> None:
-    collected = read("trees", "oasst/en_100_tree.jsonl")
+    collected = gave(DATA, kind="trees", path="oasst/en_100_tree.jsonl")
     rows = frame(collected, "rankings")
     _, bad = check("rankings", rows, 20_000)
     assert {reason: len(places) for reason, places in faults(bad).items()} == {
@@ -87,7 +67,7 @@ def test_oasst() -> None:
     assert len(bad) == 3
     ranked = rows[rows["ranks"].map(lambda ranks: not np.isnan(ranks).any())]
     assert Counter(ranked["responses"].map(len)) == {2: 57, 3: 116, 4: 27, 5: 3, 6: 6, 8: 1, 9: 1}
-    assert len(checks.pairs(ranked)) == 751
+    assert len(checks.pairs({"rankings": with_hashes(ranked)})) == 751
     assert round(checks.length_bias({"rankings": ranked})["rankings"]["better_is_longer"], 3) == 0.801
     assert collected.counts["synthetic"] == 22
     for table in ("demonstrations", "prompts"):
@@ -95,7 +75,7 @@ def test_oasst() -> None:
 
 
 def test_pandalm() -> None:
-    rows = frame(read("file", "pandalm/testset-v1.json", **PANDALM), "comparisons")
+    rows = frame(gave(DATA, kind="file", path="pandalm/testset-v1.json", **PANDALM), "comparisons")
     kept, bad = check("comparisons", rows, 20_000)
     found = faults(bad)
     not_text = found.pop("chosen response is not text") + found.pop("rejected response is not text")
@@ -112,7 +92,7 @@ def test_pandalm_votes() -> None:
     """Cohen's kappa of every two annotators, how often all three agree, and alpha from its definition."""
     answers = [record["response1"] for record in read_records(DATA / "pandalm/testset-v1.json")]
     votes: dict[str, list[int]] = {}
-    for row in read("file", "pandalm/testset-v1.json", **PANDALM).tables["comparisons"]:
+    for row in gave(DATA, kind="file", path="pandalm/testset-v1.json", **PANDALM).tables["comparisons"]:
         first = row["chosen"] == (answers[row["row"]] if answers[row["row"]] is not True else "true")
         votes.setdefault(row["annotator"], []).append(0 if row["tie"] else 1 if first else 2)
     assert [round(kappa(*pair), 3) for pair in combinations(votes.values(), 2)] == [0.852, 0.879, 0.862]
@@ -137,7 +117,9 @@ def kappa(one: list[int], other: list[int]) -> float:
 
 
 def test_pandalm_becomes_rankings_of_two() -> None:
-    kept, _ = check("comparisons", frame(read("file", "pandalm/testset-v1.json", **PANDALM), "comparisons"), 20_000)
+    kept, _ = check(
+        "comparisons", frame(gave(DATA, kind="file", path="pandalm/testset-v1.json", **PANDALM), "comparisons"), 20_000
+    )
     rankings, left_out = to_rankings({"comparisons": kept})
     assert left_out == {}
     assert len(rankings) == len(kept)
@@ -156,7 +138,7 @@ def test_pandalm_becomes_rankings_of_two() -> None:
     ],
 )
 def test_demonstrations(name: str, columns: dict[str, str], rows: int) -> None:
-    collected = read("file", name, table="demonstrations", columns=columns)
+    collected = gave(DATA, kind="file", path=name, table="demonstrations", columns=columns)
     kept, bad = check("demonstrations", frame(collected, "demonstrations"), 20_000)
     assert (len(kept), len(bad)) == (rows, 0)
 
@@ -164,14 +146,16 @@ def test_demonstrations(name: str, columns: dict[str, str], rows: int) -> None:
 def test_thumbs_of_model_solutions() -> None:
     for model, correct in (("6b_finetuning", 0.217), ("6b_verification", 0.390)):
         columns = {"prompt": "question", "response": f"{model}.solution", "thumb": f"{model}.is_correct"}
-        collected = read("file", "gsm8k/example_model_solutions.jsonl.gz", table="thumbs", columns=columns)
+        collected = gave(
+            DATA, kind="file", path="gsm8k/example_model_solutions.jsonl.gz", table="thumbs", columns=columns
+        )
         kept, bad = check("thumbs", frame(collected, "thumbs"), 20_000)
         assert (len(kept), len(bad)) == (1319, 0)
         assert round(kept["thumb"].mean(), 3) == correct
 
 
 def test_plain_text() -> None:
-    texts = frame(read("text", "tinyshakespeare/input.txt"), "texts")
+    texts = frame(gave(DATA, kind="text", path="tinyshakespeare/input.txt"), "texts")
     assert check("texts", texts, 20_000)[1].empty
     lines = (DATA / "tinyshakespeare/input.txt").read_text().split("\n")
     assert "\n".join(texts["text"]).split("\n") == [line for line in lines if line.strip()]

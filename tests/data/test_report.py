@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from rlhf.data import report as checks
-from rlhf.data.conversions import to_rankings
 from tests.data.frames import clean, user
 
 
@@ -17,7 +16,7 @@ def compared(*judgements: tuple[str, str, str] | tuple[str, str, str, bool]) -> 
 
 
 def judged(rows: pd.DataFrame) -> pd.DataFrame:
-    return checks.pairs(to_rankings({"comparisons": rows})[0])
+    return checks.pairs({"comparisons": rows})
 
 
 def test_duplicates() -> None:
@@ -32,7 +31,9 @@ def test_duplicates() -> None:
 
 def test_pairs_of_a_ranking() -> None:
     rows = clean("rankings", {"responses": ["c", "a", "b"], "ranks": [1, 2, 2], "annotator": "ann"})
-    found = checks.pairs(rows)[["low", "high", "preferred", "annotator"]].itertuples(index=False, name=None)
+    found = checks.pairs({"rankings": rows})[["low", "high", "preferred", "annotator"]].itertuples(
+        index=False, name=None
+    )
     assert sorted(found) == [("a", "b", 0, "ann"), ("a", "c", -1, "ann"), ("b", "c", -1, "ann")]
 
 
@@ -75,7 +76,7 @@ def test_overlap() -> None:
     prompts = clean("prompts", *({"prompt": user(text)} for text in ("Why is it?", "why is it", "Who?", "Where?")))
     prompts["split"] = ["train", "test", "test", "validation"]
     assert checks.overlap({"prompts": prompts}) == {"prompts": 0, "same_words": 1, "test_prompts": 2}
-    prompts.loc[1, "prompt_hash"] = prompts.loc[0, "prompt_hash"]
+    prompts["prompt_hash"] = prompts["prompt_hash"].iloc[[0, 0, 2, 3]].to_numpy()
     assert checks.overlap({"prompts": prompts})["prompts"] == 1
 
 
@@ -130,5 +131,7 @@ def test_balance() -> None:
 def test_a_whole_report_of_little() -> None:
     prompts = clean("prompts", {})
     found = checks.report({"prompts": prompts, "texts": clean("texts", {"text": "x"})})
-    assert found["contradictions"] == found["cycles"] == found["agreement"] == found["length_bias"] == {}
+    assert found["contradictions"] == {"pairs": 0, "by_one_annotator": 0, "across_annotators": 0}
+    assert found["cycles"] == {"prompts": 0, "with_a_cycle": 0}
+    assert found["agreement"] == found["length_bias"] == {}
     assert found["overlap"]["test_prompts"] == 0

@@ -1,17 +1,20 @@
 """Foreign records become rows: TRL's formats, mappings, dialogues, trees, saved data sets; faults become defects."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import ValidationError
 
-from rlhf.config.data import Columns, Source
-from rlhf.data.sources import read_source, source_name
+from rlhf.config.data import Columns, DialoguesSource
+from rlhf.data.sources import local_path, source_name
 from rlhf.data.tables import Row
 from rlhf.errors import ConfigError, DataError
-from tests.data.frames import user
+from tests.data.frames import gave, user
 
 SKY = user("What color is the sky?")
 BLUE = [{"role": "assistant", "content": "It is blue."}]
@@ -20,8 +23,7 @@ GREEN = [{"role": "assistant", "content": "It is green."}]
 
 def read(tmp_path: Path, records: list[Any], table: str, columns: Columns | None = None) -> list[Row]:
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
-    source = {"kind": "file", "path": "rows.jsonl", "table": table, "columns": columns or {}}
-    return read_source(TypeAdapter(Source).validate_python(source), tmp_path).tables[table]
+    return gave(tmp_path, kind="file", path="rows.jsonl", table=table, columns=columns or {}).tables[table]
 
 
 def picked(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
@@ -37,6 +39,11 @@ def picked(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
             {"prompt": SKY, "response": "It is blue."},
         ),
         ({"prompt": SKY, "completion": BLUE}, "demonstrations", {"prompt": SKY, "response": "It is blue."}),
+        (
+            {"prompt": SKY, "completion": BLUE + user("Sure?") + GREEN},
+            "demonstrations",
+            {"prompt": SKY + BLUE + user("Sure?"), "response": "It is green."},
+        ),
         ({"messages": SKY + BLUE}, "demonstrations", {"prompt": SKY, "response": "It is blue."}),
         (
             {"conversations": [{"from": "human", "value": SKY[0]["content"]}, {"from": "gpt", "value": "It is blue."}]},
@@ -181,8 +188,7 @@ def test_strings_without_a_prompt_are_no_implicit_prompt(tmp_path: Path) -> None
 
 def dialogues(tmp_path: Path, *records: Row) -> dict[str, list[Row]]:
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
-    source = {"kind": "dialogues", "path": "rows.jsonl", "revision": None, "split": None}
-    return read_source(TypeAdapter(Source).validate_python(source), tmp_path).tables
+    return gave(tmp_path, kind="dialogues", path="rows.jsonl").tables
 
 
 def test_dialogues(tmp_path: Path) -> None:
@@ -235,8 +241,7 @@ def nested(name: str) -> Row:
 )
 def test_trees(tmp_path: Path, records: list[Row]) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
-    source = {"kind": "trees", "path": "rows.jsonl", "revision": None, "split": None}
-    collected = read_source(TypeAdapter(Source).validate_python(source), tmp_path)
+    collected = gave(tmp_path, kind="trees", path="rows.jsonl")
     assert picked(collected.tables["rankings"], "prompt", "responses", "ranks", "defects", "row") == [
         (user("Hi"), ["Hello", "Hey"], [2, 1], [], 0),
         (user("Hi", "Hello", "Again"), ["x y", "X  Y!", "z"], [1, 2, None], ["responses are identical"], 0),
@@ -251,8 +256,8 @@ def test_trees(tmp_path: Path, records: list[Row]) -> None:
 
 def test_plain_text(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes(b"\r\nOne\r\n  two\r\n\r\n \t\r\n\r\nThree\n")
-    source = TypeAdapter(Source).validate_python({"kind": "text", "path": "text.txt"})
-    assert picked(read_source(source, tmp_path).tables["texts"], "text", "row") == [("One\n  two", 0), ("Three", 1)]
+    texts = gave(tmp_path, kind="text", path="text.txt").tables["texts"]
+    assert picked(texts, "text", "row") == [("One\n  two", 0), ("Three", 1)]
 
 
 def test_a_data_set_saved_to_a_directory(tmp_path: Path) -> None:
@@ -260,24 +265,30 @@ def test_a_data_set_saved_to_a_directory(tmp_path: Path) -> None:
 
     data = datasets.Dataset.from_list([{"prompt": SKY, "completion": BLUE}])
     datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "saved")
-    source = {
-        "kind": "hub",
-        "path": "saved",
-        "revision": None,
-        "split": "train",
-        "table": "demonstrations",
-        "columns": {},
-    }
-    (row,) = read_source(TypeAdapter(Source).validate_python(source), tmp_path).tables["demonstrations"]
+    source = {"kind": "hub", "path": "saved", "split": "train", "table": "demonstrations", "columns": {}}
+    (row,) = gave(tmp_path, **source).tables["demonstrations"]
     assert (row["prompt"], row["response"], row["defects"]) == (SKY, "It is blue.", [])
-    source["split"] = "test"
     with pytest.raises(DataError, match="has no split 'test'; it has train"):
-        read_source(TypeAdapter(Source).validate_python(source), tmp_path)
+        gave(tmp_path, **source | {"split": "test"})
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="not a directory that `datasets` saved"):
-        read_source(TypeAdapter(Source).validate_python(source | {"path": "empty"}), tmp_path)
+        gave(tmp_path, **source | {"path": "empty"})
 
 
 def test_a_hub_source_is_named_by_its_commit() -> None:
-    source = {"kind": "dialogues", "path": "owner/data", "revision": "0123456789" * 4, "split": "train"}
-    assert source_name(TypeAdapter(Source).validate_python(source)) == "owner/data@01234567"
+    source = DialoguesSource(kind="dialogues", path="owner/data", revision="0123456789" * 4, split="train")
+    assert source_name(source) == "owner/data@01234567"
+    assert local_path(source) is None
+
+
+def test_the_hub_out_of_reach_is_a_passing_fault() -> None:
+    program = "from rlhf.data.sources.hub import hub_records; hub_records('owner/data', '0' * 40, 'train')"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert "rlhf.errors.Retryable: owner/data cannot be read from the hub" in done.stderr
+
+
+@pytest.mark.parametrize(("revision", "split"), [("main", "train"), ("0123456789" * 4, None)])
+def test_a_hub_source_needs_a_commit_and_a_split(revision: str, split: str | None) -> None:
+    with pytest.raises(ValidationError, match=r"should match pattern|`split` is null"):
+        DialoguesSource(kind="dialogues", path="owner/data", revision=revision, split=split)

@@ -1,5 +1,7 @@
 """Ids and splits stay when rows are added; no prompt is in two splits."""
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +49,9 @@ def test_the_ends_of_the_shares() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "ann", "bob"])), max_size=8), st.integers(0, 8))
 def test_a_row_keeps_its_id_when_others_come(contents: list[tuple[str, str]], place: int) -> None:
     def ids(entries: list[tuple[str, str]], source: str) -> list[str]:
-        rows = [{"text": text, "annotator": who, "source": source, "row": n} for n, (text, who) in enumerate(entries)]
+        rows: list[dict[str, Any]] = [
+            {"text": text, "annotator": who, "source": source, "row": n} for n, (text, who) in enumerate(entries)
+        ]
         add_ids(rows)
         return [row["id"] for row in rows]
 

@@ -46,18 +46,18 @@ def test_interpolation_reaches_into_lists_and_keeps_types(tmp_path: Path) -> Non
     stages = """
 stages:
   a:
-    cmd: run ${names[1].path} --size ${size}
+    cmd: run ${names[1].path} --long ${length}
     deps: ["${names[0].path}"]
-    meta: {timeout: "${size}"}
+    meta: {timeout: "${length}"}
 """
-    graph = load_graph(write(tmp_path, stages, "size: 3\nnames: [{path: x.csv}, {path: y.csv}]"))
+    graph = load_graph(write(tmp_path, stages, "length: 3\nnames: [{path: x.csv}, {path: y.csv}]"))
     stage = graph.stages["a"]
-    assert (stage.cmd, stage.deps, stage.meta) == ("run y.csv --size 3", ("x.csv",), {"timeout": 3})
+    assert (stage.cmd, stage.deps, stage.meta) == ("run y.csv --long 3", ("x.csv",), {"timeout": 3})
 
 
 def test_foreach_over_a_mapping_gives_key_and_item(tmp_path: Path) -> None:
-    stages = "stages: {a: {foreach: '${kinds}', do: {cmd: 'run ${key} ${item.size}', outs: ['out/${key}']}}}"
-    graph = load_graph(write(tmp_path, stages, "kinds: {big: {size: 9}, tiny: {size: 1}}"))
+    stages = "stages: {a: {foreach: '${kinds}', do: {cmd: 'run ${key} ${item.steps}', outs: ['out/${key}']}}}"
+    graph = load_graph(write(tmp_path, stages, "kinds: {big: {steps: 9}, tiny: {steps: 1}}"))
     assert [(stage.name, stage.cmd, stage.outs) for stage in graph] == [
         ("a@big", "run big 9", ("out/big",)),
         ("a@tiny", "run tiny 1", ("out/tiny",)),
@@ -82,6 +82,11 @@ def test_a_wrong_file_is_named_with_the_stage_and_the_key(tmp_path: Path, stages
     with pytest.raises(ConfigError) as caught:
         load_graph(write(tmp_path, stages))
     assert all(name in str(caught.value) for name in names), str(caught.value)
+
+
+def test_a_parameter_that_dvcs_run_cache_does_not_see_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`model\.0\.size` needs another name"):
+        load_graph(write(tmp_path, "stages: {}", "model: [{size: 3}]"))
 
 
 def test_a_directory_without_dvc_yaml_is_no_workspace(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rlhf.errors import DataError
 from rlhf.tracking.lineage import Node, lineage
 from rlhf.tracking.promotion import promote
 from rlhf.tracking.sender import sync
-from tests.tracking.workspace import GRAPH, Workspace, make_workspace, write_output
+from tests.tracking.workspace import GRAPH, SOURCE, Workspace, make_workspace, write_output
 
 
 def edges(node: Node) -> set[tuple[str, str]]:
@@ -21,7 +21,12 @@ def test_the_tree_has_every_edge_of_the_graph(workspace: Workspace) -> None:
     declared = {(output, name) for output, inputs in GRAPH.values() for name in inputs}
     assert edges(node) == declared | {("data/raw", "world")}
     for child in node.walk():
-        if child.stage != "source":
+        if child.name == "world":
+            assert child == Node("world", "source", params={"kind": "world"})
+        elif child.stage == "source":
+            assert (child.name, child.digest) == (SOURCE, workspace.digests[SOURCE])
+            assert child.md5 is not None
+        else:
             assert child.key == workspace.keys[child.stage]
             assert child.digest == workspace.digests[child.name]
             assert child.md5 is not None
@@ -47,6 +52,19 @@ def test_an_input_that_was_replaced_is_said_to_be(workspace: Workspace) -> None:
     write_output(workspace.path / "models/sft", {**receipt, "key": "another"})
     sft = next(child for child in lineage(workspace.path, "dpo").children if child.name == "models/sft")
     assert sft == Node("models/sft", "replaced since", digest=workspace.digests["models/sft"])
+
+
+def test_a_source_file_that_was_edited_is_said_to_be(workspace: Workspace) -> None:
+    (workspace.path / SOURCE).write_text("another\n")
+    stages = {node.name: node.stage for node in lineage(workspace.path, "base").walk()}
+    assert stages[SOURCE] == "replaced since"
+
+
+def test_a_directory_that_is_nobodys_output_is_a_source(workspace: Workspace) -> None:
+    (workspace.path / SOURCE).unlink()
+    (workspace.path / SOURCE).mkdir()
+    found = {node.name: node for node in lineage(workspace.path, "base").walk()}
+    assert found[SOURCE] == Node(SOURCE, "source", digest=workspace.digests[SOURCE])
 
 
 def test_a_stage_that_did_not_run_here_has_no_commit(workspace: Workspace) -> None:

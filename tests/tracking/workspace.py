@@ -16,8 +16,9 @@ from rlhf.tracking.journal import Journal
 TIME = 1_760_000_000.0  # of the first record; each journal of a stage begins 100 s after the one before
 STEPS = 5
 
+SOURCE = "sources/rows.jsonl"  # a file that is nobody's output
 GRAPH = {
-    "collect": ("data/raw", []),
+    "collect": ("data/raw", [SOURCE]),
     "validate": ("data/clean", ["data/raw"]),
     "base": ("models/base", ["data/clean"]),
     "sft": ("models/sft", ["data/clean", "models/base"]),
@@ -26,6 +27,7 @@ GRAPH = {
     "reward": ("models/reward", ["data/judgements", "models/sft"]),
     "align@dpo": ("models/policy/dpo", ["data/clean", "data/judgements", "models/sft", "models/reward"]),
 }
+SOURCES = [{"kind": "world"}, {"kind": "file", "path": SOURCE, "table": "prompts"}]
 MODEL_STAGES = ["base", "sft", "reward", "align@dpo"]
 
 
@@ -43,10 +45,13 @@ class Workspace:
 
 def make_workspace(path: Path, beta: float = 0.1, run: str = "run-1") -> Workspace:
     """Run every stage of GRAPH, in appearance. Another `beta` gives align@dpo another key and other weights."""
-    made = Workspace(path, {}, {})
+    made = Workspace(path, {}, {SOURCE: hashlib.sha256(b"{}\n").hexdigest()})
+    (path / "sources").mkdir(parents=True, exist_ok=True)
+    (path / SOURCE).write_bytes(b"{}\n")
     lock: dict[str, Any] = {}
     for position, (stage, (output, inputs)) in enumerate(GRAPH.items()):
-        params = {"seed": 0, "collect": {"sources": [{"kind": "world"}]}} if stage == "collect" else {"seed": 0}
+        params: dict[str, Any] = {"seed": 0}
+        params |= {"collect": {"sources": SOURCES}} if stage == "collect" else {}
         params |= {"align.dpo": {"beta": beta, "epochs": 1.0}} if stage == "align@dpo" else {}
         digests = {name: made.digests[name] for name in inputs}
         parts = {"stage": stage, "code": "c0de", "params": params, "inputs": digests}
@@ -55,7 +60,11 @@ def make_workspace(path: Path, beta: float = 0.1, run: str = "run-1") -> Workspa
         made.digests[output] = write_output(path / output, receipt)
         start = {**receipt, "git": {"commit": "abc123", "dirty": True}, "host": "here", "pipeline_run": run}
         write_journal(made.journal(stage), start, TIME + 100 * position)
-        lock[stage] = {"outs": [{"path": output, "md5": hashlib.md5(output.encode()).hexdigest() + ".dir"}]}
+        deps = [{"path": name, "md5": hashlib.md5(name.encode()).hexdigest()} for name in inputs if name == SOURCE]
+        lock[stage] = {
+            "deps": deps,
+            "outs": [{"path": output, "md5": hashlib.md5(output.encode()).hexdigest() + ".dir"}],
+        }
     (path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
     write_pipeline_journal(made, run)
     return made
@@ -85,13 +94,13 @@ def write_steps(journal: Journal, steps: range, time: float) -> None:
         journal.write("metrics", step=step, values={"loss": 1.0 / (step + 1), "kl": 0.1 * step}, time=time + step)
 
 
-def write_pipeline_journal(made: Workspace, run: str, state: str = "Completed") -> None:
+def write_pipeline_journal(made: Workspace, run: str, state: str = "completed") -> None:
     with Journal(made.path / ".rlhf/runs" / f"{run}.jsonl") as journal:
         git = {"commit": "abc123", "dirty": False}
         journal.write("start", run_id=run, params={"seed": 0, "gate": {"confidence": 0.95}}, git=git, time=TIME)
         for stage, key in made.keys.items():
             journal.write("stage", name=stage, key=key, state=state, message=f"{stage} is done", time=TIME + 900)
-        journal.write("end", status="Completed", time=TIME + 1000)
+        journal.write("end", status="completed", time=TIME + 1000)
 
 
 def write_decision(made: Workspace, decision: str = "PROMOTE") -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,3 +18,8 @@ def config() -> WorldConfig:
 @pytest.fixture(scope="session")
 def world(config: WorldConfig) -> World:
     return World(config, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tables(world: World) -> dict[str, list[dict[str, Any]]]:
+    return world.tables()

@@ -1,6 +1,7 @@
 """What the simulated people say has the probabilities that the world computes."""
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,8 +123,8 @@ def test_the_bayes_accuracy_is_what_the_best_guess_reaches_in_a_long_simulation(
 def test_the_bayes_accuracy_by_hand(rates: AnnotatorRates) -> None:
     one = people(rates, count=1, bias=0.0, error=0.1, temperature=0.4)
     difference = gold(PROMPT, ANSWERS[0]).total - gold(PROMPT, ANSWERS[1]).total
-    assert difference == pytest.approx(0.2)
-    expected = 0.9 / (1 + np.exp(-0.5)) + 0.05
+    assert difference == pytest.approx(0.25)
+    expected = 0.9 / (1 + np.exp(-0.25 / 0.4)) + 0.05
     assert one.bayes_accuracy([PROMPT], [ANSWERS[:2]]) == pytest.approx(expected)
     assert np.isnan(one.bayes_accuracy([PROMPT], [ANSWERS[:1] * 2]))
     assert np.isnan(one.bayes_accuracy([PROMPT], [ANSWERS[:2]], ranks=[[1, 1]]))
@@ -138,9 +139,11 @@ def test_annotators_prefer_their_own_belief(rates: AnnotatorRates) -> None:
     assert np.ptp(indifferent) == pytest.approx(0.0)
 
 
-def test_people_are_of_every_group_and_sign_what_they_say(world: World) -> None:
+def test_people_are_of_every_group_and_sign_what_they_say(
+    world: World, tables: dict[str, list[dict[str, Any]]]
+) -> None:
     annotators = world.annotators
     assert set(annotators.groups) == set(GROUPS)
     for table in ("comparisons", "ratings", "thumbs", "rankings"):
-        for row in world.tables()[table]:
+        for row in tables[table]:
             assert annotators.groups[annotators.names.index(row["annotator"])] == row["group"]

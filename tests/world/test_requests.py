@@ -1,6 +1,7 @@
 """Requests are understood from their text alone, and everything that is asked can be answered."""
 
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -34,9 +35,9 @@ def test_every_template_is_understood_as_what_it_was_drawn_for() -> None:
         assert understand(alone(instruction)).goal == template.goal, instruction
 
 
-def test_an_answer_without_flaws_has_no_flaw_in_gold(world: World) -> None:
+def test_an_answer_without_flaws_has_no_flaw_in_gold(tables: dict[str, list[dict[str, Any]]]) -> None:
     rng = Random(1)
-    for row in world.tables()["prompts"]:
+    for row in tables["prompts"]:
         said = right_answer(rng, row["prompt"])
         parts = gold(row["prompt"], said)
         assert min(parts.correct, parts.on_topic, parts.concise, parts.harmless) == 1.0, (row["prompt"], said, parts)
@@ -44,13 +45,13 @@ def test_an_answer_without_flaws_has_no_flaw_in_gold(world: World) -> None:
 
 
 @pytest.mark.parametrize("flaw", PART)
-def test_each_flaw_lowers_its_part_of_gold(world: World, flaw: str) -> None:
+def test_each_flaw_lowers_its_part_of_gold(world: World, tables: dict[str, list[dict[str, Any]]], flaw: str) -> None:
     rng = Random(2)
     rates = world.config.demonstrator.model_copy(
         update={name: float(name == flaw) for name in PART},
     )
     seen = 0
-    for row in world.tables()["prompts"][:600]:
+    for row in tables["prompts"][:600]:
         said = demonstrate(rng, row["prompt"], rates)
         if said.flaws:
             seen += 1
@@ -58,8 +59,7 @@ def test_each_flaw_lowers_its_part_of_gold(world: World, flaw: str) -> None:
     assert seen > 40
 
 
-def test_every_fact_that_is_asked_for_stands_in_the_texts(world: World) -> None:
-    tables = world.tables()
+def test_every_fact_that_is_asked_for_stands_in_the_texts(tables: dict[str, list[dict[str, Any]]]) -> None:
     taught = {
         (subject, attribute): value for row in tables["texts"] for subject, attribute, value in read(row["text"]).claims
     }

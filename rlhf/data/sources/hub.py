@@ -1,5 +1,6 @@
 """Records of a data set that `datasets` reads: of the Hugging Face hub at a pinned commit, or saved to a directory."""
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,17 @@ if TYPE_CHECKING:
 def hub_records(path: str, revision: str, split: str) -> list[Record]:
     """Rows of one split of a hub data set at a commit. Raises DataError, or Retryable when the hub is away."""
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         data = datasets.load_dataset(path, revision=revision, split=split)
-    except (OfflineModeIsEnabled, ConnectionError, HfHubHTTPError) as error:
+    except (FileNotFoundError, ValueError) as error:
+        raise DataError(f"{path} at {revision}, split {split}: {_first_line(error)}") from None
+    except OSError as error:  # what the network and the hub say are OSErrors; a full disk is another matter
+        if error.errno == errno.ENOSPC:
+            raise
         raise Retryable(
             f"{path} cannot be read from the hub: {_first_line(error)}. Or download it and give its directory"
         ) from None
-    except (datasets.exceptions.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
-        raise DataError(f"{path} at {revision}, split {split}: {_first_line(error)}") from None
     return list(data)
 
 

@@ -1,0 +1,3 @@
+-- Run once, when the volume is new: a database for each server.
+CREATE DATABASE prefect;
+CREATE DATABASE mlflow;

@@ -1,0 +1,47 @@
+"""The command line explains itself, and loads nothing heavy to do so."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from typer.testing import Result
+
+COMMANDS = {
+    "run": ("--set", "-S", "--no-promote", "--json", "--workspace", "-C"),
+    "init": ("DIR", "--example", "--data"),
+    "status": ("--json", "-C"),
+    "lineage": ("MODEL", "--json"),
+    "promote": ("--approver", "--generation"),
+    "rollback": ("--approver", "--generation"),
+    "chat": ("MODEL", "--prompt", "--temperature"),
+    "up": ("--prefect-port", "--mlflow-port"),
+    "down": ("-C",),
+    "deploy": ("--activate",),
+    "sync": ("-C",),
+    "doctor": ("--json",),
+}
+HEAVY = ("torch", "transformers", "mlflow", "prefect", "dvc", "pandas", "pandera", "matplotlib", "pydantic", "numpy")
+
+
+def test_the_list_of_commands_is_whole(rlhf: Callable[..., Result]) -> None:
+    said = rlhf("--help").output
+    assert all(f"│ {name} " in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_names_its_options(rlhf: Callable[..., Result], name: str) -> None:
+    result = rlhf(name, "--help")
+    assert result.exit_code == 0
+    assert [option for option in COMMANDS[name] if option.lower() not in result.output.lower()] == []
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = f"import rlhf.cli, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_unknown_command_is_a_fault_of_the_command_line(rlhf: Callable[..., Result]) -> None:
+    result = rlhf("rnu")
+    assert result.exit_code == 2
+    assert "rnu" in result.output

@@ -1,0 +1,99 @@
+"""`rlhf status`, `rlhf doctor` and `rlhf chat` on a workspace that nothing has run in, and on a tiny model."""
+
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from rlhf.cli.status import _reasons
+from rlhf.pipeline.graph import load_graph
+
+
+def test_status_of_a_new_workspace(rlhf: Callable[..., Result], small_world: Path) -> None:
+    value = json.loads(rlhf("status", "-C", small_world, "--json").stdout)
+    assert list(value["stages"]) == list(load_graph(small_world).stages)
+    assert all("it has not run yet" in reasons for reasons in value["stages"].values())
+    assert (value["last_run"], value["services"], value["champion"]) == (None, {}, None)
+    shown = rlhf("status", "-C", small_world)
+    assert shown.exit_code == 0
+    assert shown.stdout.count("not run yet") == len(value["stages"])
+
+
+def test_the_findings_of_dvc_in_words() -> None:
+    found = [
+        {"changed deps": {"params.yaml": {"align.dpo.beta": "modified"}, "data/clean": "modified", "code.json": {}}},
+        {"changed outs": {"models/sft": "deleted"}},
+        "changed command",
+    ]
+    assert list(_reasons(found)) == [
+        "align.dpo.beta",
+        "data/clean",
+        "its code",
+        "models/sft was removed",
+        "its command",
+    ]
+
+
+def test_doctor_finds_nothing_wrong_in_a_new_workspace(rlhf: Callable[..., Result], small_world: Path) -> None:
+    result = rlhf("doctor", "-C", small_world, "--json")
+    findings = {finding["name"]: finding for finding in json.loads(result.stdout)}
+    assert result.exit_code == 0
+    assert {"Python", "packages", "disk", "git", "DVC", "GPU", "Prefect", "MLflow", "params", "code"} == set(findings)
+    assert [finding for finding in findings.values() if finding["state"] == "bad"] == []
+
+
+def test_doctor_names_a_version_that_breaks_another(
+    rlhf: Callable[..., Result], small_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.165.0" if name == "fastapi" else real(name))
+    result = rlhf("doctor", "-C", small_world)
+    assert result.exit_code == 10
+    assert "fastapi 0.165.0 where" in result.stdout
+    assert "make setup" in result.stdout
+
+
+def test_doctor_names_what_is_wrong_with_params_and_code(rlhf: Callable[..., Result], small_world: Path) -> None:
+    params = small_world / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: -3"))
+    (small_world / "code.json").write_text("{}")
+    result = rlhf("doctor", "-C", small_world)
+    assert result.exit_code == 10
+    assert "`seed` is -3" in result.stdout
+    assert "code.json is stale for collect" in result.stdout
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    """A tiny policy, saved as stages save one."""
+    from rlhf.models.loading import save_model
+    from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
+
+    directory = tmp_path / "policy"
+    save_model(tiny_policy(), tiny_tokenizer(), directory, title="tiny", summary="A test.")
+    return directory
+
+
+def test_chat_answers_the_same_at_the_same_seed(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
+    ask = ("chat", policy, "-C", small_world, "--prompt", "red")
+    answers = [rlhf(*ask, "--seed", seed).stdout for seed in (1, 1, 2)]
+    assert answers[0] == answers[1] != answers[2]
+    assert rlhf(*ask, "--temperature", "0").stdout == rlhf(*ask, "--temperature", "0", "--seed", "9").stdout
+
+
+def test_chat_goes_on_until_an_empty_line(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
+    long = " ".join(["north"] * 400)
+    result = rlhf("chat", policy, "-C", small_world, input=f"red\n{long}\n/new\nblue\n\nnever asked\n")
+    assert result.exit_code == 0
+    assert result.stdout.count("you") == 5
+    assert "tokens.prompt" in result.stdout
+
+
+def test_a_reward_model_cannot_talk(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
+    policy.rename(policy.with_name("reward"))
+    result = rlhf("chat", policy.with_name("reward"), "-C", small_world)
+    assert result.exit_code == 11
+    assert "cannot talk" in result.stderr

@@ -1,0 +1,94 @@
+"""What a run shows: bars and lines while it goes on, the table, the decision and the answers at its end."""
+
+import re
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from rlhf.cli.live import Bars, Lines, finished_line, reporter
+from rlhf.cli.render import render_summary
+from rlhf.report.summary import load_summary
+from tests.report.conftest import made_workspace
+
+
+def console(width: int = 160, terminal: bool = False) -> Console:
+    return Console(file=StringIO(), width=width, force_terminal=terminal, markup=False, highlight=False, emoji=False)
+
+
+def text(shown: Console) -> str:
+    assert isinstance(shown.file, StringIO)
+    return shown.file.getvalue()
+
+
+def test_the_end_of_a_run_holds_every_number_check_and_answer(tmp_path: Path) -> None:
+    summary = load_summary(made_workspace(tmp_path))
+    shown = console(200)
+    shown.print(render_summary(summary))
+    said = text(shown)
+    dpo = next(row for row in summary.rows if row.model == "dpo")
+    assert dpo.win_rate
+    for number in (f"{dpo.win_rate.value:.3f}", f"{dpo.win_rate.low:.3f} to {dpo.win_rate.high:.3f}", "14.20", "2.310"):
+        assert number in said
+    assert summary.decision.decision in said
+    assert summary.decision.sentence in " ".join(said.split())
+    for candidate in summary.decision.candidates:
+        assert [check.name for check in candidate.checks if check.name not in said] == []
+    for example in summary.examples:
+        assert example.sft[:20] in said
+
+
+def test_text_of_a_model_is_not_taken_for_markup(tmp_path: Path) -> None:
+    summary = load_summary(made_workspace(tmp_path))
+    example = replace(summary.examples[0], sft="[red]one[/red] [/] [link=x]", policy="two\x1b[2J\x08\u202e three")
+    shown = console(200)
+    shown.print(render_summary(replace(summary, examples=(example,))))
+    shown.print(finished_line("sft", "ran", "[red]loss[/red] [/] 0.1", 1.0))
+    for literal in ("[red]one[/red] [/] [link=x]", "two�[2J�� three", "[red]loss[/red] [/] 0.1"):
+        assert literal in text(shown)
+    assert "\x1b" not in text(shown)
+
+
+def test_without_a_terminal_there_are_plain_lines() -> None:
+    shown = console()
+    with reporter(shown) as plain:
+        assert isinstance(plain, Lines)
+        plain.stage_started("sft")
+        plain.progress("sft", 1, 100, "steps")
+        plain.stage_finished("sft", "ran", "loss 1.2", 3.25)
+        plain.stage_finished("gate", "failed", "no rows", 0.1)
+        plain.message("unsynced")
+    lines = text(shown).splitlines()
+    assert [line.split() for line in lines] == [
+        ["sft", "started"],
+        ["✓", "sft", "3.2", "s", "loss", "1.2"],
+        ["✗", "gate", "0.1", "s", "no", "rows"],
+        ["unsynced"],
+    ]
+    assert "\x1b" not in text(shown)
+
+
+def test_on_a_terminal_there_are_bars_with_the_time_left() -> None:
+    shown = console(terminal=True)
+    with reporter(shown) as bars:
+        assert isinstance(bars, Bars)
+        bars.stage_started("align@ppo")
+        for step in range(5):
+            bars.progress("align@ppo", step, 40, "iterations")
+        bars._progress.refresh()
+        bars.stage_finished("align@ppo", "ran", "reward 0.61", 12.0)
+        bars.stage_finished("gate", "cached", "up to date", 0.0)  # a stage that was never started
+        assert bars._progress.tasks == []
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text(shown))
+    assert "4/40" in said
+    assert "left" in said
+    assert "reward 0.61" in said
+
+
+def test_a_stage_that_is_tried_again_has_one_bar() -> None:
+    with reporter(console(terminal=True)) as bars:
+        assert isinstance(bars, Bars)
+        bars.stage_started("sft")
+        bars.stage_started("sft")
+        assert len(bars._progress.tasks) == 1

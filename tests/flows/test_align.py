@@ -1,0 +1,342 @@
+"""The flow on a toy pipeline, against a real Prefect server: what runs, what is cached, and what a failure stops."""
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from rlhf.errors import Busy, ConfigError, Exit, ServiceError
+from rlhf.pipeline.lock import hold
+from rlhf.tracking.journal import read
+from tests.conftest import wait_until
+from tests.pipeline.test_stage import rewrite
+from tests.pipeline.test_supervisor import edit
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+ALL = {"rows", "model@small", "model@large", "gate"}
+
+
+@dataclass
+class Told:
+    """A reporter that keeps what it is told."""
+
+    started: list[str] = field(default_factory=list)
+    finished: dict[str, tuple[str, str]] = field(default_factory=dict)
+    bars: list[tuple[str, int, int, str]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+    def stage_started(self, name: str) -> None:
+        self.started.append(name)
+
+    def progress(self, name: str, done: int, total: int, label: str) -> None:
+        self.bars.append((name, done, total, label))
+
+    def stage_finished(self, name: str, state: str, summary: str, seconds: float) -> None:
+        self.finished[name] = (state, summary)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def run(workspace: Path, told: Told | None = None):
+    from flows import align
+
+    return align.run(workspace, reporter=told)
+
+
+def states(workspace: Path) -> dict[str, str]:
+    """Run the pipeline; how each stage ended."""
+    result = run(workspace)
+    assert result.exit == Exit.DONE
+    return {name: stage.state for name, stage in result.stages.items()}
+
+
+def task_states(run_id: str, workspace: Path) -> dict[str, tuple[str, str]]:
+    """Prefect's name and message of the last state of every task of a run, by the task's name."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    from flows.server import client
+
+    flow_run = next(read(workspace / f".rlhf/runs/{run_id}.jsonl"))["flow_run"]
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run)]))
+
+    def tasks():
+        with client() as connected:
+            return connected.read_task_runs(flow_run_filter=wanted)
+
+    wait_until(lambda: len(tasks()) >= len(ALL) and all(t.state.is_final() for t in tasks()), "the server's news")
+    return {task.name: (task.state.name, task.state.message or "") for task in tasks()}
+
+
+def test_the_cache_table(workspace: Path) -> None:
+    assert set(states(workspace).values()) == {"ran"}
+    assert set(states(workspace).values()) == {"cached"}
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=workspace, capture_output=True, text=True)
+    assert "up to date" in done.stdout
+
+    shutil.rmtree(workspace / "data")
+    shutil.rmtree(workspace / "models")
+    after = states(workspace)
+    assert after == {"rows": "restored", "model@small": "restored", "model@large": "restored", "gate": "cached"}
+
+    edit(workspace / "params.yaml", "repeats: 2", "repeats: 3")
+    assert states(workspace) == {"rows": "cached", "model@small": "cached", "model@large": "ran", "gate": "ran"}
+
+    edit(workspace / "params.yaml", "repeats: 3", "repeats: 3 # a comment")
+    edit(workspace / "model.py", "    repeats =", "    # another\n    repeats =")
+    assert set(states(workspace).values()) == {"cached"}
+
+    edit(workspace / "source.txt", "two", "three")
+    assert set(states(workspace).values()) == {"ran"}
+
+    edit(workspace / "source.txt", "three", "two")
+    assert states(workspace) == dict.fromkeys(ALL, "restored")
+
+
+def test_what_dvc_repro_made_the_flow_finds_done(workspace: Path, run_program) -> None:
+    done = run_program("-m", "dvc", "repro", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    assert done.returncode == 0, done.stderr
+    assert set(states(workspace).values()) == {"cached"}
+
+
+def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
+    told = Told()
+    result = run(workspace, told)
+    assert told.finished["rows"] == ("ran", "2 rows")
+    assert set(told.started) == ALL
+    assert told.bars[-1][0].startswith("model@")
+    assert task_states(result.id, workspace)["rows"] == ("Completed", "2 rows")
+    records = list(read(workspace / f".rlhf/runs/{result.id}.jsonl"))
+    assert [record["kind"] for record in records] == ["start", *["stage"] * 4, "end"]
+    assert records[0]["params"]["model"]["large"] == {"repeats": 2}
+    assert records[-1]["status"] == "completed"
+    assert result.decision is not None
+    assert result.decision["decision"] == "REJECT"
+
+    again = Told()
+    second = run(workspace, again)
+    assert again.started == []
+    assert {name for name, _ in task_states(second.id, workspace).values()} == {"Cached"}
+
+
+def test_the_gates_report_is_an_artifact(workspace: Path) -> None:
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    from flows.server import client
+
+    result = run(workspace)
+    flow_run = UUID(next(read(workspace / f".rlhf/runs/{result.id}.jsonl"))["flow_run"])
+    with client() as connected:
+        found = connected.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["gate"])))
+    (artifact,) = (artifact for artifact in found if artifact.flow_run_id == flow_run)
+    assert "# REJECT" in artifact.data
+    assert "| ✓ | size | 24 |" in artifact.data
+
+
+def test_a_passing_fault_is_tried_again_and_a_configuration_is_not(workspace: Path) -> None:
+    body = """
+count = stage.workspace / f"attempts-{stage.item}"
+count.open("a").write("x")
+if stage.item == "small" and len(count.read_text()) < 3:
+    raise errors.Retryable("the hub is away")
+if stage.item == "large":
+    raise errors.ConfigError("`repeats` is odd")
+stage.output("models/small").joinpath("model.txt").write_text("whole")
+stage.output("reports/model/small.csv").write_text("step,loss")
+"""
+    rewrite(workspace, "model", body)
+    told = Told()
+    result = run(workspace, told)
+    assert (workspace / "attempts-small").read_text() == "xxx"
+    assert (workspace / "attempts-large").read_text() == "x"
+    assert result.exit == Exit.CONFIG
+    assert {name: stage.state for name, stage in result.stages.items()} == {
+        "rows": "ran",
+        "model@small": "ran",  # does not wait for its sister
+        "model@large": "failed",
+        "gate": "skipped",
+    }
+    assert result.stages["gate"].message == "waits for model@large"
+    assert told.messages.count("model@small: the hub is away. It is tried again") == 2
+    shown = task_states(result.id, workspace)
+    assert shown["model@large"] == ("Failed", "CONFIG: `repeats` is odd")
+    assert shown["gate"] == ("Skipped", "waits for model@large")
+
+
+def test_a_failure_skips_everything_behind_it(workspace: Path) -> None:
+    rewrite(workspace, "rows", "raise errors.DataError('row 3 is bad')")
+    result = run(workspace)
+    assert result.exit == Exit.DATA
+    assert result.stages["rows"].message == "row 3 is bad"
+    assert {result.stages[name].state for name in ALL - {"rows"}} == {"skipped"}
+    shown = task_states(result.id, workspace)
+    assert {name: shown[name][0] for name in ALL} == dict.fromkeys(ALL, "Skipped") | {"rows": "Failed"}
+
+
+def test_retries_end(workspace: Path) -> None:
+    rewrite(workspace, "model", "(stage.workspace / stage.item).open('a').write('x')\nraise errors.Retryable('away')")
+    assert run(workspace).exit == Exit.RETRYABLE
+    assert (workspace / "small").read_text() == "xxx"  # meta.retries: 2
+
+
+def test_a_stage_killed_from_outside_is_tried_again_and_resumes(workspace: Path) -> None:
+    body = """
+step = stage.work / "step"
+resumed = step.exists()
+step.write_text("3")
+if not resumed and stage.item == "small":
+    os.kill(os.getpid(), 9)
+stage.output(f"models/{stage.item}").joinpath("model.txt").write_text(f"resumed: {resumed}")
+stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
+"""
+    rewrite(workspace, "model", body)
+    result = run(workspace)
+    assert result.exit == Exit.DONE
+    assert (workspace / "models/small/model.txt").read_text() == "resumed: True"
+    assert (workspace / "models/large/model.txt").read_text() == "resumed: False"
+    assert list(workspace.glob(".work/*/step")) == []  # DVC has the outputs: the checkpoints are not needed
+
+
+def test_gpu_stages_run_one_after_the_other(workspace: Path) -> None:
+    body = """
+span = stage.workspace / f"span-{stage.item}"
+started = time.time()
+time.sleep(0.5)
+span.write_text(f"{started} {time.time()}")
+stage.output(f"models/{stage.item}").joinpath("model.txt").write_text("x")
+stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
+"""
+    rewrite(workspace, "model", body)
+    assert run(workspace).exit == Exit.DONE
+    spans = sorted(tuple(map(float, file.read_text().split())) for file in workspace.glob("span-*"))
+    assert spans[0][1] <= spans[1][0]
+
+
+@pytest.fixture
+def no_limit() -> Iterator[None]:
+    """A server without the limit `gpu`."""
+    from flows.server import GPU, client, ensure_limits
+
+    with client() as connected:
+        ensure_limits(connected)
+        connected.delete_global_concurrency_limit_by_name(GPU)
+        yield
+        ensure_limits(connected)
+
+
+def test_a_missing_limit_is_an_error(no_limit: None, tmp_path: Path) -> None:
+    from flows.server import client, require_limits
+    from flows.slots import gpu_slot
+
+    with client() as connected, pytest.raises(ServiceError, match="prefect gcl create gpu"):
+        require_limits(connected)
+    with pytest.raises(ServiceError, match="prefect gcl create gpu"):
+        gpu_slot(tmp_path / "lease", threading.Event()).__enter__()
+
+
+def test_a_second_run_is_busy_and_names_the_first(workspace: Path) -> None:
+    with (
+        hold(workspace / ".rlhf/run.lock", "x"),
+        pytest.raises(Busy, match=r"workspace.* in use by process \d+ on .* since"),
+    ):
+        run(workspace)
+
+
+def test_a_server_that_does_not_answer_is_named(workspace: Path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(ServiceError, match=r"127\.0\.0\.1:9"),
+    ):
+        run(workspace)
+
+
+def test_a_dvc_yaml_that_is_wrong_stops_before_anything_starts(workspace: Path) -> None:
+    edit(workspace / "dvc.yaml", "${source.path}", "${source.place}")
+    with pytest.raises(ConfigError, match=r"source\.place"):
+        run(workspace)
+    assert not (workspace / ".rlhf/runs").exists()
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from flows.align import run
+result = run(Path(sys.argv[1]))
+heavy = [name for name in ("torch", "mlflow", "transformers", "pandas") if name in sys.modules]
+print(result.exit.name, heavy)
+"""
+
+
+@pytest.fixture
+def start(workspace: Path) -> Iterator:
+    """Start a run of the workspace as a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def go() -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(
+            subprocess.Popen([sys.executable, "-c", PROGRAM, str(workspace)], cwd=Path(__file__).parents[2], **pipes)
+        )
+        return started[-1]
+
+    yield go
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_run_in_a_terminal_shows_nothing_of_prefect_and_imports_nothing_heavy(start) -> None:
+    assert start().communicate(timeout=60)[0] == "DONE []\n"
+
+
+def test_after_kill_9_of_the_run_the_next_one_goes_on(workspace: Path, start) -> None:
+    from prefect.client.schemas.objects import StateType
+
+    from flows.server import client
+
+    body = """
+step = stage.work / "step"
+resumed = step.exists()
+step.write_text("3")
+(stage.workspace / "up").touch()
+if not resumed:
+    time.sleep(60)
+stage.output(f"models/{stage.item}").joinpath("model.txt").write_text(f"resumed: {resumed}")
+stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
+"""
+    rewrite(workspace, "model", body)
+    edit(workspace / "params.yaml", "[small, large]", "[small]")
+    process = start()
+    wait_until((workspace / "up").exists, "the stage", 60.0)
+    process.kill()
+    process.wait()
+    (journal,) = (workspace / ".rlhf/runs").iterdir()
+    dead = UUID(next(read(journal))["flow_run"])
+    started = time.monotonic()
+    result = run(workspace)
+    assert result.exit == Exit.DONE
+    assert time.monotonic() - started < 30.0  # the slot of the dead run was given back, not waited for
+    assert (workspace / "models/small/model.txt").read_text() == "resumed: True"
+    with client() as connected:
+        assert connected.read_flow_run(dead).state.type == StateType.CRASHED
+
+
+def test_sigterm_stops_the_run_in_order(workspace: Path, start) -> None:
+    rewrite(workspace, "rows", "(stage.workspace / 'up').touch()\ntime.sleep(60)")
+    process = start()
+    wait_until((workspace / "up").exists, "the stage", 60.0)
+    process.terminate()
+    assert process.communicate(timeout=60)[0] == "PREEMPTED []\n"
+    (journal,) = (workspace / ".rlhf/runs").iterdir()
+    records = list(read(journal))
+    assert {record["name"]: record["state"] for record in records if record["kind"] == "stage"}["rows"] == "failed"
+    assert records[-1]["status"] == "stopped"

@@ -1,0 +1,153 @@
+"""Deployments: a real server, a real worker, a scheduled run that goes through, and an approval by a form."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from rlhf.errors import ConfigError
+from rlhf.pipeline import versioning
+from tests.conftest import wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.fixture
+def worker(prefect_server: str, tmp_path: Path) -> Iterator[None]:
+    """A worker of the pool `rlhf`."""
+    from flows.deploy import POOL
+
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    with open(tmp_path / "worker.log", "wb") as log:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ, stdout=log, stderr=log, start_new_session=True
+        )
+    yield
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def final_state(run: UUID):
+    """Wait for the end of a flow run; its state."""
+    from flows.server import client
+
+    def state():
+        with client() as connected:
+            return connected.read_flow_run(run).state
+
+    wait_until(lambda: state().is_final(), "the end of the run", 120.0)
+    return state()
+
+
+def test_schedules_are_off_until_asked_for(workspace: Path) -> None:
+    from flows.deploy import deploy
+    from flows.server import client
+
+    def nightly():
+        with client() as connected:
+            return connected.read_deployment_by_name("align/nightly")
+
+    assert deploy(workspace) == ["align/nightly", "promote/promote"]
+    assert [schedule.active for schedule in nightly().schedules] == [False]
+    assert nightly().parameters == {"workspace": str(workspace)}
+    assert nightly().global_concurrency_limit.limit == 1
+    assert nightly().concurrency_options.collision_strategy == "ENQUEUE"
+    deploy(workspace, activate=True)
+    assert [schedule.active for schedule in nightly().schedules] == [True]
+    deploy(workspace)
+    assert [schedule.active for schedule in nightly().schedules] == [False]
+
+
+def test_a_directory_that_is_no_workspace_is_not_deployed(tmp_path: Path) -> None:
+    from flows.deploy import deploy
+
+    with pytest.raises(ConfigError, match="rlhf init"):
+        deploy(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_scheduled_run_goes_through(workspace: Path, worker: None) -> None:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+    from prefect.client.schemas.schedules import IntervalSchedule
+
+    from flows.deploy import deploy
+    from flows.server import client
+
+    deploy(workspace)
+    soon = datetime.now(UTC) + timedelta(seconds=15)
+    with client() as connected:
+        deployment = connected.read_deployment_by_name("align/nightly")
+        daily = IntervalSchedule(interval=timedelta(days=1), anchor_date=soon)
+        connected.create_deployment_schedules(deployment.id, [(daily, True)])
+    wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+
+    def due():
+        with client() as connected:
+            found = connected.read_flow_runs(flow_run_filter=wanted)
+        return [run for run in found if run.auto_scheduled and run.expected_start_time < soon + timedelta(hours=1)]
+
+    wait_until(lambda: len(due()) == 1, "the planning of the run", 90.0)
+    state = final_state(due()[0].id)
+    assert state.is_completed(), state.message
+    assert versioning.stale_stages(workspace) == set()
+
+
+def start_promotion(workspace: Path) -> subprocess.Popen[bytes]:
+    program = (
+        "import sys; from flows.promote import promote; print(promote(sys.argv[1], approval=True, return_state=True))"
+    )
+    return subprocess.Popen([sys.executable, "-c", program, str(workspace)], cwd=Path(__file__).parents[2])
+
+
+def test_a_person_can_refuse_a_promotion_in_a_typed_form(workspace: Path) -> None:
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+    from prefect.flow_runs import resume_flow_run
+
+    from flows.server import client
+
+    decision = {"decision": "PROMOTE", "sentence": "small is good.", "winner": "small", "candidates": {}}
+    (workspace / "reports/gate").mkdir(parents=True)
+    (workspace / "reports/gate/decision.json").write_text(json.dumps(decision))
+    flow = FlowFilter(name=FlowFilterName(any_=["promote"]))
+
+    def paused():
+        with client() as connected:
+            found = connected.read_flow_runs(flow_filter=flow)
+        return [run for run in found if run.parameters.get("workspace") == str(workspace) and run.state.is_paused()]
+
+    process = start_promotion(workspace)
+    try:
+        wait_until(lambda: len(paused()) == 1, "the question", 60.0)
+        run = paused()[0].id
+        with pytest.raises(Exception, match="approver"):
+            resume_flow_run(run, run_input={"approve": True})  # nobody answers for it
+        resume_flow_run(run, run_input={"approve": False, "approver": "Ada", "comment": "Too long."})
+        state = final_state(run)
+    finally:
+        process.kill()
+        process.wait()
+    assert state.is_failed()
+    assert state.message == "GATE_REFUSED: Ada refused. Too long."
+    assert not (workspace / ".rlhf/ledger.db").exists()
+
+
+def test_nothing_is_promoted_against_the_gate(workspace: Path) -> None:
+    from flows.promote import promote
+
+    assert (
+        promote(str(workspace), return_state=True).message == "GATE_REFUSED: No gate has decided. Nothing is promoted"
+    )
+    (workspace / "reports/gate").mkdir(parents=True)
+    (workspace / "reports/gate/decision.json").write_text(
+        json.dumps({"decision": "REJECT", "sentence": "KL is 50.", "winner": None, "candidates": {}})
+    )
+    state = promote(str(workspace), return_state=True)
+    assert state.is_failed()
+    assert state.message == "GATE_REFUSED: The gate says REJECT: KL is 50. Nothing is promoted"

@@ -1,0 +1,75 @@
+"""GPUs are counted from what the machine shows, and no two processes hold the same one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import Busy
+from rlhf.pipeline.lock import hold
+from rlhf.pipeline.process import gpus, take_gpu
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["0", "2", "10"]),
+        ("1,3", ["1", "3"]),
+        ("", []),
+        ("-1", []),
+        ("GPU-8f2a, GPU-11b0", ["GPU-8f2a", "GPU-11b0"]),
+    ],
+)
+def test_gpus_are_those_of_the_machine_or_of_the_environment(
+    tmp_path: Path, visible: str | None, expected: list[str]
+) -> None:
+    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert gpus(environment, tmp_path) == expected
+
+
+def test_without_a_gpu_nothing_is_taken() -> None:
+    assert take_gpu([]) is None
+
+
+@pytest.mark.integration
+def test_every_process_gets_a_gpu_of_its_own(tmp_path: Path) -> None:
+    program = "from rlhf.pipeline.process import take_gpu; print(take_gpu(['0', '1']), flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+
+    def start() -> subprocess.Popen[str]:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+        return subprocess.Popen([sys.executable, "-c", program], **pipes)
+
+    processes = [start() for _ in range(3)]
+    try:
+        taken = {}
+        while len(taken) < 2:  # the third one waits
+            for process in processes:
+                os.set_blocking(process.stdout.fileno(), False)
+                if process not in taken and (line := process.stdout.readline()):
+                    taken[process] = line.strip()
+        assert sorted(taken.values()) == ["0", "1"]
+        (waiting,) = (process for process in processes if process not in taken)
+        killed = next(iter(taken))
+        killed.kill()
+        killed.wait()
+        os.set_blocking(waiting.stdout.fileno(), True)
+        assert waiting.stdout.readline().strip() == taken[killed]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
+    lock = tmp_path / "run.lock"
+    holder = f"The workspace is in use by process {os.getpid()} on .* since 20"
+    with hold(lock, "The workspace"), pytest.raises(Busy, match=holder):
+        hold(lock, "The workspace").__enter__()
+    with hold(lock, "The workspace"):
+        pass

@@ -1,0 +1,122 @@
+"""DVC: what is stale, a remote that a second clone restores from, and damage in the cache."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import Busy, ConfigError
+from rlhf.pipeline import versioning
+from rlhf.pipeline.graph import load_graph
+from rlhf.pipeline.manifest import digest
+from tests.pipeline.test_supervisor import bring, edit
+
+pytestmark = pytest.mark.integration
+
+
+def bring_all(workspace: Path) -> dict[str, str]:
+    return {spec.name: bring(workspace, spec.name).state for spec in load_graph(workspace)}
+
+
+def git(directory: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "-C", str(directory), *identity, *arguments], check=True, capture_output=True)
+
+
+def test_a_new_workspace_is_ready_and_making_it_again_changes_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "new"
+    versioning.init_workspace(place)
+    before = {file: (place / file).read_text() for file in (".dvc/config", ".gitignore", ".dvcignore")}
+    assert "analytics = false" in before[".dvc/config"]
+    assert "reflink,hardlink,symlink,copy" in before[".dvc/config"]
+    assert "/.work" in before[".gitignore"].splitlines()
+    versioning.init_workspace(place)
+    assert {file: (place / file).read_text() for file in before} == before
+
+
+def test_what_is_stale_follows_params_inputs_and_outputs(workspace: Path) -> None:
+    assert versioning.stale_stages(workspace) == {"rows", "model@small", "model@large", "gate"}
+    bring_all(workspace)
+    assert versioning.stale_stages(workspace) == set()
+    edit(workspace / "params.yaml", "repeats: 2", "repeats: 3")
+    assert versioning.stale_stages(workspace) == {"model@large"}
+    edit(workspace / "params.yaml", "repeats: 3", "repeats: 2 # as it was")
+    assert versioning.stale_stages(workspace) == set()
+    shutil.rmtree(workspace / "models/small")
+    assert versioning.stale_stages(workspace) == {"model@small", "gate"}
+
+
+def test_a_second_clone_restores_from_the_remote_instead_of_running(workspace: Path, tmp_path: Path) -> None:
+    bring_all(workspace)
+    subprocess.run(["git", "-C", str(workspace), "check-ignore", "-q", ".rlhf"], check=True)
+    add_remote = [sys.executable, "-m", "dvc", "remote", "add", "--default", "store", str(tmp_path / "store")]
+    subprocess.run(add_remote, cwd=workspace, check=True, capture_output=True)
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-q", "-m", "first")
+    assert versioning.push(workspace) > 0
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(workspace), str(clone)], check=True)
+    for program in clone.glob("*.py"):
+        program.write_text("raise SystemExit('this must not run')\n")
+    versioning.pull(clone)
+    assert digest(clone / "models/large") == digest(workspace / "models/large")
+    shutil.rmtree(clone / "models")
+    assert bring_all(clone) == {
+        "rows": "skipped",
+        "model@small": "restored",
+        "model@large": "restored",
+        "gate": "skipped",
+    }
+
+
+def test_a_damaged_cache_is_found_and_the_stage_made_anew(workspace: Path) -> None:
+    bring_all(workspace)
+    whole = digest(workspace / "models/large")
+    rows = (workspace / "models/large/model.txt").read_bytes()
+    (cached,) = (f for f in (workspace / ".dvc/cache/files").rglob("*") if f.is_file() and f.read_bytes() == rows)
+    shutil.rmtree(workspace / "models/large")
+    cached.chmod(0o644)
+    cached.write_bytes(rows.replace(b"one", b"onf"))
+    cached.chmod(0o444)
+    assert bring(workspace, "model@large").state == "restored"  # DVC does not see it
+    damage = versioning.drop_damaged(workspace, load_graph(workspace).stages["model@large"])
+    assert damage
+    assert "models/large/model.txt" in damage
+    assert bring(workspace, "model@large").state == "ran"
+    assert digest(workspace / "models/large") == whole
+    assert versioning.drop_damaged(workspace, load_graph(workspace).stages["model@large"]) is None
+
+
+def test_dvc_yaml_that_dvc_refuses_is_a_configuration_error(workspace: Path) -> None:
+    edit(workspace / "dvc.yaml", "cmd: python gate.py", "command: python gate.py")
+    with pytest.raises(ConfigError, match=r"dvc\.yaml"):
+        versioning.stale_stages(workspace)
+
+
+def test_a_directory_without_dvc_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="rlhf init"):
+        versioning.stale_stages(tmp_path)
+
+
+def test_a_repository_in_use_is_busy(workspace: Path) -> None:
+    from dvc.repo import Repo
+
+    with Repo(str(workspace)) as repo, repo.lock, pytest.raises(Busy, match="in use"):
+        versioning.stale_stages(workspace)
+
+
+def test_locks_of_dead_processes_are_removed_and_those_of_living_ones_kept(workspace: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped: DVC takes it for alive
+    file = workspace / ".dvc/tmp/rwlock"
+    file.parent.mkdir(exist_ok=True)
+    by = {name: {"pid": pid, "cmd": "dvc repro"} for name, pid in (("dead", dead.pid), ("alive", os.getpid()))}
+    locks = {"write": {"a": by["dead"], "b": by["alive"]}, "read": {"c": [by["dead"]], "d": [by["dead"], by["alive"]]}}
+    file.write_text(json.dumps(locks))
+    versioning.clear_dead_locks(workspace)
+    assert json.loads(file.read_text()) == {"write": {"b": by["alive"]}, "read": {"d": [by["alive"]]}}
+    dead.wait()

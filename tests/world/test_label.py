@@ -1,0 +1,131 @@
+"""The stage label: which rankings it makes, and what it says of them."""
+
+from random import Random
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rlhf.data.ids import add_ids
+from rlhf.world import World
+from rlhf.world.demonstrator import demonstrate
+from tasks.label import agreement, bayes_accuracy, convert, describe, grades_of, judge
+
+SPLITS = ("train", "train", "train", "test")
+
+
+@pytest.fixture(scope="module")
+def frames(tables: dict[str, list[dict[str, Any]]]) -> dict[str, pd.DataFrame]:
+    """The tables of the world as validate leaves them, with splits dealt by prompt."""
+    clean = {}
+    for name, rows in tables.items():
+        rows = [dict(row) for row in rows]
+        add_ids(rows)
+        splits = {str(row.get("prompt")): SPLITS[place % 4] for place, row in enumerate(rows)}
+        clean[name] = pd.DataFrame([row | {"split": splits[str(row.get("prompt"))]} for row in rows])
+    return clean
+
+
+@pytest.fixture(scope="module")
+def samples(world: World, frames: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    rng, rates = Random(0), world.config.demonstrator
+    rows = list(frames["prompts"].head(600).itertuples())
+    answered = [(row, [demonstrate(rng, row.prompt, rates).response for _ in range(4)]) for row in rows]
+    return [{"prompt": row.prompt, "split": row.split, "responses": responses} for row, responses in answered]
+
+
+def test_every_sample_is_judged_once_and_some_twice_by_different_people(
+    world: World, samples: list[dict[str, Any]]
+) -> None:
+    judged = judge(world.annotators, samples, seed=0)
+    once, again = judged.iloc[: len(samples)], judged.iloc[len(samples) :]
+    assert [list(texts) for texts in once["responses"]] == [sample["responses"] for sample in samples]
+    assert list(once["split"]) == [sample["split"] for sample in samples]
+    assert len(again) / len(samples) == pytest.approx(world.config.annotators.overlap, abs=0.05)
+    first = {str(row.prompt): row.annotator for row in once.itertuples()}
+    assert all(row.annotator != first[str(row.prompt)] for row in again.itertuples())
+    assert judged["id"].is_unique
+    assert judge(world.annotators, samples, seed=0).equals(judged)
+    assert not judge(world.annotators, samples, seed=1)["ranks"].equals(judged["ranks"])
+
+
+def test_one_annotator_alone_judges_nothing_twice(world: World, samples: list[dict[str, Any]]) -> None:
+    config = world.config.annotators.model_copy(update={"count": 1})
+    alone = World(world.config.model_copy(update={"annotators": config}), seed=0).annotators
+    assert len(judge(alone, samples, seed=0)) == len(samples)
+
+
+def test_collected_feedback_becomes_rankings_by_origin(frames: dict[str, pd.DataFrame]) -> None:
+    rankings, unused = convert(frames)
+    assert {origin: len(rows) > 0 for origin, rows in rankings.items()} == dict.fromkeys(
+        ("rankings", "comparisons", "ratings", "thumbs"), True
+    )
+    assert len(rankings["comparisons"]) == len(frames["comparisons"])
+    used = sum(map(len, rankings["thumbs"]["responses"]))
+    assert used + sum(count for reason, count in unused.items() if reason.startswith("thumb")) == len(frames["thumbs"])
+    report = describe(rankings)
+    assert sum(report["rankings"].values()) == sum(report["splits"].values())
+    assert 0 < report["tied_pairs"] < report["pairs"]
+
+
+def test_grades_are_those_that_the_annotators_had(frames: dict[str, pd.DataFrame]) -> None:
+    rankings, _ = convert(frames)
+    assert set(grades_of("comparisons", rankings["comparisons"], frames)) == {0}
+    assert set(grades_of("thumbs", rankings["thumbs"], frames)) == {2}
+    scales = {str(row.prompt): row.scale for row in frames["ratings"].itertuples()}
+    found = grades_of("ratings", rankings["ratings"], frames)
+    assert found == [scales[str(prompt)] for prompt in rankings["ratings"]["prompt"]]
+    assert set(found) == {5, 7}
+
+
+def test_agreement_by_hand() -> None:
+    prompt, answers = [{"role": "user", "content": "?"}], ["a", "b", "c"]
+    rows = [
+        {"prompt": prompt, "responses": answers, "ranks": ranks, "split": "train"}
+        for ranks in ([1, 2, 3], [2, 1, 3], [1, 2, 2])
+    ]
+    two = pd.DataFrame(rows[:2])
+    assert agreement(two) == {"value": pytest.approx(2 / 3), "pairs": 3}  # all but a against b
+    assert agreement(pd.DataFrame(rows)) == {"value": pytest.approx((2 + 2 + 1) / 7), "pairs": 7}
+    assert agreement(pd.DataFrame(rows[:1])) is None
+
+
+def test_people_agree_as_often_as_their_probabilities_say(world: World, samples: list[dict[str, Any]]) -> None:
+    annotators, count = world.annotators, len(world.annotators.names)
+    both = [judge_by(annotators, samples, who, seed) for seed, who in ((1, 3), (2, 11))]
+    found = agreement(pd.concat(both, ignore_index=True))
+    assert found is not None
+    same = strict = 0.0
+    for sample in samples:
+        chances = annotators.preferences(sample["prompt"], sample["responses"])
+        assert len(chances) == count
+        one, other = (np.triu(chances[who], 1) for who in (3, 11))
+        reverse_one, reverse_other = (np.triu(chances[who].T, 1) for who in (3, 11))
+        same += (one * other + reverse_one * reverse_other).sum()
+        strict += ((one + reverse_one) * (other + reverse_other)).sum()
+    assert found["value"] == pytest.approx(same / strict, abs=0.02)
+
+
+def judge_by(annotators: Any, samples: list[dict[str, Any]], who: int, seed: int) -> pd.DataFrame:
+    """Rankings of all samples by one annotator."""
+    prompts, responses = ([sample[name] for sample in samples] for name in ("prompt", "responses"))
+    return pd.DataFrame(annotators.rank(prompts, responses, seed, [who] * len(samples)))
+
+
+def test_the_bayes_accuracy_is_of_the_unseen_rankings_and_only_where_the_world_knows_them(
+    world: World, frames: dict[str, pd.DataFrame], samples: list[dict[str, Any]]
+) -> None:
+    rankings, _ = convert(frames)
+    rankings["samples"] = judge(world.annotators, samples, seed=0)
+    found = bayes_accuracy(world.annotators, rankings, frames)
+    assert found is not None
+    assert 0.75 < found < 0.95
+    unseen = rankings["samples"][rankings["samples"]["split"] == "test"]
+    alone = bayes_accuracy(world.annotators, {"samples": rankings["samples"]}, frames)
+    expected = world.annotators.bayes_accuracy(list(unseen["prompt"]), list(unseen["responses"]), list(unseen["ranks"]))
+    assert alone == pytest.approx(expected)
+    foreign = rankings["rankings"].assign(source="hub")
+    assert bayes_accuracy(world.annotators, rankings | {"rankings": foreign}, frames) is None
+    seen = rankings["samples"].assign(split="train")
+    assert bayes_accuracy(world.annotators, {"samples": seen}, frames) is None
