@@ -79,13 +79,13 @@ def judge(stage: Stage, model: PreTrainedModel, unseen: list[RankedTurns]) -> di
     with stage.output("reports/reward/calibration.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["confidence", "accuracy", "count"])
-        writer.writerows([f"{b.confidence:.6g}", f"{b.accuracy:.6g}", b.count] for b in found.bins)
+        writer.writerows([f"{b.confidence:.6g}", f"{b.accuracy:.6g}", b.count] for b in bins)
     return {
         "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "pairs": len(margins)},
         "bayes_accuracy": bayes_accuracy(stage),
         "ece": ece,
         "brier": brier,
-        "length_spearman": float(spearmanr(margins, longer).statistic),
+        "length_spearman": None if len(set(longer)) < 2 else float(spearmanr(margins, longer).statistic),
     }
 
 

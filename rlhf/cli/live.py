@@ -57,6 +57,7 @@ class Bars:
         """Show the stage at work; how much there is to do is not known yet."""
         if name in self._tasks:  # it is tried again
             self._progress.remove_task(self._tasks[name])
+        self._labels.pop(name, None)
         self._tasks[name] = self._progress.add_task(name, total=None, count="", label="", left="")
 
     def progress(self, name: str, done: int, total: int, label: str) -> None:
@@ -84,22 +85,23 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._started: dict[str, float] = {}
+        self._first: dict[str, dict[str, tuple[float, int]]] = {}  # of each stage and label: when, how far
         self._told: dict[str, float] = {}
         self._lock = Lock()
 
     def stage_started(self, name: str) -> None:
         """See flows.results.Reporter."""
-        self._started[name] = self._told[name] = time.monotonic()
+        self._told[name], self._first[name] = time.monotonic(), {}
         self._print(Text(f"  {name:{NAME}} started"))
 
     def progress(self, name: str, done: int, total: int, label: str) -> None:
         """See flows.results.Reporter."""
         now = time.monotonic()
-        if now - self._told[name] < EVERY or not done:
+        began, before = self._first[name].setdefault(label, (now, done))  # a stage may go on from a checkpoint
+        if now - self._told[name] < EVERY or done == before:
             return
         self._told[name] = now
-        left = (now - self._started[name]) * (total - done) / done
+        left = (now - began) * (total - done) / (done - before)
         self._print(Text(f"  {name:{NAME}} {done:,} of {total:,} {label}".rstrip() + f", about {left:.0f} s left"))
 
     def stage_finished(self, name: str, state: str, summary: str, seconds: float) -> None:

@@ -89,14 +89,12 @@ def _tree(node: "Node") -> Tree:
 
 
 def _label(node: "Node", known: bool) -> Text:
-    parts: list[tuple[str, str]] = [(node.name, "bold"), (f"  {node.stage}", "cyan" if node.key else "yellow")]
+    parts = [(node.name, "bold"), (f"  {node.stage}", "cyan" if node.key else "yellow")]
     if known:
         return Text.assemble(*parts, ("  (see above)", "dim"))
-    short = {"key": node.key, "dvc": node.md5}
-    facts = {name: value and value[:12] for name, value in short.items()}
-    facts |= {"version": node.version, "commit": _short(node.commit)}
-    parts += [(f"  {name} {value}", "dim") for name, value in facts.items() if value]
-    return Text.assemble(*parts)
+    facts = {"key": node.key and node.key[:12], "dvc": node.md5 and node.md5[:12], "commit": _short(node.commit)}
+    said = [f"{name} {value}" for name, value in facts.items() if value]
+    return Text.assemble(*parts, *((f"  {fact}", "dim") for fact in [*filter(None, [node.version]), *said]))
 
 
 def _short(commit: str | None) -> str | None:

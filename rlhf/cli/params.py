@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes floats exactly, and so that every reader takes them for numbers: 2e-4 has no point, a text in YAML 1.1."""
+    """Writes floats exactly, and so that every reader takes them for numbers: 2e-05 is a text in YAML 1.1."""
 
     def represent_exactly(self, value: float) -> Any:
         """A float as a YAML scalar; for infinities and NaN as ruamel does."""

@@ -31,8 +31,8 @@ def _parts(summary: Summary) -> Iterator[RenderableType]:
     if summary.rows:
         yield _models(summary.rows)
     decision = summary.decision
-    for candidate in decision.candidates:
-        yield _checks(candidate)
+    if decision.candidates:
+        yield _checks(decision.candidates)
     verdict = Text.assemble(
         ("Gate: ", "bold"), (decision.decision, VERDICTS[decision.decision]), f"  {decision.sentence}"
     )
@@ -48,7 +48,7 @@ def _table(title: str) -> Table:
 def _models(rows: tuple[Row, ...]) -> Table:
     table = _table("\nAgainst SFT, on test prompts")
     table.add_column("model")
-    for name in ("win rate", "95 % interval", "proxy reward", "gold reward", "KL (nats)", "length (tokens)"):
+    for name in ("win rate", "interval", "proxy reward", "gold reward", "KL (nats)", "length (tokens)"):
         table.add_column(name, justify="right")
     for row in rows:
         rate, interval = _win_rate(row.win_rate)
@@ -57,23 +57,32 @@ def _models(rows: tuple[Row, ...]) -> Table:
     return table
 
 
-def _checks(candidate: Candidate) -> Table:
-    table = _table(f"Gate, {candidate.algorithm.upper()}: {candidate.decision}")
-    for name, justify in (
-        ("", "left"),
-        ("check", "left"),
-        ("value", "right"),
-        ("interval", "right"),
-        ("limit", "right"),
-    ):
-        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
-    table.add_column("", style="dim")
-    for check in candidate.checks:
-        mark, style = OUTCOMES[check.outcome]
-        interval = "" if check.low is None else f"{_short(check.low)} to {_short(check.high)}"
-        reason = "" if check.passed else check.reason
-        table.add_row(Text(mark, style), check.name, _short(check.value), interval, _limit(check), reason)
+def _checks(candidates: tuple[Candidate, ...]) -> Table:
+    """A row for each check, a column for each candidate."""
+    table = _table("The gate")
+    table.add_column("check", no_wrap=True)
+    table.add_column("limit", justify="right", no_wrap=True)
+    for candidate in candidates:
+        head = Text.assemble(f"{candidate.algorithm.upper()}  ", (candidate.decision, VERDICTS[candidate.decision]))
+        table.add_column(head)
+    names = dict.fromkeys(check.name for candidate in candidates for check in candidate.checks)
+    for name in names:
+        found = [next((check for check in c.checks if check.name == name), None) for c in candidates]
+        limit = next((_limit(check) for check in found if check), "")
+        table.add_row(name, limit, *(_outcome(check) if check else "" for check in found))
     return table
+
+
+def _outcome(check: Check) -> Text:
+    """What a check found; in words where there is no number to show for it."""
+    mark, style = OUTCOMES[check.outcome]
+    if check.outcome == "unmeasured" and not check.stops:
+        return Text(f"{mark} not measured", style)
+    interval = "" if check.low is None else f" ({_short(check.low)} to {_short(check.high)})"
+    said = f"{_short(check.value)}{interval}" if check.value is not None else "" if check.passed else check.reason
+    if check.passed or check.stops:
+        return Text.assemble((f"{mark} ", style), said)
+    return Text.assemble((f"{mark} ", "yellow"), said, (" warning", "dim"))
 
 
 def _examples(examples: tuple[Example, ...]) -> Table:
@@ -115,4 +124,4 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else f"{value:.3g}"

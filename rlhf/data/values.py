@@ -53,13 +53,18 @@ def number(value: Any, name: str, defects: Defects) -> float | None:
 
 def truth(value: Any, name: str, defects: Defects) -> bool | None:
     """A boolean, also when it is written as 1, yes or up; None where there is none."""
-    word = str(value).strip().lower()
-    if value is None or word == "":
+    if value is None or value == "":
         return None
-    if word in YES or word in NO:
-        return word in YES
+    said = word(value)
+    if said in YES or said in NO:
+        return said in YES
     defects.append(f"{name} is neither true nor false")
     return None
+
+
+def word(value: Any) -> str:
+    """A value as one of the words that files use for it: lower case, and 1 for the 1.0 of a column of floats."""
+    return str(value).strip().lower().removesuffix(".0")
 
 
 def sequence(value: Any, name: str, defects: Defects) -> Sequence[Any]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from rlhf.cli.live import Bars, Lines, finished_line, reporter
@@ -69,6 +70,16 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     assert "\x1b" not in text(shown)
 
 
+def test_the_time_left_counts_from_where_a_stage_went_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, clock = console(), iter([0.0, 0.0, 40.0])
+    monkeypatch.setattr("rlhf.cli.live.time.monotonic", lambda: next(clock))
+    lines = Lines(shown)
+    lines.stage_started("sft")
+    lines.progress("sft", 50, 100, "")
+    lines.progress("sft", 90, 100, "")
+    assert text(shown).splitlines()[-1].split() == ["sft", "90", "of", "100,", "about", "10", "s", "left"]
+
+
 def test_on_a_terminal_there_are_bars_with_the_time_left() -> None:
     shown = console(terminal=True)
     with reporter(shown) as bars:
@@ -86,9 +97,11 @@ def test_on_a_terminal_there_are_bars_with_the_time_left() -> None:
     assert "reward 0.61" in said
 
 
-def test_a_stage_that_is_tried_again_has_one_bar() -> None:
+def test_a_stage_that_is_tried_again_begins_a_new_bar() -> None:
     with reporter(console(terminal=True)) as bars:
         assert isinstance(bars, Bars)
-        bars.stage_started("sft")
-        bars.stage_started("sft")
-        assert len(bars._progress.tasks) == 1
+        for _ in range(2):
+            bars.stage_started("sft")
+            bars.progress("sft", 3, 9, "steps")
+        (task,) = bars._progress.tasks
+        assert (task.completed, task.fields["label"]) == (3, "steps")

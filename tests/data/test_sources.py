@@ -71,6 +71,9 @@ def picked(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
             {"prompt": SKY, "rejected_prompt": user("Another?")},
         ),
         ({"prompt": SKY, "completion": BLUE, "label": True}, "thumbs", {"response": "It is blue.", "thumb": True}),
+        ({"prompt": "p", "completion": "r", "label": 0.0}, "thumbs", {"thumb": False}),
+        ({"prompt": "p", "completion": "r", "label": " Yes"}, "thumbs", {"thumb": True}),
+        ({"prompt": "p", "completion": "r", "label": ""}, "thumbs", {"thumb": None}),
         (
             {"prompt": "p", "response": "r", "rating": "4.0", "scale": 5, "annotator": "ann"},
             "ratings",
@@ -104,7 +107,7 @@ def test_columns_by_name_path_template_and_number(tmp_path: Path) -> None:
 
 
 def test_votes_of_several_annotators(tmp_path: Path) -> None:
-    record = {"prompt": "p", "one": "a", "two": "b", "ann": 2, "bob": "tie", "eve": "model_a", "joe": 3}
+    record = {"prompt": "p", "one": "a", "two": "b", "ann": 2.0, "bob": "tie", "eve": " Model_A", "joe": 3.0}
     columns: Columns = {"first": "one", "second": "two", "winner": ["ann", "bob", "eve", "joe"]}
     rows = read(tmp_path, [record], "comparisons", columns)
     assert picked(rows, "annotator", "chosen", "rejected", "tie") == [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from rlhf.data.sources.columns import Mapped
 from rlhf.data.sources.files import Record
 from rlhf.data.tables import DEFAULTS, Prompt, Row
-from rlhf.data.values import Defects, is_conversation, messages, number, sequence, text, truth, whole_number
+from rlhf.data.values import Defects, is_conversation, messages, number, sequence, text, truth, whole_number, word
 
 FIRST = frozenset({"1", "a", "first", "left", "model_a", "response_a"})
 SECOND = frozenset({"2", "b", "second", "right", "model_b", "response_b"})
@@ -127,8 +127,8 @@ def _context(values: Record, context: Prompt, defects: Defects) -> Prompt:
 
 def _ordered(values: Record, defects: Defects) -> tuple[object, object, bool]:
     """The winner, the loser, and whether there is neither."""
-    word = str(values["winner"]).strip().lower()
-    if word not in FIRST | SECOND | TIE:
+    winner = word(values["winner"])
+    if winner not in FIRST | SECOND | TIE:
         defects.append("winner is not one of first, second, tie")
     first, second = values["first"], values["second"]
-    return (second, first, False) if word in SECOND else (first, second, word in TIE)
+    return (second, first, False) if winner in SECOND else (first, second, winner in TIE)
