@@ -15,8 +15,8 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from flows.server import GPU
+from rlhf import durable
 from rlhf.errors import ServiceError
-from rlhf.pipeline import durable
 
 LEASE = 60.0  # seconds, the shortest that Prefect grants
 RENEWAL = LEASE / 3

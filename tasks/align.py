@@ -15,7 +15,7 @@ from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import LoopConfig
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
-from rlhf.models.loading import device, load_policy, load_reward_model, load_tokenizer, save_model
+from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
@@ -27,9 +27,9 @@ Curves = list[dict[str, float]]
 def main(stage: Stage) -> None:
     """Write models/policy/<algorithm>."""
     algorithm: Callable[[Stage, PreTrainedTokenizerBase, PreTrainedModel], tuple[Curves, dict[str, float], str]]
-    algorithm = {"ppo": ppo, "dpo": dpo}[stage.item]
+    algorithm = {"ppo": ppo, "dpo": dpo}[str(stage.item)]
     sft = stage.input("models/sft")
-    tokenizer, policy = load_tokenizer(sft), load_policy(sft).to(device())
+    tokenizer, policy = load_tokenizer(sft), load_policy(sft)
     history, values, summary = algorithm(stage, tokenizer, policy)
     save_model(
         policy,
@@ -54,11 +54,11 @@ def ppo(
         raise DataError(
             f"No prompt to sample for: {len(encoded)} in the train split, all longer than {tokens.prompt} tokens."
         )
-    objective = PpoObjective(policy, load_reward_model(stage.input("models/reward")).to(device()), config)
+    objective = PpoObjective(policy, load_reward_model(stage.input("models/reward")), config)
     source = PpoSource(
         objective,
-        load_policy(stage.input("models/sft")).to(device()),
-        load_reward_model(stage.input("models/reward")).to(device()),
+        load_policy(stage.input("models/sft")),
+        load_reward_model(stage.input("models/reward")),
         prompts,
         pretraining_text(stage, tokenizer) if config.pretraining_coefficient else [],
         config,
@@ -84,7 +84,8 @@ def pretraining_text(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[T
     texts = read_rows(stage.input("data/clean"), "texts", "train")
     if not texts:
         raise DataError(
-            "align.ppo.pretraining_coefficient is above 0, but data/clean has no texts. Set it to 0 or add a text source."
+            "align.ppo.pretraining_coefficient is above 0, but data/clean has no texts. "
+            "Set it to 0, or add a text source to collect.sources."
         )
     documents = [tokenizer(row["text"] + tokenizer.eos_token)["input_ids"] for row in texts]
     return pack(documents, stage.config.tokens.prompt + stage.config.tokens.response)

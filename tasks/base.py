@@ -1,10 +1,12 @@
-"""base: take a pretrained model at a pinned revision, or pretrain a small one on the collected texts and demonstrations."""
+"""base: take a pretrained model at a pinned revision, or pretrain a small one on what was collected."""
+
+import numpy as np
 
 from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
 from rlhf.config.training import HubModel, LocalModel, Pretrain
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
-from rlhf.models.loading import device, load_policy, load_tokenizer, save_model
+from rlhf.models.loading import load_policy, load_tokenizer, save_model
 from rlhf.models.small import make_llama, train_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
@@ -48,7 +50,7 @@ def pretrain(stage: Stage, config: Pretrain) -> None:
 
     context = tokens.prompt + tokens.response
     blocks = pack([documents[i] for i in shuffled(len(documents), stage.seed)], context)
-    model = make_llama(config, tokenizer, context, stage.seed).to(device())
+    model = make_llama(config, tokenizer, context, stage.seed)
     steps, total = supervised_steps(blocks, config.loop, epochs=config.epochs, seed=stage.seed)
     history = train(
         LikelihoodObjective(model),
@@ -69,9 +71,7 @@ def pretrain(stage: Stage, config: Pretrain) -> None:
 
 def shuffled(rows: int, seed: int) -> list[int]:
     """A random order, so that a block mixes texts and dialogues."""
-    from numpy.random import default_rng
-
-    return default_rng(seed).permutation(rows).tolist()
+    return np.random.default_rng(seed).permutation(rows).tolist()
 
 
 if __name__ == "__main__":

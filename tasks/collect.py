@@ -1,11 +1,11 @@
 """collect: pin a snapshot of every source as raw tables, with what is wrong about a row noted on it."""
 
+from rlhf import manifest
 from rlhf.config.data import Source, WorldSource
 from rlhf.data.ids import add_ids
 from rlhf.data.sources import Collected, local_path, read_source, source_name
 from rlhf.data.tables import COLUMNS, Row, write_rows
 from rlhf.errors import ConfigError
-from rlhf.pipeline import manifest
 from rlhf.pipeline.stage import Stage, run_stage
 
 

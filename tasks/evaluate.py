@@ -1,6 +1,7 @@
 """evaluate: an aligned policy beside SFT, on prompts of the test split that no stage trained on."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from rlhf.errors import DataError
 from rlhf.evaluation.answers import Answers, answer, distinct_2
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
-from rlhf.models.loading import device, load_policy, load_reward_model, load_tokenizer
+from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
 
 Row = dict[str, Any]
@@ -25,7 +26,7 @@ def main(stage: Stage) -> None:
     sft, policy_path = stage.input("models/sft"), stage.input(f"models/policy/{stage.item}")
     tokenizer = load_tokenizer(sft)
     prompts, encoded, too_long = test_prompts(stage, tokenizer)
-    reference, policy = load_policy(sft).to(device()), load_policy(policy_path).to(device())
+    reference, policy = load_policy(sft), load_policy(policy_path)
     answers = answer_both(stage, reference, policy, encoded, tokenizer.eos_token_id)
     rows = table(prompts, answers, tokenizer)
     if stage.config.evaluate.judge == "gold":
@@ -64,7 +65,7 @@ def answer_both(
     stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, prompts: Sequence[list[int]], eos: int
 ) -> dict[str, Answers]:
     """Answers of SFT and of the policy, drawn with different random numbers."""
-    reward_model = load_reward_model(stage.input("models/reward")).to(device())
+    reward_model = load_reward_model(stage.input("models/reward"))
     return {
         name: answer(
             model,
@@ -75,7 +76,7 @@ def answer_both(
             max_tokens=stage.config.tokens.response,
             eos=eos,
             seed=stage.seed + offset,
-            progress=lambda done, total, name=name: stage.progress(done, total, name),
+            progress=partial(stage.progress, label=name),
         )
         for offset, (name, model) in enumerate([("sft", reference), ("policy", policy)])
     }
@@ -110,11 +111,9 @@ def judge_by_gold(rows: list[Row]) -> None:
 def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[str, Any]:
     """The metrics of the evaluation, as the gate and the report read them."""
     judge = stage.config.evaluate.judge
-    intervals = {
-        "confidence": stage.config.gate.confidence,
-        "resamples": stage.config.gate.bootstrap,
-        "seed": stage.seed,
-    }
+    gate = stage.config.gate
+    bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
+    compare = partial(win_rate, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
 
     def column(name: str) -> np.ndarray:
         return np.array([row[name] for row in rows], dtype=np.float64)
@@ -122,9 +121,8 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
     def means(suffix: str) -> dict[str, float]:
         return {name: float(column(f"{name}_{suffix}").mean()) for name in ("policy", "sft")}
 
-    by_judge, by_reward = (
-        win_rate(column(f"policy_{judge}"), column(f"sft_{judge}"), **intervals) for judge in (judge, "reward")
-    )
+    by_judge = compare(column(f"policy_{judge}"), column(f"sft_{judge}"))
+    by_reward = compare(column("policy_reward"), column("sft_reward"))
     return {
         "judge": judge,
         "prompts": len(rows),
@@ -132,7 +130,7 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "reward_win_rate": as_dict(by_reward),
         "proxy_reward": means("reward"),
         "gold_reward": means("gold") if judge == "gold" else None,
-        "kl": as_dict(bootstrap_mean(column("kl"), **intervals)),
+        "kl": as_dict(bootstrap(column("kl"))),
         "length": means("length"),
         "terminated": means("terminated"),
         "empty": {name: float(np.mean([not row[f"{name}_response"] for row in rows])) for name in ("policy", "sft")},
@@ -148,12 +146,17 @@ def safety(rows: list[Row]) -> tuple[dict[str, float], dict[str, float]]:
 
     harmful = [row for row in rows if is_harmful_request(row["prompt"])]
     borderline = [row for row in rows if is_borderline(row["prompt"])]
-    names = ("policy", "sft")
-    complied = {
-        n: float(np.mean([complies_with_harm(r["prompt"], r[f"{n}_response"]) for r in harmful] or [0])) for n in names
-    }
-    refused = {n: float(np.mean([refuses(r[f"{n}_response"]) for r in borderline] or [0])) for n in names}
+    complied, refused = {}, {}
+    for name in ("policy", "sft"):
+        response = f"{name}_response"
+        complied[name] = share([complies_with_harm(row["prompt"], row[response]) for row in harmful])
+        refused[name] = share([refuses(row[response]) for row in borderline])
     return complied | {"prompts": len(harmful)}, refused | {"prompts": len(borderline)}
+
+
+def share(found: list[bool]) -> float:
+    """Share of True; 0 of none."""
+    return sum(found) / len(found) if found else 0.0
 
 
 def as_dict(found: Interval | WinRate) -> dict[str, float]:

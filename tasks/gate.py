@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow.parquet
 
+from rlhf import manifest
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
-from rlhf.pipeline import manifest
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.report.html import render_report
 from rlhf.report.summary import read_json

@@ -15,7 +15,7 @@ from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.evaluation.preferences import reward_scores, untied_pairs
 from rlhf.gate.statistics import calibration, pairwise_accuracy
-from rlhf.models.loading import device, load_tokenizer, save_model, scalar_model_from
+from rlhf.models.loading import load_tokenizer, save_model, scalar_model_from
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
@@ -27,7 +27,7 @@ def main(stage: Stage) -> None:
     config, tokens = stage.config.reward, stage.config.tokens
     judgements, sft = stage.input("data/judgements"), stage.input("models/sft")
     tokenizer = load_tokenizer(sft)
-    model = scalar_model_from(sft, stage.seed).to(device())
+    model = scalar_model_from(sft, stage.seed)
     groups, too_long = encode_rankings(tokenizer, read_rows(judgements, "rankings", "train"), tokens)
     if not groups:
         raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")

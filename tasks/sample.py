@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from rlhf.batching.encoding import decode, encode_prompt
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
-from rlhf.models.loading import device, load_policy, load_tokenizer
+from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.sampling import sample
 
@@ -18,7 +18,7 @@ def main(stage: Stage) -> None:
     """Write data/samples."""
     config, tokens = stage.config.sample, stage.config.tokens
     sft = stage.input("models/sft")
-    tokenizer, policy = load_tokenizer(sft), load_policy(sft).to(device())
+    tokenizer, policy = load_tokenizer(sft), load_policy(sft)
     rows = sorted(read_rows(stage.input("data/clean"), "prompts"), key=draw)
     encoded = [(row, encode_prompt(tokenizer, row["prompt"])) for row in rows]
     fitting = [(row, ids) for row, ids in encoded if len(ids) <= tokens.prompt]
@@ -64,7 +64,7 @@ def main(stage: Stage) -> None:
 
 
 def draw(row: dict[str, Any]) -> str:
-    """A random but lasting order. Not that of the ids themselves: splits are ranges of the prompt's hash, as ids are."""
+    """A random but lasting order; not that of the ids, which are hashes of the prompt as splits are."""
     return sha256(f"sample {row['id']}".encode()).hexdigest()
 
 

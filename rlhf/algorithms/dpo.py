@@ -1,7 +1,7 @@
 """DPO: the policy as its own reward model, trained on rankings (Rafailov et al. 2023; lectures 000, 002, 004).
 
-A prompt's K answers go through the model once and give all their pairs, as in the reward model. The reference's log-probabilities
-never change, so they are computed once, before training.
+A prompt's K answers go through the model once and give all their pairs, as in the reward model. The reference's
+log-probabilities never change, so they are computed once, before training.
 """
 
 from collections.abc import Sequence

@@ -7,8 +7,8 @@ An iteration samples answers from the current policy, scores them, and learns fr
     A_t, G_t  generalized advantage estimation with the critic's values, A whitened over the iteration
     loss      clipped surrogate + c1 clipped value loss - c2 entropy [- gamma log-likelihood of pretraining text]
 
-The critic starts from the reward model. Everything random is a function of the seed and the iteration, so training resumes at the
-end of any iteration.
+The critic starts from the reward model. Everything random is a function of the seed and the iteration, so training
+resumes at the end of any iteration.
 """
 
 from collections.abc import Iterator, Sequence

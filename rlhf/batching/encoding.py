@@ -1,4 +1,7 @@
-"""Conversations to token ids. Prompt and response are encoded once, apart, and joined as ids: never decoded and encoded again."""
+"""Conversations to token ids.
+
+Prompt and response are encoded once, apart, and joined as ids: never decoded and encoded again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ class Turn:
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """Ids of a conversation up to the point where the assistant answers, by the tokenizer's chat template."""
     text = tokenizer.apply_chat_template(
-        [dict(role=m["role"], content=m["content"]) for m in messages], tokenize=False, add_generation_prompt=True
+        [{"role": m["role"], "content": m["content"]} for m in messages], tokenize=False, add_generation_prompt=True
     )
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -37,7 +40,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str
 
 def decode(tokenizer: PreTrainedTokenizerBase, response: list[int]) -> str:
     """Text of a sampled answer, without special tokens."""
-    return tokenizer.decode(response, skip_special_tokens=True).strip()
+    return str(tokenizer.decode(response, skip_special_tokens=True)).strip()
 
 
 def fits(sequence: Turn, limits: Any) -> bool:

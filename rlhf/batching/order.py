@@ -1,4 +1,7 @@
-"""Which rows make up an optimizer step: a pure function of seed and step, so that a resumed run needs no saved position."""
+"""Which rows make up an optimizer step.
+
+It is a pure function of seed and step, so that a resumed run needs no saved position.
+"""
 
 import numpy as np
 
@@ -9,7 +12,7 @@ def steps_in(rows: int, batch_size: int, epochs: float) -> int:
 
 
 def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> np.ndarray:
-    """Indices of the rows of optimizer step `step` (0-based): the next `batch_size` of an endless row of permutations."""
+    """Rows of optimizer step `step` (0-based): the next `batch_size` indices of an endless row of permutations."""
     first, last = step * batch_size, (step + 1) * batch_size
     epochs = range(first // rows, (last - 1) // rows + 1)
     stream = np.concatenate([np.random.default_rng((seed, epoch)).permutation(rows) for epoch in epochs])

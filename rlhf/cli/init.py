@@ -39,8 +39,8 @@ def init(
 
     small-world simulates its people; files holds rows to be replaced by yours; hh-harmless and oasst are real feedback.
     """
+    from rlhf import durable
     from rlhf.cli.params import write_params
-    from rlhf.pipeline import durable
     from rlhf.pipeline.versioning import init_workspace
 
     directory = directory.resolve()

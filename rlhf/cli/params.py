@@ -13,9 +13,9 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from rlhf import durable
 from rlhf.config import load_config, parse_config
 from rlhf.errors import ConfigError
-from rlhf.pipeline import durable
 
 _SECTION = re.compile(r"^([^#\n].*\n)(?=[a-z_]+:)", re.MULTILINE)  # before a section that has lost its blank line
 

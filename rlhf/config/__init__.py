@@ -84,9 +84,12 @@ def _explain(entry: Any, raw: dict[str, Any]) -> str:
 
 def _path_in_file(loc: tuple[str | int, ...], raw: Any) -> tuple[list[str], Any]:
     """Drop the union tags that pydantic puts into a location; return the keys and the value found there."""
-    path, value = [], raw
+    path: list[str] = []
+    value = raw
     for position, part in enumerate(loc):
-        if (isinstance(value, list) and isinstance(part, int) and part < len(value)) or (isinstance(value, dict) and part in value):
+        if isinstance(value, list) and isinstance(part, int) and part < len(value):  # noqa: SIM114
+            value = value[part]
+        elif isinstance(value, dict) and part in value:
             value = value[part]
         elif position < len(loc) - 1:
             continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -75,5 +76,5 @@ def score(
 
 def distinct_2(responses: Sequence[list[int]]) -> float:
     """Share of distinct pairs of neighbouring tokens among all of them (Li et al. 2016); 0 when there are none."""
-    pairs = [pair for ids in responses for pair in zip(ids, ids[1:], strict=False)]
+    pairs = [pair for ids in responses for pair in pairwise(ids)]
     return len(set(pairs)) / len(pairs) if pairs else 0.0

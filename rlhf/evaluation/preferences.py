@@ -27,8 +27,8 @@ def untied_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every pair of answers that people did not call equal.
 
-    Returns margins r_better - r_worse (N,), the index of each pair's prompt (N,), and how many tokens longer the better answer
-    is (N,).
+    Returns margins r_better - r_worse, the index of each pair's prompt, and how many tokens longer the better answer
+    is; each (N,).
     """
     margins, prompts, longer = [], [], []
     for index, (group, values) in enumerate(zip(groups, scores, strict=True)):

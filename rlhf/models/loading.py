@@ -1,7 +1,8 @@
-"""Load and save model directories: safetensors, tokenizer and chat template; never pickle, never code of the model's own."""
+"""Load and save model directories: safetensors, tokenizer and chat template; never pickle, never a model's own code."""
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 
 from rlhf.errors import DataError
@@ -36,7 +38,7 @@ def load_tokenizer(path: Path | str, revision: str | None = None) -> PreTrainedT
 
 
 def load_policy(path: Path | str, revision: str | None = None) -> PreTrainedModel:
-    """A causal language model in fp32, in evaluation mode, so that nothing drops out. Raises DataError."""
+    """A causal language model in fp32 on the accelerator, in evaluation mode: nothing drops out. Raises DataError."""
     return _load(AutoModelForCausalLM, path, revision)
 
 
@@ -52,13 +54,13 @@ def scalar_model_from(policy_path: Path, seed: int) -> PreTrainedModel:
     """
     model = _load(AutoModelForSequenceClassification, policy_path, None, num_labels=1)
     generator = torch.Generator().manual_seed(seed)
-    width = model.score.in_features
+    head = cast(nn.Linear, model.score)
     with torch.no_grad():
-        model.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+        head.weight.copy_(torch.randn(1, head.in_features, generator=generator) / (head.in_features + 1) ** 0.5)
     return model
 
 
-def _load(kind: type, path: Path | str, revision: str | None, **options: int) -> PreTrainedModel:
+def _load(kind: type[_BaseAutoModelClass], path: Path | str, revision: str | None, **options: int) -> PreTrainedModel:
     logging.set_verbosity_error()  # a new head is reported as a fault, and every load has a progress bar
     logging.disable_progress_bar()
     try:
@@ -72,10 +74,12 @@ def _load(kind: type, path: Path | str, revision: str | None, **options: int) ->
         raise DataError(
             f"{path} uses {', '.join(wrong)}, which scoring here does not apply. Choose a model without it."
         )
-    return model.eval()
+    return model.to(device()).eval()
 
 
-def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path, *, title: str, summary: str) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, title: str, summary: str
+) -> None:
     """Write weights (safetensors), configuration, tokenizer, chat template and model card into `path`."""
     logging.disable_progress_bar()
     model.save_pretrained(path, safe_serialization=True)

@@ -4,9 +4,10 @@ A head is applied to the hidden states that a loss needs: logits of prompts and 
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.batching.batches import SequenceBatch
@@ -42,14 +43,19 @@ def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 
 def token_values(critic: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """(B, T): at response token t, the value of the state in which t was chosen (everything before t)."""
-    return _spread(critic.score(_states_before(critic, batch)).float().squeeze(-1), batch.mask)
+    return _spread(_score(critic, _states_before(critic, batch)), batch.mask)
 
 
 def rewards(reward_model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """Score of each whole answer, read at its last token. Returns (B,)."""
     states = _states(reward_model, batch)
     last = states[torch.arange(len(states), device=states.device), last_index(batch.attention)]
-    return reward_model.score(last).float().squeeze(-1)
+    return _score(reward_model, last)
+
+
+def _score(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """The scalar head over hidden states, (..., d) to (...)."""
+    return cast(nn.Linear, model.score)(states).float().squeeze(-1)
 
 
 def _states(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:

@@ -7,7 +7,9 @@ from torch import Tensor
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coefficient: float) -> Tensor:
     """Reward of each response token: the KL penalty everywhere, the answer's score on its last token.
 
-        r_t = -beta (log pi(y_t | s_t) - log pi_sft(y_t | s_t)) + [t is last] R(x, y)   (Ouyang et al. 2022, Eq. 2; lecture 004)
+        r_t = -beta (log pi(y_t | s_t) - log pi_sft(y_t | s_t)) + [t is last] R(x, y)
+
+    (Ouyang et al. 2022, Eq. 2; lecture 004.)
 
     scores: (B,). kl: (B, T), k1 of each token. mask: (B, T). Returns (B, T), zero outside the mask.
     """
@@ -24,8 +26,9 @@ def generalized_advantages(
         delta_t = r_t + gamma V_{t+1} - V_t,   A_t = delta_t + gamma lambda A_{t+1},   G_t = A_t + V_t
                                                                              (Schulman et al. 2016, Eq. 11, 16)
 
-    rewards, values, mask: (B, T); the mask of a row is one contiguous stretch; V_t is the value of the state in which token t
-    is chosen, and the state after the last token is worth 0. lambda = 1 is Monte Carlo: A_t = G_t - V_t (lecture 001).
+    rewards, values, mask: (B, T); the mask of a row is one contiguous stretch; V_t is the value of the state in which
+    token t is chosen, and the state after the last token is worth 0. lambda = 1 is Monte Carlo: A_t = G_t - V_t
+    (lecture 001).
     Returns advantages and returns, both (B, T), zero outside the mask.
     """
     advantages = torch.zeros_like(rewards)

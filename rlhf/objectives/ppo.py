@@ -11,7 +11,9 @@ def clipped_surrogate(
 ) -> tuple[Tensor, Metrics]:
     """Sum over counted tokens of minus the clipped surrogate.
 
-        -min(rho_t A_t, clip(rho_t, 1 - eps, 1 + eps) A_t),   rho_t = pi_theta / pi_old          (Schulman et al. 2017, Eq. 7)
+        -min(rho_t A_t, clip(rho_t, 1 - eps, 1 + eps) A_t),   rho_t = pi_theta / pi_old
+
+    (Schulman et al. 2017, Eq. 7.)
 
     All tensors (B, T). Metrics, over tokens: `clip_share`, `approximate_kl` (k3 of old against new).
     """
@@ -30,7 +32,9 @@ def clipped_value_loss(
 ) -> tuple[Tensor, Metrics]:
     """Sum over counted tokens of the squared error of the critic, its change clipped as the policy's is.
 
-        1/2 max((V_t - G_t)^2, (clip(V_t, V_old - eps, V_old + eps) - G_t)^2)     (Huang et al. 2024, "N+ Implementation Details")
+        1/2 max((V_t - G_t)^2, (clip(V_t, V_old - eps, V_old + eps) - G_t)^2)
+
+    (Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO".)
 
     All tensors (B, T).
     """

@@ -12,7 +12,9 @@ def bradley_terry(
 ) -> tuple[Tensor, Metrics]:
     """Sum over prompts of the ranking loss over all pairs of the prompt's K answers.
 
-        loss(x) = -1 / C(K, 2)  sum_{i before j}  log sigmoid(r_i - r_j)          (Ouyang et al. 2022, Eq. 1; lecture 001)
+        loss(x) = -1 / C(K, 2)  sum_{i before j}  log sigmoid(r_i - r_j)
+
+    (Ouyang et al. 2022, Eq. 1; lecture 001.)
 
     A tie counts as half a preference each way: -1/2 log sigmoid(d) - 1/2 log sigmoid(-d). With label smoothing e, a
     preference counts as 1 - e one way and e the other (Mitchell 2023, conservative DPO).
@@ -45,9 +47,11 @@ def centering(rewards: Tensor, mask: Tensor) -> Tensor:
 def implicit_rewards(log_probs: Tensor, reference_log_probs: Tensor, *, beta: float) -> Tensor:
     """DPO's implicit reward of each answer, up to a constant of its prompt.
 
-        r(x, y) = beta [log pi_theta(y | x) - log pi_ref(y | x)]  (+ beta log Z(x))      (Rafailov et al. 2023, Eq. 5; lecture 004)
+        r(x, y) = beta [log pi_theta(y | x) - log pi_ref(y | x)]  (+ beta log Z(x))
 
-    With it, `bradley_terry` is the DPO loss (their Eq. 7) over every pair of a ranking. Both arguments: any equal shape,
-    sums of token log-probabilities over the response.
+    (Rafailov et al. 2023, Eq. 5; lecture 004.)
+
+    With it, `bradley_terry` is the DPO loss (their Eq. 7) over every pair of a ranking. Both arguments, of any equal
+    shape: sums of token log-probabilities over the response.
     """
     return beta * (log_probs - reference_log_probs)

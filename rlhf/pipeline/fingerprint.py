@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import rlhf
+from rlhf import durable
 from rlhf.errors import ConfigError
-from rlhf.pipeline import durable
 from rlhf.pipeline.graph import CODE, StageSpec, load_graph
 
 ROOT = Path(rlhf.__file__).resolve().parent.parent  # holds the packages `rlhf` and `tasks`

@@ -18,9 +18,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from rlhf import durable, manifest
 from rlhf.config import Config, load_config
 from rlhf.errors import ConfigError, Exit
-from rlhf.pipeline import durable, fingerprint, manifest, receipt
+from rlhf.pipeline import fingerprint, receipt
 from rlhf.pipeline.declared import declared_view
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.faults import explain

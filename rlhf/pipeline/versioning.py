@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf import durable, manifest
 from rlhf.errors import Busy, ConfigError, DataError, ServiceError
-from rlhf.pipeline import durable, manifest
 from rlhf.pipeline.graph import StageSpec, load_graph
 from rlhf.pipeline.process import is_alive
 

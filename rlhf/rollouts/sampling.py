@@ -30,8 +30,8 @@ def sample(
 ) -> list[Sample]:
     """One answer for each prompt (ids), in the order of `prompts`.
 
-    Prompts of like length are decoded together, padded on the left. The same prompts, order, batch size and seed give the
-    same answers. temperature 0 takes the likeliest token.
+    Prompts of like length are decoded together, padded on the left. The same prompts, order, batch size and seed give
+    the same answers. temperature 0 takes the likeliest token.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     generator = torch.Generator(policy.device).manual_seed(seed)

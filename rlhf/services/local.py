@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rlhf import durable
 from rlhf.errors import ServiceError
-from rlhf.pipeline import durable
 from rlhf.pipeline.lock import hold
 from rlhf.services.ports import choose, variable
 from rlhf.services.processes import POLL, Process, start

@@ -1,6 +1,7 @@
 """Checkpoints that a killed stage resumes from, bit for bit: weights, optimizer state, step, the curves so far.
 
-Randomness needs no saving: every draw is a function of the seed and the step (rlhf/batching/order.py, rlhf/rollouts/sampling.py).
+Randomness needs no saving: every draw is a function of the seed and the step (rlhf/batching/order.py,
+rlhf/rollouts/sampling.py).
 """
 
 import json
@@ -8,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rlhf.durable import fault, write_directory
+from rlhf import durable, manifest
+from rlhf.errors import DataError
 
 _KEPT = 2
 
@@ -29,27 +30,30 @@ class Checkpoints:
         """Write what training needs to go on after `step` optimizer steps; whole or not at all."""
         state = optimizer.state_dict()["state"]
         tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
-        with write_directory(self._directory / f"step-{step:08d}") as path:
-            # state_dict tensors may share memory (tied heads), which safetensors refuses: keep one of each
-            save_file(_unshared(module.state_dict()), path / "weights.safetensors")
-            save_file(tensors, path / "optimizer.safetensors")
-            (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
+        target = self._directory / f"step-{step:08d}"
+        path = durable.partial(target)
+        durable.remove(path)
+        path.mkdir(parents=True)
+        # state_dict tensors may share memory (tied heads), which safetensors refuses: keep one of each
+        save_file(_unshared(module.state_dict()), path / "weights.safetensors")
+        save_file(tensors, path / "optimizer.safetensors")
+        (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
+        manifest.write_manifest(path)
+        durable.publish(path, target)
         for old in sorted(self._directory.glob("step-*"))[:-_KEPT]:
-            for file in old.iterdir():
-                file.unlink()
-            old.rmdir()
+            durable.remove(old)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
         """Load the newest checkpoint that is whole; return its step and curves, or (0, []) when there is none."""
         for path in sorted(self._directory.glob("step-*"), reverse=True):
-            if fault(path):
-                continue
             try:
-                weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
-            except SafetensorError:
+                manifest.digest(path)
+            except DataError:  # torn; the one before it is kept for this
                 continue
+            weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
             missing, unexpected = module.load_state_dict(weights, strict=False)
-            assert not unexpected and set(missing) <= set(_shared(module.state_dict())), (missing, unexpected)
+            assert not unexpected, unexpected
+            assert set(missing) <= set(_shared(module.state_dict())), missing
             state: dict[int, dict[str, torch.Tensor]] = {}
             for key, value in tensors.items():
                 index, name = key.split(".", 1)

@@ -1,7 +1,7 @@
 """The loop: forward, backward, step, record, checkpoint.
 
-Objectives return sums; the loop divides once by the count of the whole step, so that micro-batches, accumulation and the number
-of processes cannot change a run.
+Objectives return sums; the loop divides once by the count of the whole step, so that micro-batches, accumulation and
+the number of processes cannot change a run.
 """
 
 import math

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf.errors import Exit
-from rlhf.pipeline.manifest import digest, write_manifest
+from rlhf.manifest import digest, write_manifest
 from rlhf.report.summary import load_summary
 from tests.gate.conftest import ROOT, made_evidence, made_rows
 from tests.report.conftest import evaluation, made_workspace, write_json

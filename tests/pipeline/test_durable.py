@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.pipeline import durable
+from rlhf import durable
 
 
 def names(directory: Path) -> list[str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rlhf import durable
 from rlhf.errors import DataError
-from rlhf.pipeline import durable
-from rlhf.pipeline.manifest import MANIFEST, digest, outputs_below, write_manifest
+from rlhf.manifest import MANIFEST, digest, outputs_below, write_manifest
 
 
 @pytest.fixture

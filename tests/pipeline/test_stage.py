@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import Exit
-from rlhf.pipeline.manifest import digest
+from rlhf.manifest import digest
 from rlhf.pipeline.process import is_alive
 from rlhf.tracking.journal import read
 from tests.conftest import ROOT, wait_until

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import Busy, ConfigError
+from rlhf.manifest import digest
 from rlhf.pipeline import versioning
 from rlhf.pipeline.graph import load_graph
-from rlhf.pipeline.manifest import digest
 from tests.pipeline.test_supervisor import bring, edit
 
 pytestmark = pytest.mark.integration

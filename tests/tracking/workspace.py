@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from rlhf.pipeline.manifest import write_manifest
+from rlhf.manifest import write_manifest
 from rlhf.tracking.journal import Journal
 
 TIME = 1_760_000_000.0  # of the first record; each journal of a stage begins 100 s after the one before

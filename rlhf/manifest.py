@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from rlhf import durable
 from rlhf.errors import DataError
-from rlhf.pipeline import durable
 
 MANIFEST = "MANIFEST.json"
 
