@@ -93,7 +93,8 @@ def _node(workspace: Path, path: str, digest: str, lock: DvcLock, versions: Mapp
     if output is None:
         return Node(path, "source", digest=digest, md5=lock.digest(path, digest))
     receipt = output.receipt
-    children = [_node(workspace, name, sha256, lock, versions) for name, sha256 in receipt["inputs"].items()]
+    made = {name: sha256 for name, sha256 in receipt["inputs"].items() if not name.startswith("reports/")}
+    children = [_node(workspace, name, sha256, lock, versions) for name, sha256 in made.items()]
     children += [node for node in _sources(receipt["params"]) if node.params.get("path") not in receipt["inputs"]]
     return Node(
         name=path,

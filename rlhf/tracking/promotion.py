@@ -122,12 +122,12 @@ def _registered(workspace: Path, output: Output) -> tuple[Store, Registered]:
 
 
 def _reasons(decision: dict[str, Any]) -> str:
-    """The sentence of the decision and the checks that were not passed."""
+    """The sentence of the decision and the checks that stop it."""
     failed = [
         f"{name}: {check['name']} ({check['reason']})"
         for name, entry in decision["candidates"].items()
         for check in entry["checks"]
-        if not check["passed"]
+        if check.get("blocking", True) and not check["passed"]
     ]
     return " ".join([decision["sentence"], *(["Not passed: " + "; ".join(failed)] if failed else [])])
 
