@@ -30,7 +30,10 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store with MLflow's tables and nothing in them: making them takes seconds."""
     directory = tmp_path_factory.mktemp("empty")
-    connect(directory)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+        environment.delenv("RLHF_EXPERIMENT", raising=False)
+        connect(directory)
     (directory / "mlflow.db").rename(directory / "empty.db")
     with closing(sqlite3.connect(directory / "empty.db")) as store:
         store.execute("DELETE FROM experiments WHERE name = ?", [directory.name])
