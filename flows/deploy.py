@@ -17,7 +17,8 @@ from rlhf.pipeline.fingerprint import ROOT
 from rlhf.pipeline.graph import read_yaml
 
 POOL = "rlhf"
-FILE = ROOT / "infra" / "prefect.yaml"
+INSTALLED = Path(__file__).parent / "prefect.yaml"  # a wheel has no infra/
+FILE = INSTALLED if INSTALLED.is_file() else ROOT / "infra" / "prefect.yaml"
 
 
 def deploy(workspace: Path, *, activate: bool = False) -> list[str]:

@@ -28,7 +28,7 @@ def main(stage: Stage) -> None:
             add_ids(rows)
             write_rows(stage.output("data/raw"), table, rows)
     totals = {table: len(rows) for table, rows in tables.items() if rows}
-    stage.metrics({"sources": report, "rows": totals})
+    stage.report("reports/collect.json", {"sources": report, "rows": totals})
     stage.summary(", ".join(f"{count:,} {table}" for table, count in totals.items()))
 
 

@@ -17,7 +17,7 @@ def main(stage: Stage) -> None:
     found = [evidence(stage, name, len(algorithms)) for name in algorithms]
     judges = {one.evaluation.get("judge") for one in found}
     decision = decide([assess(one, stage.config.gate) for one in found], judges.pop() if len(judges) == 1 else None)
-    stage.metrics(decision.to_json())
+    stage.report("reports/gate/decision.json", decision.to_json())
     html = render_report(stage.workspace, decision, stage.upstream)
     stage.output("reports/report.html").write_text(html, encoding="utf-8")
     stage.summary(f"{decision.decision}. {decision.sentence}")

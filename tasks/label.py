@@ -39,7 +39,7 @@ def main(stage: Stage) -> None:
     judged = pd.concat(rankings.values(), ignore_index=True)
     write_frame(stage.output("data/judgements"), "rankings", judged, {"split": TEXT})
     limit = bayes_accuracy(annotators, rankings, tables)
-    stage.metrics({**describe(rankings), "bayes_accuracy": limit, "unused": unused})
+    stage.report("reports/label.json", {**describe(rankings), "bayes_accuracy": limit, "unused": unused})
     counts = ", ".join(f"{len(rows):,} from {origin}" for origin, rows in rankings.items())
     best = f"; a perfect reward model would agree with {limit:.1%} of the unseen ones" if limit is not None else ""
     stage.summary(f"{len(judged):,} rankings ({counts}){best}")

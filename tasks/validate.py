@@ -39,12 +39,13 @@ def main(stage: Stage) -> None:
         digests = rows[HASH] if HASH in rows else rows["text"].map(text_hash)
         clean[table] = rows.assign(split=digests.map(lambda digest: split_of(digest, config.splits)).astype(object))
     _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
-    stage.metrics(
+    stage.report(
+        "reports/validate.json",
         {
             "tables": {table: asdict(count) for table, count in counts.items()},
             "prompts": len(clean["prompts"]),
             "set": report(clean),
-        }
+        },
     )
     kept, gone = (sum(getattr(count, name) for count in counts.values()) for name in ("kept", "quarantined"))
     stage.summary(f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts")

@@ -2,11 +2,20 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import yaml
+
+from rlhf.manifest import digest
+from tests.conftest import wait_until
 
 SHORT = {
     "world.demonstrations": 500,
@@ -26,42 +35,114 @@ SHORT = {
     "align.dpo.epochs": 1.0,
     "evaluate.prompts": 60,
     "gate.bootstrap": 200,
+    "sft.loop.checkpoint_every": 4,
+    "reward.loop.checkpoint_every": 4,
+    "align.ppo.loop.checkpoint_every": 2,
+    "align.dpo.loop.checkpoint_every": 4,
 }
 STAGES = 12
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "RLHF_"))}
 
 
 def rlhf(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "RLHF_"))}
     command = [sys.executable, "-m", "rlhf", *arguments]
     return subprocess.run(
-        command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=500, check=False
+        command, cwd=workspace, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False
     )
 
 
-@pytest.mark.integration
-@pytest.mark.slow
-def test_the_small_world_runs_from_feedback_to_the_gate(tmp_path: Path) -> None:
-    made = rlhf(tmp_path, "init", "world", "--example", "small-world")
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace in which the whole pipeline has run once."""
+    directory = tmp_path_factory.mktemp("small")
+    made = rlhf(directory, "init", "world", "--example", "small-world")
     assert made.returncode == 0, made.stderr
-    workspace = tmp_path / "world"
+    workspace = directory / "world"
     settings = [word for key, value in SHORT.items() for word in ("-S", f"{key}={value}")]
     try:
         first = rlhf(workspace, "run", *settings)
         assert first.returncode == 0, first.stdout + first.stderr
         assert "Traceback" not in first.stdout + first.stderr
         assert first.stdout.count("✓") >= STAGES
-
-        decision = json.loads((workspace / "reports/gate/decision.json").read_text())
-        assert decision["decision"] in {"PROMOTE", "REJECT", "INCONCLUSIVE"}
-        assert set(decision["candidates"]) == {"ppo", "dpo"}
-        assert (workspace / "reports/report.html").stat().st_size > 10_000
-
-        second = rlhf(workspace, "run")
-        assert second.returncode == 0, second.stdout + second.stderr
-        assert second.stdout.count("up to date") == STAGES
-
-        tree = json.loads(rlhf(workspace, "lineage", "dpo", "--json").stdout)
-        assert tree["stage"] == "align@dpo"
-        assert {"models/sft", "models/reward", "data/judgements"} <= {child["name"] for child in tree["children"]}
+        yield workspace
     finally:
         assert rlhf(workspace, "down").returncode == 0
+
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
+def test_the_small_world_runs_from_feedback_to_the_gate(world: Path) -> None:
+    decision = json.loads((world / "reports/gate/decision.json").read_text())
+    assert decision["decision"] in {"PROMOTE", "REJECT", "INCONCLUSIVE"}
+    assert set(decision["candidates"]) == {"ppo", "dpo"}
+    assert (world / "reports/report.html").stat().st_size > 10_000
+
+    again = rlhf(world, "run")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("up to date") == STAGES
+
+    tree = json.loads(rlhf(world, "lineage", "dpo", "--json").stdout)
+    assert tree["stage"] == "align@dpo"
+    assert {"models/sft", "models/reward", "data/judgements"} <= {child["name"] for child in tree["children"]}
+
+
+@pytest.mark.parametrize(
+    ("stage", "program", "model", "whole_run"),
+    [
+        ("sft", "tasks.sft", "models/sft", False),
+        ("reward", "tasks.reward", "models/reward", True),
+        ("align@ppo", "tasks.align", "models/policy/ppo", False),
+        ("align@dpo", "tasks.align", "models/policy/dpo", True),
+    ],
+)
+def test_a_killed_stage_resumes_and_ends_with_the_same_bits(
+    world: Path, stage: str, program: str, model: str, whole_run: bool
+) -> None:
+    """kill -9 of the stage, which is retried, or of `rlhf run`, which is started again."""
+    expected = digest(world / model)
+    forget(world, stage)
+    command = [sys.executable, "-m", "rlhf", "run"]
+    run = subprocess.Popen(command, cwd=world, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_until(lambda: any(world.glob(".work/*/step-*")), f"a checkpoint of {stage}", seconds=120)
+    (program_process,) = processes(world, program)
+    journal = next(world.glob(".work/*/step-*")).parent / "journal.jsonl"
+    if whole_run:
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        wait_until(lambda: not program_process.is_running(), f"the end of {stage} with its run")
+        assert not (world / model).exists()
+        assert rlhf(world, "run").returncode == 0
+    else:
+        program_process.kill()
+        assert run.wait(timeout=200) == 0
+    assert digest(world / model) == expected
+    assert first_step_of_last_start(journal) > 0, "it began again instead of resuming"
+
+
+def forget(workspace: Path, stage: str) -> None:
+    """Delete a stage's outputs, what DVC's cache holds of them, and the run-cache: they must be made again."""
+    for out in yaml.safe_load((workspace / "dvc.lock").read_text())["stages"][stage]["outs"]:
+        path = workspace / out["path"]
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (workspace / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()
+    shutil.rmtree(workspace / ".dvc/cache/runs")
+
+
+def processes(workspace: Path, program: str) -> list[psutil.Process]:
+    """The processes that run a program of this workspace."""
+
+    def matches(process: psutil.Process) -> bool:
+        try:
+            return process.cmdline()[-2:] == ["-m", program] and process.cwd() == str(workspace)
+        except psutil.Error:
+            return False
+
+    return [process for process in psutil.process_iter() if matches(process)]
+
+
+def first_step_of_last_start(journal: Path) -> int:
+    """The step at which the last attempt of a stage began to train."""
+    lines: list[dict[str, Any]] = [json.loads(line) for line in journal.read_text().splitlines()]
+    start = max(number for number, line in enumerate(lines) if line["kind"] == "start")
+    return next(line["step"] for line in lines[start:] if line["kind"] == "metrics")

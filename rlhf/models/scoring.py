@@ -26,14 +26,13 @@ def token_log_probs(
     policy: PreTrainedModel, batch: SequenceBatch, *, temperature: float = 1.0, entropy: bool = False
 ) -> TokenScores:
     """Log-probability of each counted token at the sampling temperature."""
-    states = _states_before(policy, batch)  # (N, d)
-    logits = policy.get_output_embeddings()(states).float() / temperature  # (N, V)
-    normalizer = logits.logsumexp(dim=-1)
-    chosen = logits.gather(-1, batch.ids[batch.mask].unsqueeze(-1)).squeeze(-1)
-    log_probs = _spread(chosen - normalizer, batch.mask)
+    states = _states_before(policy, batch) / temperature  # (N, d): the head is linear
+    log_softmax = policy.get_output_embeddings()(states).float().log_softmax(dim=-1)  # (N, V)
+    chosen = log_softmax.gather(-1, batch.ids[batch.mask].unsqueeze(-1)).squeeze(-1)
+    log_probs = _spread(chosen, batch.mask)
     if not entropy:
         return TokenScores(log_probs, None)
-    return TokenScores(log_probs, _spread(normalizer - (logits.softmax(dim=-1) * logits).sum(dim=-1), batch.mask))
+    return TokenScores(log_probs, _spread(-(log_softmax.exp() * log_softmax).sum(dim=-1), batch.mask))
 
 
 def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:

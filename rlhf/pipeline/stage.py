@@ -27,7 +27,14 @@ from rlhf.pipeline.events import Events
 from rlhf.pipeline.faults import explain
 from rlhf.pipeline.graph import CODE, PARAMS, StageSpec, load_graph, look_up, read_yaml
 from rlhf.pipeline.lock import hold
-from rlhf.pipeline.process import ENVIRONMENT, die_with_parent, exit_on_sigterm, gpus, take_gpu
+from rlhf.pipeline.process import (
+    ENVIRONMENT,
+    die_with_parent,
+    exit_on_sigterm,
+    gpus,
+    keep_freed_memory,
+    take_gpu,
+)
 from rlhf.tracking.journal import Journal
 
 JOURNAL, LOCK = "journal.jsonl", "lock"  # in a stage's work directory
@@ -93,8 +100,12 @@ class Stage:
         return temporary
 
     def metrics(self, values: dict[str, Any]) -> None:
-        """Write the stage's metrics file: numbers to 6 significant digits, sorted keys. NaN and infinity are errors."""
+        """Write the stage's metrics file: what is worth comparing between runs (`dvc metrics diff`)."""
         (path,) = self._spec.metrics
+        self.report(path, values)
+
+    def report(self, path: str, values: dict[str, Any]) -> None:
+        """Write an output of JSON: numbers to 6 significant digits, sorted keys. NaN and infinity are errors."""
         rounded = _rounded(values)
         durable.write_json(self.output(path), rounded)
         self._record("metrics_final", values=rounded)
@@ -157,7 +168,7 @@ class Stage:
         digests = {path: self._sealed(temporary) for path, temporary in staged.items()}
         for path, temporary in staged.items():
             durable.publish(temporary, self.workspace / path)
-            self._record("output", path=path, digest=digests[path], role=self._role(path))
+            self._record("output", path=path, digest=digests[path])
 
     def _sealed(self, temporary: Path) -> str:
         """Add receipt and manifest to a directory, the manifest last; return the digest of a directory or a file."""
@@ -165,10 +176,6 @@ class Stage:
             return manifest.sha256(temporary)
         durable.write_json(temporary / receipt.RECEIPT, self._receipt())
         return manifest.write_manifest(temporary)
-
-    def _role(self, path: str) -> str:
-        """What dvc.yaml calls an output: out, metric or plot."""
-        return "metric" if path in self._spec.metrics else "plot" if path in self._spec.plots else "out"
 
     def _discard(self) -> None:
         """Remove what was begun and not published, by this run or by one that was killed."""
@@ -214,6 +221,7 @@ def clear_checkpoints(workspace: Path, spec: StageSpec) -> None:
 def _prepare_process() -> None:
     os.environ.update(ENVIRONMENT)
     die_with_parent()
+    keep_freed_memory()
     exit_on_sigterm()
 
 

@@ -1,6 +1,5 @@
 """What a workspace holds now: outputs with their receipts, the manifests that prove them, and DVC's digests of them."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +9,11 @@ from typing import Any
 
 import yaml
 
+from rlhf import manifest
 from rlhf.errors import DataError
+from rlhf.manifest import MANIFEST
 
-MANIFEST, RECEIPT = "MANIFEST.json", "receipt.json"
+RECEIPT = "receipt.json"
 MODELS = ("models/base", "models/sft", "models/reward", "models/policy/*")  # upstream first
 
 
@@ -40,7 +41,7 @@ def find_output(workspace: Path, path: str) -> Output | None:
     """The output at `path`; None when there is none, or it is not whole."""
     directory = workspace / path
     try:
-        digest = hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+        digest = manifest.sha256(directory / MANIFEST)
         receipt = json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -64,19 +65,10 @@ def verify(directory: Path, digest: str) -> None:
     Raises DataError naming the first file that is missing or differs.
     """
     mend = f"Delete {directory} and fetch or make it again"
-    try:
-        data = (directory / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{directory} has no {MANIFEST}: it is not complete. {mend}") from None
-    if hashlib.sha256(data).hexdigest() != digest:
+    if not (directory / MANIFEST).is_file():
+        raise DataError(f"{directory} has no {MANIFEST}: it is not complete. {mend}")
+    if manifest.digest(directory) != digest:
         raise DataError(f"{directory / MANIFEST} is not the one that was recorded. {mend}")
-    for name, entry in json.loads(data)["files"].items():
-        path = directory / name
-        if not path.is_file():
-            raise DataError(f"{path} is missing. {mend}")
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise DataError(f"{path} is not the file that was written. {mend}")
 
 
 @dataclass(frozen=True)
@@ -103,8 +95,7 @@ class DvcLock:
 def stands(workspace: Path, path: str, sha256: str) -> bool:
     """Whether the file, or the output, at `path` is the one with this digest."""
     if (workspace / path).is_file():
-        with open(workspace / path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return manifest.sha256(workspace / path) == sha256
     output = find_output(workspace, path)
     return output is not None and output.digest == sha256
 

@@ -13,7 +13,7 @@ from rlhf.world.requests import Task, parrots, understand
 
 Prompt = Iterable[Mapping[str, str]]
 
-WEIGHTS = {"correct": 0.6, "on_topic": 0.5, "concise": 0.5, "polite": 0.5, "harmless": 0.4}
+WEIGHTS = {"correct": 0.3, "on_topic": 0.2, "concise": 0.8, "polite": 0.9, "harmless": 0.5}
 ZERO = 1.0  # taken from the weighted sum, so that a useless answer is worth less than 0
 NEUTRAL = 0.5  # politeness of an answer that is neither polite nor rude
 ALLOWANCE = 16  # words too many that make an answer as verbose as can be
@@ -33,7 +33,7 @@ class GoldParts:
 
     @property
     def total(self) -> float:
-        """The weighted sum, -1..1.5."""
+        """The weighted sum, -1..1.7."""
         return sum(weight * getattr(self, part) for part, weight in WEIGHTS.items()) - ZERO
 
 

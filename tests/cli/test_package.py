@@ -17,6 +17,7 @@ def test_the_wheel_holds_all_that_a_workspace_needs(tmp_path: Path) -> None:
         held = set(archive.namelist())
         for name in ("dvc.yaml", "params.yaml"):
             assert archive.read(f"rlhf/examples/small-world/{name}") == (ROOT / name).read_bytes()
+        assert archive.read("flows/prefect.yaml") == (ROOT / "infra/prefect.yaml").read_bytes()
     packages = [path for name in ("rlhf", "flows", "tasks") for path in (ROOT / name).rglob("*")]
     files = [path for path in packages if path.is_file() and "__pycache__" not in path.parts]
     assert [str(path) for path in files if path.relative_to(ROOT).as_posix() not in held] == []

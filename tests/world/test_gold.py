@@ -222,6 +222,6 @@ def test_a_prompt_that_nobody_would_write_gets_a_low_score_for_any_answer() -> N
 
 def test_the_total_is_monotone_in_every_part_and_bounded() -> None:
     worst, best = GoldParts(0, 0, 0, 0, 0), GoldParts(1, 1, 1, 1, 1)
-    assert (worst.total, best.total) == (-1.0, pytest.approx(1.5))
+    assert (worst.total, best.total) == (-1.0, pytest.approx(1.7))
     for part in ("correct", "on_topic", "concise", "polite", "harmless"):
         assert GoldParts(**{**vars(worst), part: 1}).total > worst.total
