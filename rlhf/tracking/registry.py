@@ -191,6 +191,7 @@ def _download(store: Store, registered: Registered, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as directory:
         files = _fetch(store, registered, Path(directory), "")
+        (files / LINEAGE).unlink(missing_ok=True)  # stored beside the files of the model: not one of them
         verify(files, registered.digest)
         files.rename(target)
 
