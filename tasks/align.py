@@ -1,5 +1,6 @@
 """align: move the SFT policy towards what people prefer, by the algorithm that is named on the command line."""
 
+import os
 from collections.abc import Callable
 
 from safetensors.torch import load_file, save_file
@@ -105,7 +106,9 @@ def dpo(
         reference = load_file(kept)["log_probs"]
     else:
         reference = reference_log_probs(policy, groups, config.loop.micro_batch_size)
-        save_file({"log_probs": reference}, kept)
+        own = kept.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
+        save_file({"log_probs": reference}, own)
+        own.replace(kept)
     objective = DpoObjective(policy, reference, beta=config.beta, label_smoothing=config.label_smoothing)
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=stage.seed)
     history = run_loop(stage, objective, steps, total, config.loop)

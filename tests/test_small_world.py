@@ -12,7 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from rlhf.manifest import digest
 from tests.conftest import wait_until
@@ -35,6 +37,7 @@ SHORT = {
     "align.dpo.epochs": 1.0,
     "evaluate.prompts": 60,
     "gate.bootstrap": 200,
+    "sft.loop.micro_batch_size": 8,
     "sft.loop.checkpoint_every": 4,
     "reward.loop.checkpoint_every": 4,
     "align.ppo.loop.checkpoint_every": 2,
@@ -92,8 +95,8 @@ def test_the_small_world_runs_from_feedback_to_the_gate(world: Path) -> None:
     [
         ("sft", "tasks.sft", "models/sft", False),
         ("reward", "tasks.reward", "models/reward", True),
-        ("align@ppo", "tasks.align", "models/policy/ppo", False),
-        ("align@dpo", "tasks.align", "models/policy/dpo", True),
+        ("align@ppo", "tasks.align ppo", "models/policy/ppo", False),
+        ("align@dpo", "tasks.align dpo", "models/policy/dpo", True),
     ],
 )
 def test_a_killed_stage_resumes_and_ends_with_the_same_bits(
@@ -120,6 +123,23 @@ def test_a_killed_stage_resumes_and_ends_with_the_same_bits(
     assert first_step_of_last_start(journal) > 0, "it began again instead of resuming"
 
 
+def test_two_processes_learn_what_one_does(world: Path, tmp_path: Path) -> None:
+    """Data parallelism on the CPU; the last step of an epoch has fewer micro-batches than processes."""
+    for name in ("dvc.yaml", "params.yaml", "code.json"):
+        shutil.copy(world / name, tmp_path)
+    for name in ("data/clean", "models/base"):
+        shutil.copytree(world / name, tmp_path / name)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = ENVIRONMENT | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "-m", "tasks.sft"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(path / "models/sft/model.safetensors") for path in (world, tmp_path))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"base", "sft"}
+
+
 def forget(workspace: Path, stage: str) -> None:
     """Delete a stage's outputs, what DVC's cache holds of them, and the run-cache: they must be made again."""
     for out in yaml.safe_load((workspace / "dvc.lock").read_text())["stages"][stage]["outs"]:
@@ -134,7 +154,7 @@ def processes(workspace: Path, program: str) -> list[psutil.Process]:
 
     def matches(process: psutil.Process) -> bool:
         try:
-            return process.cmdline()[-2:] == ["-m", program] and process.cwd() == str(workspace)
+            return process.cmdline()[1:] == ["-m", *program.split()] and process.cwd() == str(workspace)
         except psutil.Error:
             return False
 

@@ -13,9 +13,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 from rlhf import durable, manifest
@@ -57,7 +58,8 @@ class Stage:
         self.work.mkdir(parents=True, exist_ok=True)
         self._spec = spec
         self._events = events
-        self._journal: Journal | None = None  # none in a process of rank 1 and above
+        self._journal: Journal | None = None
+        self._scratch: Path | None = None  # in a process of rank 1 and above: where it writes, to be thrown away
 
     @cached_property
     def config(self) -> Config:
@@ -93,7 +95,7 @@ class Stage:
             raise ConfigError(
                 f"Stage `{self.name}` writes {path}, which dvc.yaml does not declare. Add it to its `outs`"
             )
-        temporary = durable.partial(self.workspace / path)
+        temporary = self._scratch / path if self._scratch else durable.partial(self.workspace / path)
         temporary.parent.mkdir(parents=True, exist_ok=True)
         if not temporary.suffix:
             temporary.mkdir(exist_ok=True)
@@ -116,11 +118,13 @@ class Stage:
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         """Tell how far the stage is. It may be called as often as one likes."""
-        self._events.progress(done, total, label)
+        if not self._scratch:
+            self._events.progress(done, total, label)
 
     def summary(self, text: str) -> None:
         """The one line that is shown when the stage is finished."""
-        self._events.emit("summary", text=text)
+        if not self._scratch:
+            self._events.emit("summary", text=text)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -138,6 +142,13 @@ class Stage:
             finally:
                 self._discard()
                 self._record("end", status=status, seconds=round(time.monotonic() - started, 3))
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Work beside the process of rank 0, which alone keeps a journal, tells how it goes and publishes."""
+        with TemporaryDirectory(prefix="rlhf-rank-") as directory:
+            self._scratch = Path(directory)
+            yield
 
     def _start(self) -> dict[str, Any]:
         """Who runs what where: the part of a run that may differ between equal outputs is in the journal only."""
@@ -235,7 +246,7 @@ def _run(main: Callable[[Stage], None], name: str, program: Path, workspace: Pat
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     stage = Stage(spec, workspace, fingerprint.of_program(program) if CODE in spec.params else "", events)
     events.emit("key", key=stage.key, pid=os.getpid())
-    with stage.running() if leads else nullcontext():
+    with stage.running() if leads else stage.following():
         main(stage)
 
 

@@ -62,12 +62,15 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         totals: dict[str, list[Any]] = {}
-        for micro_batch in step.micro_batches[rank::processes]:
-            total, metrics = prepared(micro_batch)
-            accelerator.backward(total * (processes / step.count))  # data parallelism takes the mean over processes
+        rounds = math.ceil(len(step.micro_batches) / processes)
+        for index in range(rank, rounds * processes, processes):
+            counts = index < len(step.micro_batches)  # every process joins every round; a spare one adds nothing
+            total, metrics = prepared(step.micro_batches[index if counts else 0])
+            # data parallelism takes the mean over processes
+            accelerator.backward(total * (processes / step.count if counts else 0.0))
             for name, pair in {**metrics, "loss": (total.detach(), 0)}.items():
                 sums = totals.setdefault(name, [0.0, 0.0])
-                sums[0], sums[1] = sums[0] + pair[0], sums[1] + pair[1]
+                sums[0], sums[1] = sums[0] + counts * pair[0], sums[1] + counts * pair[1]
         norm = accelerator.clip_grad_norm_(prepared.parameters(), config.optimizer.max_grad_norm)
         values = _reduce(accelerator, totals, step.count) | step.metrics
         values |= {"grad_norm": float(norm), "learning_rate": rate}
