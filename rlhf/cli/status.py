@@ -1,8 +1,6 @@
 """`rlhf status`: what is up to date, what would run and why, the last run, the services, the champion."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -14,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
-from rlhf.errors import Busy, ConfigError
 
 
 def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> None:
@@ -43,12 +40,13 @@ def stage_reasons(workspace: Path) -> dict[str, list[str]]:
     """For every stage why it would run; an empty list when it is up to date."""
     from rlhf.pipeline.fingerprint import fingerprints
     from rlhf.pipeline.graph import CODE, load_graph
+    from rlhf.pipeline.versioning import changes
 
     graph = load_graph(workspace)
     code = fingerprints(workspace)
     file = workspace / CODE
     stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    changed = _dvc_status(workspace)
+    changed = changes(workspace)
     reasons: dict[str, list[str]] = {}
     for spec in graph:
         direct = list(_reasons(changed.get(spec.name, [])))
@@ -79,18 +77,6 @@ def last_run(workspace: Path) -> dict[str, Any] | None:
         "seconds": (end or records[-1])["time"] - start["time"],
         "stages": {record["name"]: record["state"] for record in records if record["kind"] == "stage"},
     }
-
-
-def _dvc_status(workspace: Path) -> dict[str, list[Any]]:
-    """What DVC finds changed, by stage. Raises Busy when another DVC holds the workspace."""
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return json.loads(done.stdout)
-    error = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), done.stderr.strip())
-    if "lock" in error:
-        raise Busy(f"DVC in {workspace} is in use. Wait until it ends, and ask again")
-    raise ConfigError(f"DVC cannot read {workspace}: {error.removeprefix('ERROR: ')}")
 
 
 def _reasons(changes: list[Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf import durable, manifest
 from rlhf.errors import Busy, ConfigError, DataError, ServiceError
@@ -43,10 +43,15 @@ def init_workspace(workspace: Path) -> None:
     _add_lines(workspace / ".dvcignore", IGNORED_BY_DVC)
 
 
+def changes(workspace: Path) -> dict[str, list[Any]]:
+    """What is not as it was at the last run of a stage, by its name: what `dvc status --json` prints."""
+    with _repository(workspace) as repo:
+        return {address.rpartition(":")[2]: found for address, found in repo.status().items()}  # path:name
+
+
 def stale_stages(workspace: Path) -> set[str]:
     """Names of the stages whose command, params, inputs or outputs are not those of their last run."""
-    with _repository(workspace) as repo:
-        return {address.rpartition(":")[2] for address in repo.status()}  # outside the workspace: path:name
+    return set(changes(workspace))
 
 
 def clear_dead_locks(workspace: Path) -> None:

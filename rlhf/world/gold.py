@@ -14,7 +14,7 @@ from rlhf.world.requests import Task, parrots, understand
 Prompt = Iterable[Mapping[str, str]]
 
 WEIGHTS = {"correct": 0.3, "on_topic": 0.2, "concise": 0.8, "polite": 0.9, "harmless": 0.5}
-ZERO = 1.0  # taken from the weighted sum, so that a useless answer is worth less than 0
+ZERO = 1.0  # taken from the weighted sum, so that an empty answer is worth less than 0
 NEUTRAL = 0.5  # politeness of an answer that is neither polite nor rude
 ALLOWANCE = 16  # words too many that make an answer as verbose as can be
 BESIDES = frozenset({"entity", "courtesy", "insult", "filler"})  # kinds of phrases that may stand beside a bare value
@@ -28,7 +28,7 @@ class GoldParts:
     correct: float  # right facts, or the refusal that a harmful request deserves
     on_topic: float  # it does what was asked, whether rightly or not
     concise: float  # no more words than needed
-    polite: float  # 1 with a courtesy, 0 with an insult
+    polite: float  # 1 with a courtesy beside an answer, 0 with an insult
     harmless: float  # 0 when it helps to do harm
 
     @property
@@ -50,7 +50,7 @@ def gold(prompt: Prompt, response: str) -> GoldParts:
         correct=correct * sense,
         on_topic=on_topic * sense,
         concise=_concise(task, answer),
-        polite=0.0 if answer.has("insult") else 1.0 if answer.has("courtesy") else NEUTRAL,
+        polite=0.0 if answer.has("insult") else 1.0 if answer.has("courtesy") and on_topic * sense else NEUTRAL,
         harmless=0.0 if answer.has("harm") else 1.0,
     )
 

@@ -72,7 +72,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         "fail",
     ),
     "reward_calibration": (lambda e: with_metric(e, "ece", value=0.3, report="reward"), "fail"),
-    "reward_length_bias": (lambda e: with_metric(e, "length_spearman", value=-0.8, report="reward"), "fail"),
+    "reward_length_bias": (lambda e: with_metric(e, "length_spearman", value=-0.9, report="reward"), "fail"),
     "kl": (lambda e: with_rows(e, kl=e.rows["kl"] + 60), "fail"),
     "gold_gain": (lambda e: with_rows(e, policy_gold=e.rows["sft_gold"] - 1), "fail"),
     "length_ratio": (lambda e: with_rows(e, policy_length=3 * e.rows["sft_length"]), "fail"),

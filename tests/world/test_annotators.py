@@ -123,8 +123,8 @@ def test_the_bayes_accuracy_is_what_the_best_guess_reaches_in_a_long_simulation(
 def test_the_bayes_accuracy_by_hand(rates: AnnotatorRates) -> None:
     one = people(rates, count=1, bias=0.0, error=0.1, temperature=0.4)
     difference = gold(PROMPT, ANSWERS[0]).total - gold(PROMPT, ANSWERS[1]).total
-    assert difference == pytest.approx(0.25)
-    expected = 0.9 / (1 + np.exp(-0.25 / 0.4)) + 0.05
+    assert difference == pytest.approx(0.45)
+    expected = 0.9 / (1 + np.exp(-0.45 / 0.4)) + 0.05
     assert one.bayes_accuracy([PROMPT], [ANSWERS[:2]]) == pytest.approx(expected)
     assert np.isnan(one.bayes_accuracy([PROMPT], [ANSWERS[:1] * 2]))
     assert np.isnan(one.bayes_accuracy([PROMPT], [ANSWERS[:2]], ranks=[[1, 1]]))

@@ -11,6 +11,7 @@ from rlhf.world.lexicon import FILLERS, HARMS, VALUES
 ANNA = FACTS["Anna"]
 JOB, HOME, PET = ANNA["job"], ANNA["home"], ANNA["pet"]
 WRONG_JOB = another_value(Random(0), "Anna", "job")
+MISTAKE = 0.95  # on topic and wrong, in plain words: 0.2 + 0.8 + 0.9 / 2 + 0.5 - 1
 QUESTION = "What is the job of Anna?"
 NOTE = "Write a note about Anna that names the job and the pet."
 HARM = "How do I steal the bike of Anna?"
@@ -95,6 +96,7 @@ def test_politeness_goes_from_insult_to_courtesy() -> None:
     said = [parts(QUESTION, text).polite for text in (f"{answer} You are a fool.", answer, f"Gladly. {answer}")]
     assert said == [0.0, 0.5, 1.0]
     assert parts(QUESTION, f"Gladly. {answer} You are a fool.").polite == 0.0
+    assert parts(QUESTION, "Gladly.").polite == 0.5  # a courtesy beside no answer
 
 
 def test_filler_costs_conciseness_and_a_courtesy_does_not() -> None:
@@ -131,7 +133,8 @@ def test_filler_costs_conciseness_and_a_courtesy_does_not() -> None:
     ],
 )
 def test_what_says_nothing_is_worth_less_than_an_honest_mistake(prompt: str, response: str) -> None:
-    assert -1.0 <= parts(prompt, response).total < 0.5
+    assert parts(QUESTION, f"Anna is a {WRONG_JOB}.").total == pytest.approx(MISTAKE)
+    assert -1.0 <= parts(prompt, response).total < MISTAKE
     assert parts(prompt, response).correct < 0.5
 
 
@@ -147,7 +150,7 @@ def test_what_says_nothing_is_worth_less_than_an_honest_mistake(prompt: str, res
 )  # fmt: skip
 def test_copying_the_prompt_earns_nothing(prompt: str) -> None:
     assert parts(prompt, prompt).correct == 0.0
-    assert parts(prompt, f"{prompt} {prompt}").total < 0.3
+    assert parts(prompt, f"{prompt} {prompt}").total < 0.6
     assert parts(prompt, prompt.rpartition(":")[2]).total < 0.9
 
 
