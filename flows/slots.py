@@ -6,7 +6,7 @@ renewed does not end a training run: the stage itself holds the kernel's lock on
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -21,19 +21,21 @@ from rlhf.errors import ServiceError
 LEASE = 60.0  # seconds, the shortest that Prefect grants
 RENEWAL = LEASE / 3
 POLL = 0.5  # seconds between two attempts to get a slot
+PATIENCE = 10  # attempts before somebody is told who is waited for
 
 
 @contextmanager
-def gpu_slot(file: Path, stop: threading.Event) -> Iterator[bool]:
+def gpu_slot(file: Path, stop: threading.Event, tell: Callable[[str], None]) -> Iterator[bool]:
     """Wait for a slot and hold it; yields False when `stop` was set first. `file` keeps the lease's id meanwhile.
 
+    `tell` hears of a wait for other runs; that the stages of one run wait for each other is what the limit is for.
     Raises ServiceError when the limit does not exist.
     """
-    lease = None
-    while lease is None and not stop.is_set():
-        lease = _acquire()
-        if lease is None:
-            stop.wait(POLL)
+    attempts = 0
+    while (lease := _acquire()) is None and not stop.wait(POLL):
+        attempts += 1
+        if attempts == PATIENCE and not any(file.parent.glob("*")):
+            tell(f"{file.name} waits: other runs hold every slot of Prefect's limit `{GPU}`")
     if lease is None:
         yield False
         return

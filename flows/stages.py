@@ -71,7 +71,8 @@ class Stages:
     def _work(self, spec: StageSpec) -> StageResult:
         """Have DVC run or restore the stage, on a GPU slot when it asks for one."""
         leases = self.workspace / ".rlhf" / "leases"
-        with gpu_slot(leases / spec.name, self.stop) if spec.meta.get("gpu") else nullcontext():
+        slot = gpu_slot(leases / spec.name, self.stop, self.reporter.message) if spec.meta.get("gpu") else nullcontext()
+        with slot:
             if self.stop.is_set():
                 return StageResult("stopped", Exit.PREEMPTED, "the run was stopped")
             self.reporter.stage_started(spec.name)

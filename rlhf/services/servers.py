@@ -9,11 +9,13 @@ from pathlib import Path
 
 from rlhf.services.ports import HOST
 
-QUIET = {
+SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+    # the default forgets who holds a slot when the server dies, and the slot stays taken for ever
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine processes less
     "PYTHONWARNINGS": "ignore",
@@ -74,7 +76,7 @@ def command(server: Server, workspace: Path, port: int) -> list[str]:
 def environment(server: Server, workspace: Path, address: str) -> dict[str, str]:
     """The environment of a server of the workspace."""
     own = {server.setting: address, "PREFECT_HOME": str(prefect_home(workspace))}
-    return {**os.environ, **QUIET, **own}
+    return {**os.environ, **SETTINGS, **own}
 
 
 def prefect_home(workspace: Path) -> Path:

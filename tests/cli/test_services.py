@@ -99,11 +99,15 @@ def test_up_and_down(small_world: Path, rlhf: Callable[..., Result]) -> None:
         assert moved.exit_code == 14
         assert "rlhf down" in moved.stderr
 
+        lease = _abandon_slot(addresses["prefect"])
         os.killpg(_pid(before["prefect"]), signal.SIGKILL)  # the next `up` starts the one that is gone
         os.waitpid(_pid(before["prefect"]), 0)
         os.environ["RLHF_PREFECT_PORT"] = str(ports["prefect"])
         assert json.loads(rlhf(*up).stdout) == addresses
         assert _get(f"{addresses['prefect']}/health") == "true"
+        (small_world / ".rlhf/leases").mkdir(exist_ok=True)
+        (small_world / ".rlhf/leases/sft").write_text(lease)
+        assert _free_slots(addresses["prefect"], small_world / ".rlhf/leases") == (0, 1)
     finally:
         os.environ.pop("RLHF_PREFECT_PORT", None)
         services = list(recorded(small_world))
@@ -113,6 +117,33 @@ def test_up_and_down(small_world: Path, rlhf: Callable[..., Result]) -> None:
     assert [s for s in services if s.process and s.process.alive()] == []
     assert all(is_free(port) for port in ports.values())
     assert "No server" in rlhf("down", "-C", small_world).output
+
+
+def _abandon_slot(address: str) -> str:
+    """Take the only slot of the limit `gpu` and die, as far as the server can tell; the lease's id."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import server, slots
+
+    with temporary_settings({PREFECT_API_URL: address}), server.client() as connected:
+        server.ensure_limits(connected)
+        return str(slots._acquire())
+
+
+def _free_slots(address: str, leases: Path) -> tuple[int, int]:
+    """How many slots are free before and after the next run gives back what a dead one held."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import server, slots
+
+    def free() -> int:
+        limit = connected.read_global_concurrency_limit_by_name(server.GPU)
+        return limit.limit - limit.active_slots
+
+    with temporary_settings({PREFECT_API_URL: address}), server.client() as connected:
+        before = free()
+        slots.release_left_over(connected, leases)
+        return before, free()
 
 
 def is_alive(pid: int) -> bool:

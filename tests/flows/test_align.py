@@ -238,7 +238,26 @@ def test_a_missing_limit_is_an_error(no_limit: None, tmp_path: Path) -> None:
     with client() as connected, pytest.raises(ServiceError, match="prefect gcl create gpu"):
         require_limits(connected)
     with pytest.raises(ServiceError, match="prefect gcl create gpu"):
-        gpu_slot(tmp_path / "lease", threading.Event()).__enter__()
+        gpu_slot(tmp_path / "lease", threading.Event(), print).__enter__()
+
+
+def test_who_waits_for_other_runs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import server, slots
+
+    monkeypatch.setattr(slots, "PATIENCE", 1)
+    stop, told = threading.Event(), []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        stop.set()
+
+    with server.client() as connected:
+        server.ensure_limits(connected)
+        taken = slots._acquire()
+        with slots.gpu_slot(tmp_path / "sft", stop, tell) as held:
+            assert not held
+        slots._release(connected, taken)
+    assert told == ["sft waits: other runs hold every slot of Prefect's limit `gpu`"]
 
 
 def test_a_second_run_is_busy_and_names_the_first(workspace: Path) -> None:
