@@ -15,6 +15,8 @@ from rlhf.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
+BETA = load_config(ROOT / "params.yaml").align.dpo.beta
+
 
 @pytest.fixture
 def params(tmp_path: Path) -> Path:
@@ -32,7 +34,7 @@ def changed_lines(path: Path) -> list[str]:
 def test_one_key_changes_one_line_and_keeps_its_comment(params: Path) -> None:
     set_params(params, ["align.dpo.beta=0.25"])
     removed, added = changed_lines(params)
-    assert added == removed.replace("-", "+", 1).replace("0.1 ", "0.25 ")
+    assert added == removed.replace("-", "+", 1).replace(f"{BETA} ", "0.25 ")
     assert "#" in added
     assert load_config(params).align.dpo.beta == 0.25
 
@@ -84,7 +86,7 @@ def test_any_positive_float_survives(tmp_path_factory: pytest.TempPathFactory, v
         ("align.dpo.bta=1", "did you mean `align.dpo.beta`?"),
         ("algin.dpo.beta=1", "did you mean `align`?"),
         ("align.dpo=1", "`align.dpo`"),
-        ("align.dpo.beta.x=1", "`align.dpo.beta` is 0.1, not a section"),
+        ("align.dpo.beta.x=1", f"`align.dpo.beta` is {BETA}, not a section"),
         ("align.dpo.beta=-1", "`align.dpo.beta` is -1"),
         ("align.dpo.beta=", "`align.dpo.beta` is None"),
         ("align.dpo.beta=high", "`align.dpo.beta` is 'high'"),
