@@ -2,39 +2,91 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.algorithms.dpo import DpoObjective, reference_log_probs
-from rlhf.algorithms.ppo import PpoObjective, PpoSource
+from rlhf.algorithms.actor_critic import ActorCritic
+from rlhf.algorithms.dpo import Dpo, reference_log_probs
+from rlhf.algorithms.grpo import Grpo
+from rlhf.algorithms.ipo import Ipo
+from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
+from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
+from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
+from rlhf.algorithms.reinforce import Reinforce
+from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import pack
-from rlhf.batching.encoding import Turn, encode_prompt
+from rlhf.batching.encoding import Turn, encode, encode_prompt, fits
 from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import LoopConfig
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
+from rlhf.models.scoring import rewards
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
 from rlhf.training.loop import train
 
 Curves = list[dict[str, float]]
+Outcome = tuple[Curves, dict[str, float], str]  # curves, metrics, the stage's line
+
+
+@dataclass(frozen=True)
+class Run:
+    """The stage, and the policy that it trains."""
+
+    stage: Stage
+    tokenizer: PreTrainedTokenizerBase
+    policy: PreTrainedModel
+
+    @property
+    def config(self) -> Any:
+        """The algorithm's own section."""
+        return getattr(self.stage.config.align, str(self.stage.item))
+
+    def reward_model(self) -> PreTrainedModel:
+        """A fresh copy: the judge of answers, or the start of a critic."""
+        return load_reward_model(self.stage.input("models/reward"))
+
+    def train(self, objective: nn.Module, steps: Callable, total: int, loop: LoopConfig) -> Curves:
+        """The loop, with this stage's checkpoints and journal."""
+        kept = Checkpoints(self.stage.work)
+        return train(objective, steps, total_steps=total, config=loop, checkpoints=kept, recorder=self.stage)
+
+
+ONLINE: dict[str, Callable[[Run], OnlineAlgorithm]] = {
+    "reinforce": lambda run: Reinforce(run.policy, run.config),
+    "rloo": lambda run: Rloo(run.policy, run.config),
+    "actor_critic": lambda run: ActorCritic(run.policy, run.reward_model(), run.config),
+    "ppo": lambda run: Ppo(run.policy, run.reward_model() if run.config.critic == "separate" else None, run.config),
+    "grpo": lambda run: Grpo(run.policy, run.config, max_tokens=run.stage.config.tokens.response),
+}
+ON_RANKINGS: dict[str, Callable[[Run, Tensor], nn.Module]] = {
+    "dpo": lambda run, reference: Dpo(run.policy, reference, run.config),
+    "ipo": lambda run, reference: Ipo(run.policy, reference, run.config),
+}
 
 
 def main(stage: Stage) -> None:
     """Write models/policy/<algorithm>."""
-    algorithm: Callable[[Stage, PreTrainedTokenizerBase, PreTrainedModel], tuple[Curves, dict[str, float], str]]
-    algorithm = {"ppo": ppo, "dpo": dpo}[str(stage.item)]
     sft = stage.input("models/sft")
-    tokenizer, policy = load_tokenizer(sft), load_policy(sft)
-    history, values, summary = algorithm(stage, tokenizer, policy)
+    run = Run(stage, load_tokenizer(sft), load_policy(sft))
+    if stage.item in ONLINE:
+        history, values, summary = learn_online(run)
+    elif stage.item in ON_RANKINGS:
+        history, values, summary = learn_from_rankings(run)
+    else:
+        history, values, summary = learn_from_thumbs(run)
     save_model(
-        policy,
-        tokenizer,
+        run.policy,
+        run.tokenizer,
         stage.output(f"models/policy/{stage.item}"),
         title=f"Policy aligned by {stage.item}",
         summary="Aligned with human feedback from the SFT policy.",
@@ -44,87 +96,105 @@ def main(stage: Stage) -> None:
     stage.summary(summary)
 
 
-def ppo(
-    stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
-) -> tuple[Curves, dict[str, float], str]:
-    """PPO against the reward model, on prompts of the train split."""
-    config, tokens, clean = stage.config.align.ppo, stage.config.tokens, stage.input("data/clean")
-    encoded = [encode_prompt(tokenizer, row["prompt"]) for row in read_rows(clean, "prompts", "train")]
+def learn_online(run: Run) -> Outcome:
+    """From answers to prompts of the train split, which the reward model judges."""
+    stage, tokens, config = run.stage, run.stage.config.tokens, run.config
+    rows = read_rows(stage.input("data/clean"), "prompts", "train")
+    encoded = [encode_prompt(run.tokenizer, row["prompt"]) for row in rows]
     prompts = [ids for ids in encoded if len(ids) <= tokens.prompt]
     if not prompts:
         raise DataError(
             f"No prompt to sample for: {len(encoded)} in the train split, all longer than {tokens.prompt} tokens."
         )
-    objective = PpoObjective(policy, load_reward_model(stage.input("models/reward")), config)
-    source = PpoSource(
-        objective,
+    algorithm = ONLINE[str(stage.item)](run)
+    source = OnlineSource(
+        algorithm,
         load_policy(stage.input("models/sft")),
-        load_reward_model(stage.input("models/reward")),
+        partial(rewards, run.reward_model()),
         prompts,
-        pretraining_text(stage, tokenizer) if config.pretraining_coefficient else [],
         config,
         max_tokens=tokens.response,
-        eos=tokenizer.eos_token_id,
+        eos=run.tokenizer.eos_token_id,
         seed=stage.seed,
+        text=pretraining_text(run) if getattr(config, "pretraining_coefficient", 0.0) else [],
     )
-    history = run_loop(stage, objective, source.steps, source.total_steps, config.loop)
-    reward, kl = tail_mean(history, "reward"), tail_mean(history, "kl")
-    values = {
-        "reward": reward,
-        "kl": kl,
-        "length": tail_mean(history, "length"),
-        "too_long": len(encoded) - len(prompts),
-    }
+    history = run.train(algorithm, source.steps, source.total_steps, config.loop)
+    values = {name: tail_mean(history, name) for name in ("reward", "kl", "length")}
     done = len(history) // source.steps_an_iteration
     stopped = "" if len(history) == source.total_steps else f", stopped by max_kl after {done} iterations"
-    return history, values, f"reward {history[0]['reward']:.2f} to {reward:.2f}, KL {kl:.1f} nats a sequence{stopped}"
-
-
-def pretraining_text(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Turn]:
-    """Blocks of plain text for the pretraining mix."""
-    texts = read_rows(stage.input("data/clean"), "texts", "train")
-    if not texts:
-        raise DataError(
-            "align.ppo.pretraining_coefficient is above 0, but data/clean has no texts. "
-            "Set it to 0, or add a text source to collect.sources."
-        )
-    documents = [tokenizer(row["text"] + tokenizer.eos_token)["input_ids"] for row in texts]
-    return pack(documents, stage.config.tokens.prompt + stage.config.tokens.response)
-
-
-def dpo(
-    stage: Stage, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
-) -> tuple[Curves, dict[str, float], str]:
-    """DPO on the rankings of the train split; the reference's log-probabilities are kept beside the checkpoints."""
-    config = stage.config.align.dpo
-    rows = read_rows(stage.input("data/judgements"), "rankings", "train")
-    groups, too_long = encode_rankings(tokenizer, rows, stage.config.tokens)
-    if not groups:
-        raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
-    kept = stage.work / "reference.safetensors"
-    if kept.is_file():
-        reference = load_file(kept)["log_probs"]
-    else:
-        reference = reference_log_probs(policy, groups, config.loop.micro_batch_size)
-        own = kept.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
-        save_file({"log_probs": reference}, own)
-        own.replace(kept)
-    objective = DpoObjective(policy, reference, beta=config.beta, label_smoothing=config.label_smoothing)
-    steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=stage.seed)
-    history = run_loop(stage, objective, steps, total, config.loop)
-    names = ("accuracy", "margin", "chosen_reward", "rejected_reward")
-    values = {name: tail_mean(history, name) for name in names}
-    margin = f"reward margin {values['margin']:.2f}"
+    reward = f"reward {history[0]['reward']:.2f} to {values['reward']:.2f}"
     return (
         history,
-        values | {"too_long": too_long},
-        f"loss {tail_mean(history, 'loss'):.3f}, accuracy {values['accuracy']:.1%}, {margin}",
+        values | {"too_long": len(encoded) - len(prompts)},
+        f"{reward}, KL {values['kl']:.1f} nats a sequence{stopped}",
     )
 
 
-def run_loop(stage: Stage, objective: nn.Module, steps: Callable, total: int, loop: LoopConfig) -> Curves:
-    """The loop, with this stage's checkpoints and journal."""
-    return train(objective, steps, total_steps=total, config=loop, checkpoints=Checkpoints(stage.work), recorder=stage)
+def pretraining_text(run: Run) -> list[Turn]:
+    """Blocks of plain text for the pretraining mix."""
+    texts = read_rows(run.stage.input("data/clean"), "texts", "train")
+    if not texts:
+        raise DataError(
+            f"align.{run.stage.item}.pretraining_coefficient is above 0, but data/clean has no texts. "
+            "Set it to 0, or add a text source to collect.sources."
+        )
+    documents = [run.tokenizer(row["text"] + run.tokenizer.eos_token)["input_ids"] for row in texts]
+    return pack(documents, run.stage.config.tokens.prompt + run.stage.config.tokens.response)
+
+
+def learn_from_rankings(run: Run) -> Outcome:
+    """From rankings of the train split."""
+    stage, config = run.stage, run.config
+    rows = read_rows(stage.input("data/judgements"), "rankings", "train")
+    groups, too_long = encode_rankings(run.tokenizer, rows, stage.config.tokens)
+    if not groups:
+        raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
+    reference = kept(run, lambda: reference_log_probs(run.policy, groups, config.loop.micro_batch_size))
+    objective = ON_RANKINGS[str(stage.item)](run, reference)
+    steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=stage.seed)
+    history = run.train(objective, steps, total, config.loop)
+    names = [name for name in ("accuracy", "margin", "chosen_reward", "rejected_reward") if name in history[0]]
+    values = {name: tail_mean(history, name) for name in names}
+    loss = f"loss {tail_mean(history, 'loss'):.3f}"
+    line = f"{loss}, accuracy {values['accuracy']:.1%}, margin {values['margin']:.2f}"
+    return history, values | {"too_long": too_long}, line
+
+
+def learn_from_thumbs(run: Run) -> Outcome:
+    """From answers of the train split that were judged one by one."""
+    stage, config = run.stage, run.config
+    rows = read_rows(stage.input("data/judgements"), "thumbs", "train")
+    judged = [Judged(encode(run.tokenizer, row["prompt"], row["response"]), bool(row["thumb"])) for row in rows]
+    fitting = [row for row in judged if fits(row.turn, stage.config.tokens)]
+    if len({row.up for row in fitting}) < 2:
+        raise DataError(
+            f"KTO learns from thumbs up and thumbs down, and data/judgements has {len(fitting)} that fit, "
+            "not both kinds among them."
+        )
+    others, size = mismatched(fitting, stage.seed), config.loop.micro_batch_size
+    reference = kept(
+        run,
+        lambda: torch.stack([turn_log_probs(run.policy, t, size) for t in ([row.turn for row in fitting], others)]),
+    )
+    steps, total = kto_steps(run.policy, fitting, others, reference, config, seed=stage.seed)
+    history = run.train(Kto(run.policy, config), steps, total, config.loop)
+    values = {name: tail_mean(history, name) for name in ("kl", "up_reward", "down_reward")}
+    line = (
+        f"loss {tail_mean(history, 'loss'):.3f}, reward {values['up_reward']:.2f} up, {values['down_reward']:.2f} down"
+    )
+    return history, values | {"too_long": len(judged) - len(fitting)}, line
+
+
+def kept(run: Run, compute: Callable[[], Tensor]) -> Tensor:
+    """The reference's log-probabilities, computed once and kept beside the checkpoints."""
+    file = run.stage.work / "reference.safetensors"
+    if file.is_file():
+        return load_file(file)["log_probs"]
+    log_probs = compute()
+    own = file.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
+    save_file({"log_probs": log_probs}, own)
+    own.replace(file)
+    return log_probs
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""label: rankings from the feedback that was collected, and from people who rank the samples."""
+"""label: rankings and thumbs from the feedback that was collected, and from people who rank the samples."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlhf.data.conversions import to_rankings
+from rlhf.data.conversions import to_rankings, to_thumbs
 from rlhf.data.ids import add_ids, prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.data.tables import TEXT, read_tables, write_frame
@@ -21,7 +21,7 @@ Frames = dict[str, pd.DataFrame]  # rankings by origin: a table of feedback, or 
 
 
 def main(stage: Stage) -> None:
-    """Write data/judgements: every ranking, with the split of its prompt."""
+    """Write data/judgements: every judgement as rankings and as thumbs, with the split of its prompt."""
     tables = read_tables(stage.input("data/clean"))
     samples = read_rows(stage.input("data/samples"), "samples")
     annotators = World(stage.config.world, stage.seed).annotators
@@ -38,6 +38,7 @@ def main(stage: Stage) -> None:
         )
     judged = pd.concat(rankings.values(), ignore_index=True)
     write_frame(stage.output("data/judgements"), "rankings", judged, {"split": TEXT})
+    write_frame(stage.output("data/judgements"), "thumbs", thumbs(tables, rankings, unused), {"split": TEXT})
     limit = bayes_accuracy(annotators, rankings, tables)
     stage.report("reports/label.json", {**describe(rankings), "bayes_accuracy": limit, "unused": unused})
     counts = ", ".join(f"{len(rows):,} from {origin}" for origin, rows in rankings.items())
@@ -53,6 +54,17 @@ def convert(tables: Frames) -> tuple[Frames, dict[str, int]]:
             rankings[table], left_out = to_rankings({table: tables[table]})
             unused.update(left_out)
     return rankings, unused
+
+
+def thumbs(tables: Frames, rankings: Frames, unused: dict[str, int]) -> pd.DataFrame:
+    """Every thumb that was collected, and those that the rankings of another origin amount to; counts into `unused`."""
+    given = [tables["thumbs"]] if "thumbs" in tables else []
+    ranked = [rows for origin, rows in rankings.items() if origin != "thumbs"]
+    if ranked:
+        derived, left_out = to_thumbs(pd.concat(ranked, ignore_index=True))
+        given.append(derived)
+        unused.update(left_out)
+    return pd.concat(given, ignore_index=True)
 
 
 def judge(annotators: Annotators, samples: Sequence[dict[str, Any]], seed: int) -> pd.DataFrame:

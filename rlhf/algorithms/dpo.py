@@ -1,5 +1,8 @@
 """DPO: the policy as its own reward model, trained on rankings (Rafailov et al. 2023; lectures 000, 002, 004).
 
+    loss   = Bradley-Terry over the pairs of a ranking, of r = beta log pi(y | x) / pi_ref(y | x)
+             [+ alpha times the likelihood of the best answer, a token's mean] (Pang et al. 2024)
+
 A prompt's K answers go through the model once and give all their pairs, as in the reward model. The reference's
 log-probabilities never change, so they are computed once, before training.
 """
@@ -12,34 +15,49 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.batching.batches import RankedTurns, RankingBatch, pad_rankings
+from rlhf.config.algorithms import DpoConfig
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.preference import bradley_terry, implicit_rewards
 
 
-class DpoObjective(nn.Module):
+class Dpo(nn.Module):
     """DPO over every pair of a ranking."""
 
-    def __init__(self, policy: PreTrainedModel, reference: Tensor, *, beta: float, label_smoothing: float) -> None:
+    def __init__(self, policy: PreTrainedModel, reference: Tensor, config: DpoConfig) -> None:
         """reference: (prompts, K) log pi_ref(y | x) of every answer, zero where there is none."""
         super().__init__()
-        self.policy, self._reference = policy, reference
-        self._beta, self._label_smoothing = beta, label_smoothing
+        self.policy, self._reference, self._config = policy, reference, config
 
     def forward(self, micro_batch: tuple[np.ndarray, RankingBatch]) -> tuple[Tensor, Metrics]:
         """Sum over the prompts of a micro-batch."""
-        rows, batch = micro_batch[0], micro_batch[1].to(self.policy.device)
-        log_probs = batch.per_answer(sequence_log_probs(self.policy, batch.sequences))
-        reference = self._reference[rows][:, : batch.mask.shape[1]].to(log_probs)
-        rewards = implicit_rewards(log_probs, reference, beta=self._beta)
-        loss, metrics = bradley_terry(rewards, batch.ranks, batch.mask, label_smoothing=self._label_smoothing)
+        config, batch = self._config, micro_batch[1].to(self.policy.device)
+        log_probs, reference, lengths = answer_log_probs(self.policy, micro_batch, self._reference)
+        each = lengths if config.length_normalized else torch.ones_like(lengths)
+        rewards = implicit_rewards(log_probs / each, reference / each, beta=config.beta)
+        loss, metrics = bradley_terry(rewards, batch.ranks, batch.mask, label_smoothing=config.label_smoothing)
         best, worst = _ends(batch.ranks, batch.mask)
-        count = batch.mask.any(dim=1).sum()
-        fixed = rewards.detach()
+        if config.sft_coefficient:
+            likelihood = -(log_probs / lengths).gather(1, best).sum()
+            loss = loss + config.sft_coefficient * likelihood
+        count, fixed = batch.mask.any(dim=1).sum(), rewards.detach()
         return loss, metrics | {
             "chosen_reward": (fixed.gather(1, best).sum(), count),
             "rejected_reward": (fixed.gather(1, worst).sum(), count),
         }
+
+
+def answer_log_probs(
+    policy: PreTrainedModel, micro_batch: tuple[np.ndarray, RankingBatch], reference: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log pi(y | x), log pi_ref(y | x) and the number of tokens of each answer of a micro-batch, (B, K) each.
+
+    Lengths are 1 where there is no answer. reference: (prompts, K), for all prompts.
+    """
+    rows, batch = micro_batch[0], micro_batch[1].to(policy.device)
+    log_probs = batch.per_answer(sequence_log_probs(policy, batch.sequences))
+    lengths = batch.per_answer(batch.sequences.mask.sum(dim=1).to(log_probs)).clamp(min=1.0)
+    return log_probs, reference[rows][:, : batch.mask.shape[1]].to(log_probs), lengths
 
 
 @torch.no_grad()

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,14 +69,14 @@ class RankedTurns:
 
 def pad(turns: Sequence[Turn]) -> SequenceBatch:
     """Prompts and responses side by side, padded on the right; only response tokens count."""
-    lengths = [(len(t.prompt), len(t.prompt) + len(t.response)) for t in turns]
-    width = max(end for _, end in lengths)
-    ids = torch.zeros((len(turns), width), dtype=torch.int64)
-    for row, turn in enumerate(turns):
-        ids[row, : lengths[row][1]] = torch.tensor(turn.prompt + turn.response)
-    position = torch.arange(width)
-    start, end = torch.tensor(lengths).unsqueeze(-1).unbind(dim=1)
-    return SequenceBatch(ids=ids, attention=position < end, mask=(position >= start) & (position < end))
+    starts = np.array([len(t.prompt) for t in turns])[:, None]
+    ends = starts + np.array([len(t.response) for t in turns])[:, None]
+    position = np.arange(ends.max())
+    attention = position < ends
+    ids = np.zeros(attention.shape, dtype=np.int64)
+    ids[attention] = np.fromiter(chain.from_iterable(chain(t.prompt, t.response) for t in turns), np.int64, ends.sum())
+    mask = attention & (position >= starts)
+    return SequenceBatch(ids=torch.from_numpy(ids), attention=torch.from_numpy(attention), mask=torch.from_numpy(mask))
 
 
 def pad_rankings(groups: Sequence[RankedTurns]) -> RankingBatch:

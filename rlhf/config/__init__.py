@@ -7,11 +7,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from rlhf.config.algorithms import AlignConfig
 from rlhf.config.data import CollectConfig, LabelConfig, ValidateConfig
 from rlhf.config.gate import GateConfig
 from rlhf.config.section import Section
 from rlhf.config.training import (
-    AlignConfig,
     BaseConfig,
     EvaluateConfig,
     RewardConfig,

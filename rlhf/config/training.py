@@ -91,51 +91,6 @@ class RewardConfig(Section):
     loop: LoopConfig
 
 
-class RolloutConfig(Section):
-    """How an online algorithm samples."""
-
-    prompts: Count  # prompts an iteration
-    temperature: Positive  # of sampling and of scoring, both
-    batch_size: Count  # sequences decoded at once
-
-
-class PpoConfig(Section):
-    """PPO with a per-token KL penalty from SFT (lecture 001, step 3; Schulman et al. 2017; Ouyang et al. 2022)."""
-
-    iterations: Count
-    epochs: Count  # passes over each iteration's rollouts
-    rollout: RolloutConfig
-    kl_coefficient: NonNegative  # beta, on log pi - log pi_sft of each token
-    clip: Positive  # epsilon of the probability ratio
-    value_clip: Positive
-    value_coefficient: NonNegative  # c1
-    entropy_coefficient: NonNegative  # c2
-    discount: Share  # gamma
-    gae_lambda: Share
-    whiten_advantages: bool
-    missing_eos_penalty: NonNegative  # taken from the score of an answer that did not end
-    pretraining_coefficient: NonNegative  # gamma of PPO-ptx; 0 leaves the mix out
-    max_kl: Positive  # nats a sequence; training stops when an iteration's mean KL passes it
-    loop: LoopConfig
-
-
-class DpoConfig(Section):
-    """Direct preference optimization (Rafailov et al. 2023; lecture 002)."""
-
-    beta: Positive
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)]
-    epochs: Positive
-    loop: LoopConfig
-
-
-class AlignConfig(Section):
-    """The algorithms to run side by side, and the settings of each."""
-
-    algorithms: list[Literal["ppo", "dpo"]] = Field(min_length=1)
-    ppo: PpoConfig
-    dpo: DpoConfig
-
-
 class EvaluateConfig(Section):
     """How a policy is compared with SFT on prompts that no stage trained on."""
 

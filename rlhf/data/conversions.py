@@ -1,4 +1,4 @@
-"""Every kind of feedback as rankings, the one table that the reward model and DPO train on.
+"""Every kind of feedback as rankings, which the reward model and DPO train on, and as thumbs, which KTO trains on.
 
 comparison   a ranking of two; a tie gives both rank 1.
 rating,      of answers to one prompt: by score, one ranking for each annotator who judged two of them or more. The
@@ -8,10 +8,13 @@ ranking      as it is.
 
 Rankings of more than 9 answers are dealt into n: of the answers sorted by rank, the i-th goes to ranking i modulo n, so
 that each spans best to worst. What cannot be used is counted by reason.
+
+To thumbs, a ranking is one for each answer: up when it is better than more of the others than it is worse than, down
+when it is the other way round. An answer in the very middle is left out.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -47,6 +50,27 @@ def to_rankings(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, dict[
         return pd.DataFrame(columns=columns), dict(left_out)
     rankings = pd.concat(parts, ignore_index=True)
     return rankings[[column for column in columns if column in rankings]], dict(left_out)
+
+
+def to_thumbs(rankings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Thumbs from rankings (columns of table `thumbs`, and `split`), and counts of what was left out."""
+    columns = [*COLUMNS["thumbs"], "split"]
+    each = rankings.assign(place=rankings["ranks"].map(_lead)).explode(["responses", "place"])
+    undecided = each["place"] == 0
+    left_out = {"answer in the middle of its ranking": int(undecided.sum())} if undecided.any() else {}
+    each = each[~undecided].rename(columns={"responses": "response"})
+    names = each["id"].astype(str) + " " + each.groupby("id").cumcount().astype(str)
+    each = each.assign(
+        thumb=(each["place"] > 0).astype(bool),
+        id=names.map(lambda name: sha256(f"thumb of {name}".encode()).hexdigest()[:16]),
+    )
+    return each[[column for column in columns if column in each]].reset_index(drop=True), left_out
+
+
+def _lead(ranks: Sequence[int]) -> list[int]:
+    """For each answer, how many more of the others it beats than beat it."""
+    order = np.sign(np.subtract.outer(np.asarray(ranks), np.asarray(ranks)))
+    return [int(place) for place in -order.sum(axis=1)]
 
 
 def _of_comparisons(rows: pd.DataFrame, left_out: Counter[str]) -> pd.DataFrame:

@@ -20,19 +20,21 @@ class TokenScores:
 
     log_probs: Tensor  # (B, T) log p(token t | tokens before it)
     entropy: Tensor | None  # (B, T) entropy in nats of the distribution that token t was drawn from
+    states: Tensor  # (N, d) hidden states from which the counted tokens were predicted, row by row
 
 
 def token_log_probs(
     policy: PreTrainedModel, batch: SequenceBatch, *, temperature: float = 1.0, entropy: bool = False
 ) -> TokenScores:
     """Log-probability of each counted token at the sampling temperature."""
-    states = _states_before(policy, batch) / temperature  # (N, d): the head is linear
-    log_softmax = policy.get_output_embeddings()(states).float().log_softmax(dim=-1)  # (N, V)
+    states = _states_before(policy, batch)
+    head = policy.get_output_embeddings()
+    log_softmax = head(states / temperature).float().log_softmax(dim=-1)  # (N, V): the head is linear
     chosen = log_softmax.gather(-1, batch.ids[batch.mask].unsqueeze(-1)).squeeze(-1)
     log_probs = _spread(chosen, batch.mask)
     if not entropy:
-        return TokenScores(log_probs, None)
-    return TokenScores(log_probs, _spread(-(log_softmax.exp() * log_softmax).sum(dim=-1), batch.mask))
+        return TokenScores(log_probs, None, states)
+    return TokenScores(log_probs, _spread(-(log_softmax.exp() * log_softmax).sum(dim=-1), batch.mask), states)
 
 
 def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
@@ -43,6 +45,11 @@ def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 def token_values(critic: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """(B, T): at response token t, the value of the state in which t was chosen (everything before t)."""
     return _spread(_score(critic, _states_before(critic, batch)), batch.mask)
+
+
+def linear_values(head: nn.Linear, states: Tensor, mask: Tensor) -> Tensor:
+    """(B, T): values that a linear head (d to 1) reads off the policy's own hidden states, (N, d)."""
+    return _spread(head(states).float().squeeze(-1), mask)
 
 
 def rewards(reward_model: PreTrainedModel, batch: SequenceBatch) -> Tensor:

@@ -42,10 +42,44 @@ def generalized_advantages(
     return advantages, (advantages + values) * mask
 
 
+def leave_one_out(rewards: Tensor, answers: int) -> Tensor:
+    """Reward of each answer less the mean of the other answers to its prompt.
+
+        A_i = R_i - 1/(G - 1) sum_{j != i} R_j                              (Kool et al. 2019; Ahmadian et al. 2024)
+
+    rewards: (B,), the G = `answers` answers of a prompt side by side. Returns (B,).
+    """
+    groups = rewards.view(-1, answers)
+    return ((answers * groups - groups.sum(dim=1, keepdim=True)) / (answers - 1)).view(-1)
+
+
+def group_relative(rewards: Tensor, answers: int, *, normalize: bool) -> Tensor:
+    """Reward of each answer less the mean of its prompt's answers, by default in units of their standard deviation.
+
+        A_i = (R_i - mean(R_1..R_G)) / (std(R_1..R_G) + 1e-4)                          (Shao et al. 2024, section 4.1.2)
+
+    Without the division, questions that are too easy or too hard weigh no more than others (Liu et al. 2025, Dr. GRPO).
+    A group whose rewards are all equal teaches nothing. rewards: (B,), groups side by side. Returns (B,).
+    """
+    groups = rewards.view(-1, answers)
+    centered = groups - groups.mean(dim=1, keepdim=True)
+    return (centered / (groups.std(dim=1, keepdim=True) + 1e-4) if normalize else centered).view(-1)
+
+
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Shift and scale to mean 0 and standard deviation 1 over the counted tokens of the whole batch; zero elsewhere."""
     counted = values[mask]
     return torch.where(mask, (values - counted.mean()) * torch.rsqrt(counted.var(correction=0) + 1e-8), 0.0)
+
+
+def on_tokens(values: Tensor, mask: Tensor) -> Tensor:
+    """One value an answer, (B,), on each of its counted tokens, (B, T)."""
+    return values[:, None] * mask
+
+
+def first_token(mask: Tensor) -> Tensor:
+    """True on the first True of each row. mask: (B, T). Returns (B, T)."""
+    return mask & (mask.cumsum(dim=1) == 1)
 
 
 def last_index(mask: Tensor) -> Tensor:

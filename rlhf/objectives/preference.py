@@ -1,4 +1,4 @@
-"""Bradley-Terry on K-wise rankings, for a reward model and, with implicit rewards, for DPO."""
+"""Losses over every pair of a ranking: Bradley-Terry for a reward model and, with implicit rewards, DPO; and IPO."""
 
 import torch
 from torch import Tensor
@@ -23,17 +23,45 @@ def bradley_terry(
     answer exists; every prompt has at least two. Divide by B for the mean over prompts.
     Metrics, over untied pairs: `accuracy` (share in the right order) and `margin` (r_better - r_worse).
     """
-    difference = rewards[:, :, None] - rewards[:, None, :]
-    pair = (mask[:, :, None] & mask[:, None, :]).triu(diagonal=1)  # each unordered pair once
-    better, tied = ranks[:, :, None] < ranks[:, None, :], ranks[:, :, None] == ranks[:, None, :]
+    difference, pair, better, tied = _pairs(rewards, ranks, mask)
     first_wins = torch.where(tied, 0.5, torch.where(better, 1.0 - label_smoothing, label_smoothing)).to(rewards.dtype)
     loss = -(first_wins * logsigmoid(difference) + (1.0 - first_wins) * logsigmoid(-difference))
-    total = ((loss * pair).sum(dim=(1, 2)) / pair.sum(dim=(1, 2))).sum()
+    return _mean_of_pairs(loss, pair), _pair_metrics(difference, pair, better, tied)
 
+
+def identity_preference(log_ratios: Tensor, ranks: Tensor, mask: Tensor, *, beta: float) -> tuple[Tensor, Metrics]:
+    """Sum over prompts of IPO's loss over all pairs of the prompt's K answers.
+
+        loss(x) = 1 / C(K, 2)  sum_{i before j}  (h_i - h_j - 1 / (2 beta))^2,   h = log pi(y | x) / pi_ref(y | x)
+
+    (Azar et al. 2024, Eq. 17, whose tau is beta.)
+
+    Where Bradley-Terry pushes a margin without end, this one has a goal. A tie counts as half a preference each way.
+    log_ratios: (B, K); the rest and the metrics as in `bradley_terry`.
+    """
+    difference, pair, better, tied = _pairs(log_ratios, ranks, mask)
+    goal = 0.5 / beta
+    loss = torch.where(tied, difference.square() + goal**2, (difference - torch.where(better, goal, -goal)).square())
+    return _mean_of_pairs(loss, pair), _pair_metrics(difference, pair, better, tied)
+
+
+def _pairs(rewards: Tensor, ranks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(B, K, K) each: r_i - r_j, each unordered pair once, whether i is better, whether they tie."""
+    difference = rewards[:, :, None] - rewards[:, None, :]
+    pair = (mask[:, :, None] & mask[:, None, :]).triu(diagonal=1)
+    return difference, pair, ranks[:, :, None] < ranks[:, None, :], ranks[:, :, None] == ranks[:, None, :]
+
+
+def _mean_of_pairs(loss: Tensor, pair: Tensor) -> Tensor:
+    """Mean over the pairs of each prompt, summed over prompts."""
+    return ((loss * pair).sum(dim=(1, 2)) / pair.sum(dim=(1, 2))).sum()
+
+
+def _pair_metrics(difference: Tensor, pair: Tensor, better: Tensor, tied: Tensor) -> Metrics:
     untied = pair & ~tied
     margins = torch.where(better, difference, -difference).detach()[untied]
     pairs = untied.sum()
-    return total, {"accuracy": ((margins > 0).sum(), pairs), "margin": (margins.sum(), pairs)}
+    return {"accuracy": ((margins > 0).sum(), pairs), "margin": (margins.sum(), pairs)}
 
 
 def centering(rewards: Tensor, mask: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def train(
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     rank, processes = accelerator.process_index, accelerator.num_processes
 
-    for number, step in enumerate(steps(done), start=done):
+    for number, step in enumerate(_in_precision_of(accelerator, steps(done)), start=done):
         rate = learning_rate(number, total_steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -85,6 +85,16 @@ def train(
         if step.resumable and (number + 1) % config.checkpoint_every == 0 and accelerator.is_main_process:
             checkpoints.save(number + 1, objective, optimizer, history)
     return history
+
+
+def _in_precision_of(accelerator: Accelerator, steps: Iterator[Step]) -> Iterator[Step]:
+    """Make each step in the precision of training: what is sampled and scored for it compares with what is learned."""
+    while True:
+        with accelerator.autocast():
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
 
 
 def _reduce(accelerator: Accelerator, totals: dict[str, list[Any]], count: float) -> dict[str, float]:

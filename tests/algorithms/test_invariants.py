@@ -1,6 +1,7 @@
 """What must not change a run: how a step is cut, padded and ordered, and whether the run was interrupted."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +9,39 @@ import pytest
 import torch
 from torch import nn
 
-from rlhf.algorithms.dpo import DpoObjective, reference_log_probs
-from rlhf.algorithms.ppo import PpoObjective, PpoSource
+from rlhf.algorithms.actor_critic import ActorCritic
+from rlhf.algorithms.dpo import Dpo, reference_log_probs
+from rlhf.algorithms.grpo import Grpo
+from rlhf.algorithms.ipo import Ipo
+from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
+from rlhf.algorithms.online import OnlineSource
+from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
+from rlhf.algorithms.reinforce import Reinforce
 from rlhf.algorithms.reward import RewardObjective
+from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.order import rows_of_step
 from rlhf.config.training import LoopConfig
 from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
+from rlhf.models.scoring import rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
 from tests.algorithms.tiny import PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
 
 Run = tuple[nn.Module, Callable[[int], Iterator[Step]], int, LoopConfig]
-ALGORITHMS = ["sft", "reward", "ppo", "dpo"]
+ONLINE = {
+    "reinforce": {"baseline": "token"},
+    "reinforce-sequence": {"baseline": "sequence"},
+    "rloo": {},
+    "actor_critic": {},
+    "ppo": {"entropy_coefficient": 0.01, "pretraining_coefficient": 0.1},
+    "ppo-head": {"critic": "head", "kl_placement": "k3", "kl_target": 0.01, "kl_horizon": 100},
+    "grpo": {},
+    "grpo-token": {"mean_over": "token", "normalize": False},
+    "grpo-constant": {"mean_over": "constant"},
+}
+ALGORITHMS = ["sft", "reward", *ONLINE, "dpo", "ipo", "kto"]
 
 
 @pytest.fixture(scope="session")
@@ -35,33 +55,57 @@ def make(name: str, sft: Path, config: LoopConfig) -> Run:
     """A fresh run of an algorithm."""
     if name == "sft":
         return LikelihoodObjective(tiny_policy()), *supervised_steps(turns(30), config, epochs=2, seed=1), config
+    if name in ONLINE:
+        return online(name, sft, config)
+    policy = tiny_policy()
+    if name == "kto":
+        judged = [Judged(turn, number % 3 > 0) for number, turn in enumerate(turns(40))]
+        section = PARAMS.align.kto.model_copy(update={"loop": config, "epochs": 2.0})
+        others = mismatched(judged, 1)
+        reference = torch.stack([turn_log_probs(policy, t, 4) for t in ([row.turn for row in judged], others)])
+        return Kto(policy, section), *kto_steps(policy, judged, others, reference, section, seed=1), config
     ranked = groups(20)
+    steps, total = ranking_steps(ranked, config, epochs=2, seed=1)
     if name == "reward":
-        return (
-            RewardObjective(scalar_model_from(sft, 0), center=0.01),
-            *ranking_steps(ranked, config, epochs=2, seed=1),
-            config,
-        )
-    if name == "dpo":
-        policy = tiny_policy()
-        objective = DpoObjective(policy, reference_log_probs(policy, ranked, 4), beta=0.1, label_smoothing=0.0)
-        return objective, *ranking_steps(ranked, config, epochs=2, seed=1), config
-    ppo = PARAMS.align.ppo
-    ppo = ppo.model_copy(
-        update={
-            "iterations": 3,
-            "loop": config,
-            "rollout": ppo.rollout.model_copy(update={"prompts": 16}),
-            "entropy_coefficient": 0.01,
-            "pretraining_coefficient": 0.1,
-        }
+        return RewardObjective(scalar_model_from(sft, 0), center=0.01), steps, total, config
+    reference = reference_log_probs(policy, ranked, 4)
+    if name == "ipo":
+        return Ipo(policy, reference, PARAMS.align.ipo), steps, total, config
+    section = PARAMS.align.dpo.model_copy(update={"length_normalized": True, "sft_coefficient": 0.5})
+    return Dpo(policy, reference, section), steps, total, config
+
+
+def online(name: str, sft: Path, config: LoopConfig) -> Run:
+    """Three iterations of 16 answers, in one step each where there is no ratio."""
+    kind = name.split("-")[0]
+    section = getattr(PARAMS.align, kind)
+    answers = 4 if kind in ("rloo", "grpo") else 1
+    shape = {"prompts": 16 // answers, "answers": answers}
+    if kind in ("reinforce", "rloo", "actor_critic"):
+        config = config.model_copy(update={"batch_size": 16, "checkpoint_every": 1})
+    section = section.model_copy(
+        update={"iterations": 3, "loop": config, "rollout": section.rollout.model_copy(update=shape)} | ONLINE[name]
     )
-    objective = PpoObjective(tiny_policy(), scalar_model_from(sft, 0), ppo)
-    prompts = [t.prompt for t in turns(20)]
-    source = PpoSource(
-        objective, tiny_policy(), scalar_model_from(sft, 0), prompts, turns(30, 5), ppo, max_tokens=6, eos=1, seed=1
+    policy, critic = tiny_policy(), scalar_model_from(sft, 0)
+    algorithm = {
+        "reinforce": lambda: Reinforce(policy, section),
+        "rloo": lambda: Rloo(policy, section),
+        "actor_critic": lambda: ActorCritic(policy, critic, section),
+        "ppo": lambda: Ppo(policy, critic if section.critic == "separate" else None, section),
+        "grpo": lambda: Grpo(policy, section, max_tokens=6),
+    }[kind]()
+    source = OnlineSource(
+        algorithm,
+        tiny_policy(),
+        partial(rewards, scalar_model_from(sft, 0)),
+        [t.prompt for t in turns(20)],
+        section,
+        max_tokens=6,
+        eos=1,
+        seed=1,
+        text=turns(30, 5) if name == "ppo" else (),
     )
-    return objective, source.steps, source.total_steps, config
+    return algorithm, source.steps, source.total_steps, config
 
 
 def finish(run: Run, directory: Path) -> dict[str, torch.Tensor]:
@@ -87,7 +131,7 @@ class KillAt(Silent):
 def test_a_killed_run_ends_bit_identical(name: str, sft: Path, tmp_path: Path) -> None:
     whole = finish(make(name, sft, loop()), tmp_path / "whole")
     _, _, total, _ = make(name, sft, loop())
-    for step in (1, total // 2, total - 1):
+    for step in sorted({1, total // 2, total - 1}):
         directory = tmp_path / f"killed-{step}"
         objective, steps, total, config = make(name, sft, loop())
         with pytest.raises(Killed):

@@ -1,4 +1,4 @@
-"""Every kind of feedback as rankings, by hand; nothing is lost without being counted."""
+"""Every kind of feedback as rankings, and rankings as thumbs, by hand; nothing is lost without being counted."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.data.conversions import to_rankings
+from rlhf.data.conversions import to_rankings, to_thumbs
 from tests.data.frames import clean, user
 
 
@@ -171,3 +171,28 @@ def test_the_order_of_the_rows_does_not_change_the_judgement(order: int) -> None
     rows = clean("ratings", *[rating("a", 2, "ann"), rating("b", 5, "ann"), rating("c", 3, "ann")][::order])
     (row,) = listed(to_rankings({"ratings": rows})[0], "responses", "ranks")
     assert dict(zip(*row, strict=True)) == {"a": 3, "b": 1, "c": 2}
+
+
+def test_rankings_as_thumbs() -> None:
+    """Of 1, 2, 3 the middle is left out; of 1, 1, 2 and 1, 2, 2 nobody is in the middle; a tie says nothing."""
+    rows = clean(
+        "rankings",
+        {"responses": ["a", "b", "c"], "ranks": [2, 1, 3], "annotator": "ann", "group": "red"},
+        {"responses": ["d", "e", "f"], "ranks": [1, 1, 2]},
+        {"responses": ["g", "h", "i"], "ranks": [1, 2, 2]},
+        {"responses": ["j", "k"], "ranks": [1, 1]},
+    )
+    thumbs, left_out = to_thumbs(rows)
+    assert listed(thumbs, "response", "thumb") == [
+        ("b", True),
+        ("c", False),
+        ("d", True),
+        ("e", True),
+        ("f", False),
+        ("g", True),
+        ("h", False),
+        ("i", False),
+    ]
+    assert listed(thumbs, "annotator", "group")[:3] == [("ann", "red"), ("ann", "red"), ("", "")]
+    assert left_out == {"answer in the middle of its ranking": 3}
+    assert thumbs["id"].is_unique

@@ -1,4 +1,7 @@
-"""Lecture 004: reward less beta KL is greatest at pi* = pi_ref exp(r / beta) / Z. Worlds small enough to enumerate."""
+"""Lecture 004: reward less beta KL is greatest at pi* = pi_ref exp(r / beta) / Z, and preferences suffice to find it.
+
+The online algorithms are held to the same in tests/algorithms/test_closed_form.py.
+"""
 
 from itertools import combinations
 
@@ -7,10 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.objectives.advantages import generalized_advantages, token_rewards
-from rlhf.objectives.kl import k1
-from rlhf.objectives.ppo import clipped_surrogate
-from rlhf.objectives.preference import bradley_terry, implicit_rewards
+from rlhf.objectives.kto import kahneman_tversky
+from rlhf.objectives.preference import bradley_terry, identity_preference, implicit_rewards
 
 SEEDS = range(5)
 
@@ -76,56 +77,52 @@ def test_dpo_on_finite_preferences_nears_the_optimum_as_one_over_the_root_of_the
     assert errors[-1] < 0.02
 
 
-def surrogate(world: World, logits: Tensor, old: Tensor, actions: Tensor, baseline: float) -> Tensor:
-    """PPO's loss, summed over sampled responses, each an answer of one token whose value is `baseline`."""
-    mask = torch.ones(len(actions), 1, dtype=torch.bool)
-    old_log_probs, reference = old[actions, None], world.reference[actions, None]
-    penalized = token_rewards(world.reward[actions], k1(old_log_probs, reference), mask, kl_coefficient=world.beta)
-    values = torch.full_like(penalized, baseline)
-    advantages, _ = generalized_advantages(penalized, values, mask, discount=1.0, gae_lambda=0.95)
-    return clipped_surrogate(logits.log_softmax(0)[actions, None], old_log_probs, advantages, mask, clip=0.2)[0]
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("n", [3, 20])
+def test_ipo_finds_the_optimum_of_the_share_of_answers_that_an_answer_beats(n: int, seed: int) -> None:
+    """Azar et al. 2024, Eq. 7 with the identity: the reward is p(y) = E_{y'}[P(y preferred to y')] in place of r."""
+    world, beta = World(n, 0.3, seed), 0.3
+    beats = (world.reward[:, None] - world.reward[None, :]).sigmoid()
+    optimum = (world.reference + beats.mean(dim=1) / beta).softmax(0)
+    logits = world.reference.clone().requires_grad_()
+    pairs = torch.tensor([(i, j) for i in range(n) for j in range(n) if i != j])
+    ranks, mask = torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool)
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        ratios = (logits.log_softmax(0) - world.reference)[pairs]
+        each = [identity_preference(r[None], ranks, mask, beta=beta)[0] for r in ratios]
+        loss = (torch.stack(each) * beats[pairs[:, 0], pairs[:, 1]]).mean()
+        loss.backward()
+        return loss
 
-def value(world: World, log_probs: Tensor) -> Tensor:
-    """E[r] - beta KL of a policy: what PPO climbs, and the best baseline that looks at no action."""
-    return (log_probs.exp() * (world.reward - world.beta * (log_probs - world.reference))).sum()
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    assert float((logits.detach().softmax(0) - optimum).abs().sum() / 2) < 1e-3
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("n", "beta"), [(3, 0.3), (10, 0.5), (50, 1.0)])
-def test_ppo_with_the_penalty_in_the_reward_finds_the_optimum(n: int, beta: float, seed: int) -> None:
-    world = World(n, beta, seed)
+def test_kto_shares_out_by_how_many_more_than_half_approve(seed: int) -> None:
+    """It has an optimum of its own. With z0 held fixed in the gradient and beta small, the loss is
+
+        -sum_y (2 u(y) - 1) log pi(y),   u(y) the share of judges who approve of y,
+
+    for answers shown equally often: what fewer than half approve of gets nothing, and the reference has no say.
+    """
+    world = World(6, 0.1, seed)
+    approval = torch.tensor([0.9, 0.6, 0.55, 0.45, 0.4, 0.1], dtype=torch.float64)
+    optimum = torch.tensor([0.4, 0.1, 0.05, 0.0, 0.0, 0.0], dtype=torch.float64) / 0.55
     logits = world.reference.clone().requires_grad_()
-    iterations = 150
-    optimizer = torch.optim.Adam([logits], lr=0.1)
-    for iteration in range(iterations):
-        optimizer.param_groups[0]["lr"] = 0.1 * (1 - iteration / iterations)
-        old = logits.detach().log_softmax(0)
-        actions = world.sample(old.exp(), 2048)
-        for _ in range(2):
-            optimizer.zero_grad()
-            (surrogate(world, logits, old, actions, float(value(world, old))) / len(actions)).backward()
-            optimizer.step()
-    assert world.distance(logits) < 0.02
-
-
-def test_the_policy_gradient_is_the_exact_one_and_a_baseline_lowers_its_variance() -> None:
-    """By enumeration. The baseline leaves the mean as it is, and divides the variance by nine or more."""
-    world = World(6, 0.5, 0)
-    world.reward += 2.0  # a common offset of rewards, which a baseline takes away
-    logits = torch.randn(6, generator=world.generator, dtype=torch.float64).requires_grad_()
-    old = logits.detach().log_softmax(0)
-    exact = torch.autograd.grad(value(world, logits.log_softmax(0)), logits)[0]
-
-    variances = []
-    for baseline in (0.0, float(value(world, old))):
-        each = torch.stack(
-            [
-                -torch.autograd.grad(surrogate(world, logits, old, torch.tensor([a]), baseline), logits)[0]
-                for a in range(6)
-            ]
-        )
-        mean = old.exp() @ each
-        torch.testing.assert_close(mean, exact, rtol=1e-9, atol=1e-12)
-        variances.append(float((old.exp() @ (each - mean).square()).sum()))
-    assert variances[1] < variances[0] / 9
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    up, shares = torch.tensor([True, False]).repeat_interleave(6), torch.cat([approval, 1 - approval])
+    for _ in range(1500):
+        optimizer.zero_grad()
+        log_ratios = logits.log_softmax(0) - world.reference
+        kl = float((logits.softmax(0) * log_ratios).detach().sum())
+        each = [
+            kahneman_tversky(h[None], u[None], reference_point=kl, beta=0.1, up_weight=1.0, down_weight=1.0)[0]
+            for h, u in zip(log_ratios.repeat(2), up, strict=True)
+        ]
+        (torch.stack(each) * shares).sum().backward()
+        optimizer.step()
+    assert float((logits.detach().softmax(0) - optimum).abs().sum() / 2) < 0.005

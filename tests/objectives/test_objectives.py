@@ -5,11 +5,22 @@ import math
 import pytest
 import torch
 
-from rlhf.objectives.advantages import generalized_advantages, last_index, token_rewards, whiten
-from rlhf.objectives.kl import k1, k3
+from rlhf.objectives.advantages import (
+    first_token,
+    generalized_advantages,
+    group_relative,
+    last_index,
+    leave_one_out,
+    on_tokens,
+    token_rewards,
+    whiten,
+)
+from rlhf.objectives.kl import adapted, k1, k2, k3, kl_loss
+from rlhf.objectives.kto import kahneman_tversky
 from rlhf.objectives.likelihood import negative_log_likelihood
+from rlhf.objectives.policy_gradient import policy_gradient, squared_error
 from rlhf.objectives.ppo import clipped_surrogate, clipped_value_loss
-from rlhf.objectives.preference import bradley_terry, centering, implicit_rewards
+from rlhf.objectives.preference import bradley_terry, centering, identity_preference, implicit_rewards
 
 
 def softplus(x: float) -> float:
@@ -69,6 +80,31 @@ def test_dpo_is_bradley_terry_of_implicit_rewards() -> None:
     close(total, softplus(-0.5))
 
 
+def test_ipo_has_a_goal_for_every_margin() -> None:
+    """beta 0.5: the goal is a margin of 1. Margins 1.5 and 2.5 of the ranking 1, 2, 3 and their sum 4."""
+    ranks, mask = torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.bool)
+    total, metrics = identity_preference(torch.tensor([[2.0, 0.5, -2.0]]), ranks, mask, beta=0.5)
+    close(total, (0.5**2 + 1.5**2 + 3.0**2) / 3)
+    close(metrics["margin"][0], 8.0)
+    tie, _ = identity_preference(torch.tensor([[2.0, 0.5]]), torch.tensor([[1, 1]]), mask[:, :2], beta=0.5)
+    close(tie, 0.5 * (0.5**2 + 2.5**2))
+
+
+def test_kto_of_an_answer_up_and_one_down() -> None:
+    """Two answers of log-ratio 2 and -1, z0 = 0.5, beta 0.1: 1 - sigmoid(0.15), each with its weight."""
+    total, metrics = kahneman_tversky(
+        torch.tensor([2.0, -1.0]),
+        torch.tensor([True, False]),
+        reference_point=0.5,
+        beta=0.1,
+        up_weight=1.0,
+        down_weight=3.0,
+    )
+    close(total, (1.0 + 3.0) / (1.0 + math.exp(0.15)))
+    close(metrics["up_reward"][0], 0.2)
+    close(metrics["down_reward"][0], -0.1)
+
+
 def test_centering_is_a_mean_over_answers() -> None:
     close(centering(torch.tensor([[1.0, 3.0], [2.0, 50.0]]), torch.tensor([[True, True], [True, False]])), 5.0 + 4.0)
 
@@ -79,6 +115,29 @@ def test_kl_estimators_have_the_mean_of_the_exact_divergence() -> None:
     for estimator in (k1, k3):
         torch.testing.assert_close((pi * estimator(pi.log(), ref.log())).sum(), exact)
     assert (k3(pi.log(), ref.log()) >= 0).all()
+    close(k2(torch.tensor([-1.0]), torch.tensor([-3.0])), [2.0])
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_every_kl_loss_has_the_gradient_of_the_divergence(estimator: str) -> None:
+    """By enumeration, from the samples of an older policy."""
+    ref, old = (torch.tensor(p).double().log() for p in ([0.3, 0.3, 0.4], [0.5, 0.3, 0.2]))
+    logits = torch.tensor([0.2, -0.3, 0.5]).double().requires_grad_()
+    new = logits.log_softmax(0)
+    exact = torch.autograd.grad((new.exp() * (new - ref)).sum(), logits, retain_graph=True)[0]
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    losses = [
+        kl_loss(new[a].view(1, 1), old[a].view(1, 1), ref[a].view(1, 1), mask, estimator=estimator)[0] for a in range(3)
+    ]
+    expected = sum(p * loss for p, loss in zip(old.exp(), losses, strict=True))
+    torch.testing.assert_close(torch.autograd.grad(expected, logits)[0], exact)
+
+
+def test_the_kl_coefficient_follows_its_target() -> None:
+    """128 answers, horizon 1000. The error is clipped at a fifth; 1.1 times the target is an error of 0.1."""
+    assert adapted(0.2, 100.0, target=10.0, answers=128, horizon=1000) == pytest.approx(0.2 * (1 + 0.2 * 0.128))
+    assert adapted(0.2, 11.0, target=10.0, answers=128, horizon=1000) == pytest.approx(0.2 * (1 + 0.1 * 0.128))
+    assert adapted(0.2, 0.0, target=10.0, answers=128, horizon=1000) == pytest.approx(0.2 * (1 - 0.2 * 0.128))
 
 
 MASK = torch.tensor([[False, True, True, True], [False, True, True, False]])
@@ -116,6 +175,33 @@ def test_lambda_one_is_monte_carlo() -> None:
             torch.testing.assert_close(returns[row, t], expected)
 
 
+def test_leave_one_out() -> None:
+    """Rewards 1, 2, 6 and 0, 0, 3: each less the mean of the other two."""
+    rewards = torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0])
+    close(leave_one_out(rewards, 3), [-3.0, -1.5, 4.5, -1.5, -1.5, 3.0])
+
+
+def test_group_relative() -> None:
+    """Rewards 1, 2, 6: mean 3, and standard deviation sqrt(7). A group that agrees teaches nothing."""
+    rewards = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0])
+    close(group_relative(rewards, 3, normalize=False), [-2.0, -1.0, 3.0, 0.0, 0.0, 0.0])
+    scale = math.sqrt(7.0) + 1e-4
+    close(group_relative(rewards, 3, normalize=True), [-2.0 / scale, -1.0 / scale, 3.0 / scale, 0.0, 0.0, 0.0])
+
+
+def test_values_of_answers_and_of_first_tokens() -> None:
+    close(on_tokens(torch.tensor([2.0, 3.0]), MASK), [[0.0, 2.0, 2.0, 2.0], [0.0, 3.0, 3.0, 0.0]])
+    assert first_token(MASK).tolist() == [[False, True, False, False]] * 2
+
+
+def test_policy_gradient_and_squared_error() -> None:
+    log_probs, advantages = torch.tensor([[9.0, -1.0, -2.0, -4.0]]), torch.tensor([[9.0, 3.0, -1.0, 0.5]])
+    close(policy_gradient(log_probs, advantages, MASK[:1]), 3.0 - 2.0 + 2.0)
+    total, metrics = squared_error(log_probs, advantages, MASK[:1])
+    close(total, 0.5 * (16.0 + 1.0 + 20.25))
+    assert metrics["value_loss"][1] == 3
+
+
 def test_whitening() -> None:
     values = torch.tensor([[100.0, 1.0, 2.0, 3.0], [100.0, 4.0, 5.0, 100.0]])
     white = whiten(values, MASK)
@@ -137,11 +223,21 @@ def test_whitening() -> None:
 def test_clipped_surrogate(ratio: float, advantage: float, loss: float, slope: float) -> None:
     log_probs = torch.tensor([[0.0, math.log(ratio)]], requires_grad=True)
     mask = torch.tensor([[False, True]])
-    total, metrics = clipped_surrogate(log_probs, torch.zeros(1, 2), torch.tensor([[9.0, advantage]]), mask, clip=0.2)
+    total, metrics = clipped_surrogate(
+        log_probs, torch.zeros(1, 2), torch.tensor([[9.0, advantage]]), mask, clip=0.2, clip_high=0.2
+    )
     close(total.detach(), loss)
     total.backward()
     close(log_probs.grad[0, 1], slope)
     assert metrics["clip_share"] == (int(abs(ratio - 1) > 0.2), 1)
+
+
+def test_a_higher_clip_above_one_lets_good_tokens_grow() -> None:
+    log_probs, mask = torch.tensor([[math.log(1.25), math.log(0.75)]]), torch.ones(1, 2, dtype=torch.bool)
+    advantages = torch.tensor([[1.0, -1.0]])
+    total, metrics = clipped_surrogate(log_probs, torch.zeros(1, 2), advantages, mask, clip=0.2, clip_high=0.28)
+    close(total, -1.25 + 0.8)
+    assert metrics["clip_share"] == (1, 2)
 
 
 def test_clipped_value_loss() -> None:

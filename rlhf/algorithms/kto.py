@@ -1,0 +1,121 @@
+"""KTO: aligned by thumbs, of which no two need to be about the same prompt (Ethayarajh et al. 2024).
+
+    loss   = lambda (1 - sigmoid(+-beta (h - z0))),   h = log pi(y | x) / pi_ref(y | x), + for up and - for down
+    z0     = max(0, mean of h over mismatched pairs), prompts of the step with the answers to other prompts
+
+z0 is taken once a step over the whole of it, so that neither micro-batches nor processes change it. Which answer stands
+in for a prompt's own is fixed, so the reference sees every mismatched pair once, before training.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.batching.batches import SequenceBatch, pad
+from rlhf.batching.encoding import Turn
+from rlhf.batching.order import micro_batches, rows_of_step, steps_in
+from rlhf.config.algorithms import KtoConfig
+from rlhf.models.scoring import sequence_log_probs
+from rlhf.objectives import Metrics
+from rlhf.objectives.kto import kahneman_tversky
+from rlhf.training.loop import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An answer that was judged on its own."""
+
+    turn: Turn
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedBatch:
+    """A micro-batch of judged answers."""
+
+    sequences: SequenceBatch
+    up: Tensor  # (B,) bool
+    reference: Tensor  # (B,) log pi_ref(y | x)
+    reference_point: float  # z0 of the step
+
+
+class Kto(nn.Module):
+    """KTO over judged answers."""
+
+    def __init__(self, policy: PreTrainedModel, config: KtoConfig) -> None:
+        super().__init__()
+        self.policy, self._config = policy, config
+
+    def forward(self, batch: JudgedBatch) -> tuple[Tensor, Metrics]:
+        """Sum over the answers of a micro-batch."""
+        config, device = self._config, self.policy.device
+        log_probs = sequence_log_probs(self.policy, batch.sequences.to(device))
+        return kahneman_tversky(
+            log_probs - batch.reference.to(device),
+            batch.up.to(device),
+            reference_point=batch.reference_point,
+            beta=config.beta,
+            up_weight=config.up_weight,
+            down_weight=config.down_weight,
+        )
+
+
+def mismatched(judged: Sequence[Judged], seed: int) -> list[Turn]:
+    """Each prompt with the answer to another row, the same one however often it is asked."""
+    order = np.random.default_rng(seed).permutation(len(judged))
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
+    return [Turn(row.turn.prompt, judged[int(i)].turn.response) for row, i in zip(judged, other, strict=True)]
+
+
+def kto_steps(
+    policy: PreTrainedModel,
+    judged: Sequence[Judged],
+    others: Sequence[Turn],
+    reference: Tensor,
+    config: KtoConfig,
+    *,
+    seed: int,
+) -> tuple[Callable[[int], Iterator[Step]], int]:
+    """The steps of `config.epochs` passes over judged answers, and their number.
+
+    policy: the one that is trained. others: `mismatched(judged)`. reference: (2, rows) log pi_ref of the judged answers
+    and of the mismatched ones.
+    """
+    lengths = np.array([len(row.turn.prompt) + len(row.turn.response) for row in judged])
+    total, size = steps_in(len(judged), config.loop.batch_size, config.epochs), config.loop.micro_batch_size
+
+    def reference_point(rows: np.ndarray) -> float:
+        log_probs = turn_log_probs(policy, [others[i] for i in rows], size)
+        return max(0.0, float((log_probs - reference[1, rows]).mean()))
+
+    def steps(start: int) -> Iterator[Step]:
+        for number in range(start, total):
+            rows = rows_of_step(number, len(judged), config.loop.batch_size, seed)
+            point = reference_point(rows)
+            batches = [
+                JudgedBatch(
+                    pad([judged[i].turn for i in part]),
+                    torch.tensor([judged[i].up for i in part]),
+                    reference[0, part],
+                    point,
+                )
+                for part in micro_batches(rows, lengths, size)
+            ]
+            yield Step(batches, count=len(rows), metrics={"kl": point})
+
+    return steps, total
+
+
+@torch.no_grad()
+def turn_log_probs(policy: PreTrainedModel, turns: Sequence[Turn], batch_size: int) -> Tensor:
+    """log pi(y | x) of each turn, (rows,), on the CPU."""
+    lengths = np.array([len(t.prompt) + len(t.response) for t in turns])
+    values = torch.zeros(len(turns))
+    for part in micro_batches(np.arange(len(turns)), lengths, batch_size):
+        values[part] = sequence_log_probs(policy, pad([turns[i] for i in part]).to(policy.device)).cpu()
+    return values

@@ -1,0 +1,260 @@
+"""What the online algorithms share: an iteration samples answers, scores them, credits their tokens, and learns.
+
+    R(x, y)   score of the reward model, less a penalty when the answer did not end
+    credit    each algorithm's own: advantages, and what else its loss needs, for every token
+    learn     `epochs` passes over the iteration's answers, a loss each algorithm's own
+
+Everything random is a function of the seed and the iteration, so training resumes at the end of any iteration.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.batching.batches import SequenceBatch, pad
+from rlhf.batching.encoding import Turn
+from rlhf.batching.order import micro_batches, rows_of_step, steps_in
+from rlhf.config.algorithms import OnlineConfig
+from rlhf.models.scoring import TokenScores, token_log_probs
+from rlhf.objectives import Metrics
+from rlhf.objectives.advantages import token_rewards
+from rlhf.objectives.kl import k1, k3
+from rlhf.rollouts.sampling import sample
+from rlhf.training.loop import Step
+
+# The first minibatch of an iteration is scored twice by the policy that sampled it, in the same shape.
+_RATIO_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollouts:
+    """Answers of one iteration as they were when sampled: G answers of a prompt stand side by side, B in all."""
+
+    batch: SequenceBatch
+    parts: Sequence[Tensor]  # rows of each micro-batch
+    answers: int  # G
+    scores: Tensor  # (B,) R(x, y)
+    log_probs: Tensor  # (B, T)
+    reference: Tensor  # (B, T) log-probabilities by SFT
+
+    def of_each_token(self, function: Callable[[SequenceBatch], Tensor]) -> Tensor:
+        """What a function of a batch, (B, T), gives for all answers, a micro-batch at a time."""
+        return of_each_token(function, self.batch, self.parts)
+
+    def penalized(self, kl_coefficient: float) -> Tensor:
+        """(B, T) reward of each token: the score on the last one, less beta k1 on every one."""
+        kl = k1(self.log_probs, self.reference)
+        return token_rewards(self.scores, kl, self.batch.mask, kl_coefficient=kl_coefficient)
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """Answers to learn from, and what belongs to each of their tokens: `log_probs`, `reference`, `advantages`, ..."""
+
+    batch: SequenceBatch
+    tokens: dict[str, Tensor]  # (B, T) each
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tokens[name]
+
+    def rows(self, index: Tensor) -> "Experience":
+        """Some of the answers, trimmed to the longest of them."""
+        batch = self.batch.rows(index)
+        width = batch.ids.shape[1]
+        return Experience(batch, {name: values[index, :width] for name, values in self.tokens.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Minibatch:
+    """A micro-batch of experience, and pretraining text beside it when the mix is on."""
+
+    experience: Experience
+    first: bool  # of its iteration: the policy is still the one that sampled
+    text: SequenceBatch | None = None
+    text_weight: float = 0.0  # count of the step / text tokens of the step: makes the mix a mean over text tokens
+
+
+class OnlineAlgorithm(nn.Module, ABC):
+    """A policy, what else is trained beside it, and how it learns from its own answers."""
+
+    def __init__(self, policy: PreTrainedModel, config: OnlineConfig) -> None:
+        super().__init__()
+        self.policy, self._temperature = policy, config.rollout.temperature
+
+    @abstractmethod
+    def credit(self, rollouts: Rollouts) -> dict[str, Tensor]:
+        """What the loss needs of every token, (B, T) each; `advantages` among it."""
+
+    @abstractmethod
+    def forward(self, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
+        """Sum over a micro-batch of what `count` counts."""
+
+    def count(self, batch: SequenceBatch) -> float:
+        """What the loss is a mean over: the answers, unless an algorithm says otherwise."""
+        return float(len(batch))
+
+    def score(self, minibatch: Minibatch, *, entropy: bool = False) -> TokenScores:
+        """The current policy's scores of a micro-batch."""
+        old = minibatch.experience
+        scores = token_log_probs(self.policy, old.batch, temperature=self._temperature, entropy=entropy)
+        if minibatch.first:
+            _check_ratio(scores.log_probs.detach(), old["log_probs"])
+        return scores
+
+
+class OnlineSource:
+    """Samples, scores and credits the answers that each iteration learns from."""
+
+    def __init__(
+        self,
+        algorithm: OnlineAlgorithm,
+        reference: PreTrainedModel,
+        reward: Callable[[SequenceBatch], Tensor],
+        prompts: Sequence[list[int]],
+        config: OnlineConfig,
+        *,
+        max_tokens: int,
+        eos: int,
+        seed: int,
+        text: Sequence[Turn] = (),
+    ) -> None:
+        """reward: a score for each answer, (B,). prompts: ids. text: blocks for the pretraining mix; none: no mix."""
+        self._algorithm, self._reference, self._reward = algorithm, reference, reward
+        self._prompts, self._text, self._config = prompts, text, config
+        self._max_tokens, self._eos, self._seed = max_tokens, eos, seed
+
+    @property
+    def steps_an_iteration(self) -> int:
+        """Optimizer steps of one iteration."""
+        rollout = self._config.rollout
+        return steps_in(rollout.prompts * rollout.answers, self._config.loop.batch_size, self._config.epochs)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, unless the KL limit ends it."""
+        return self._config.iterations * self.steps_an_iteration
+
+    def steps(self, start: int) -> Iterator[Step]:
+        """The steps from number `start`, which is the first of an iteration."""
+        assert start % self.steps_an_iteration == 0, start
+        for iteration in range(start // self.steps_an_iteration, self._config.iterations):
+            experience, metrics = self.collect(iteration)
+            if metrics["kl"] > self._config.max_kl:
+                return
+            yield from self._minibatches(experience, metrics, iteration)
+
+    @torch.no_grad()
+    def collect(self, iteration: int) -> tuple[Experience, dict[str, float]]:
+        """One iteration's experience, and how its answers are on average."""
+        rollouts, metrics = self._roll_out(iteration)
+        tokens = {"log_probs": rollouts.log_probs, "reference": rollouts.reference}
+        return Experience(rollouts.batch, tokens | self._algorithm.credit(rollouts)), metrics
+
+    def _roll_out(self, iteration: int) -> tuple[Rollouts, dict[str, float]]:
+        """Sample and score."""
+        policy, rollout = self._algorithm.policy, self._config.rollout
+        rows = rows_of_step(iteration, len(self._prompts), rollout.prompts, self._seed)
+        prompts = [self._prompts[i] for i in rows for _ in range(rollout.answers)]
+        answers = sample(
+            policy,
+            prompts,
+            max_tokens=self._max_tokens,
+            temperature=rollout.temperature,
+            eos=self._eos,
+            batch_size=rollout.batch_size,
+            seed=_mix(self._seed, iteration),
+        )
+        batch = pad([Turn(p, a.response) for p, a in zip(prompts, answers, strict=True)]).to(policy.device)
+        unfinished = torch.tensor([not a.terminated for a in answers], device=policy.device)
+        parts = self._first_pass(batch, iteration)
+        scores = torch.cat([self._reward(batch.rows(part)) for part in parts])[torch.cat(parts).argsort()]
+        log_probs = of_each_token(partial(self._log_probs, policy), batch, parts)
+        reference = of_each_token(partial(self._log_probs, self._reference), batch, parts)
+        rollouts = Rollouts(
+            batch=batch,
+            parts=parts,
+            answers=rollout.answers,
+            scores=scores - self._config.missing_eos_penalty * unfinished,
+            log_probs=log_probs,
+            reference=reference,
+        )
+        return rollouts, {
+            "reward": float(scores.mean()),
+            "kl": float((k3(log_probs, reference) * batch.mask).sum(dim=1).mean()),
+            "length": batch.count / len(batch),
+            "unfinished": float(unfinished.float().mean()),
+        }
+
+    def _log_probs(self, model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
+        return token_log_probs(model, batch, temperature=self._config.rollout.temperature).log_probs
+
+    def _first_pass(self, batch: SequenceBatch, iteration: int) -> list[Tensor]:
+        """Every answer once, in the micro-batches in which the first pass learns from them."""
+        size = self._config.loop.batch_size
+        return [
+            part
+            for number in range(-(-len(batch) // size))
+            for part in self._micro_batches(batch, number, iteration, first_pass=True)
+        ]
+
+    def _micro_batches(
+        self, batch: SequenceBatch, number: int, iteration: int, *, first_pass: bool = False
+    ) -> list[Tensor]:
+        """Rows of the micro-batches of an iteration's step. In `first_pass`, without those of the second."""
+        size = self._config.loop.batch_size
+        rows = rows_of_step(number, len(batch), size, _mix(self._seed, iteration))
+        rows = rows[: len(batch) - number * size] if first_pass else rows
+        lengths = batch.attention.sum(dim=1).cpu().numpy()
+        parts = micro_batches(rows, lengths, self._config.loop.micro_batch_size)
+        return [torch.from_numpy(part).to(batch.ids.device) for part in parts]
+
+    def _minibatches(self, experience: Experience, metrics: dict[str, float], iteration: int) -> Iterator[Step]:
+        for number in range(self.steps_an_iteration):
+            parts = [experience.rows(part) for part in self._micro_batches(experience.batch, number, iteration)]
+            count = sum(self._algorithm.count(p.batch) for p in parts)
+            texts = self._text_of_step(iteration * self.steps_an_iteration + number, parts)
+            text_tokens = sum(t.count for t in texts if t is not None)
+            weight = count / text_tokens if text_tokens else 0.0
+            yield Step(
+                [Minibatch(part, number == 0, text, weight) for part, text in zip(parts, texts, strict=True)],
+                count=count,
+                metrics=metrics,
+                resumable=number == self.steps_an_iteration - 1,
+            )
+
+    def _text_of_step(self, step: int, parts: Sequence[Experience]) -> list[SequenceBatch | None]:
+        """As many blocks of text as answers, beside each micro-batch; none when the mix is off."""
+        if not self._text:
+            return [None] * len(parts)
+        rows = rows_of_step(step, len(self._text), sum(len(p.batch) for p in parts), self._seed)
+        return [
+            pad([self._text[i] for i in chosen]) if len(chosen) else None for chosen in np.array_split(rows, len(parts))
+        ]
+
+
+def of_each_token(function: Callable[[SequenceBatch], Tensor], batch: SequenceBatch, parts: Sequence[Tensor]) -> Tensor:
+    """What a function of a batch, (B, T), gives for all of its rows, computed part by part."""
+    values = torch.zeros(batch.ids.shape, device=batch.ids.device)
+    for part in parts:
+        some = batch.rows(part)
+        values[part, : some.ids.shape[1]] = function(some)
+    return values
+
+
+def _check_ratio(log_probs: Tensor, old_log_probs: Tensor) -> None:
+    """The cheapest detector of a rollout that is scored otherwise than it was sampled."""
+    off = float((log_probs - old_log_probs).exp().sub(1.0).abs().max())
+    assert off < _RATIO_TOLERANCE, (
+        f"probability ratio of the first minibatch is off by {off:.2g}: scoring differs from sampling"
+    )
+
+
+def _mix(seed: int, iteration: int) -> int:
+    """A seed for one iteration."""
+    return int(np.random.SeedSequence((seed, iteration)).generate_state(1)[0])

@@ -1,0 +1,145 @@
+"""Sections of the alignment algorithms."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlhf.config.section import Count, NonNegative, Positive, Section, Share
+from rlhf.config.training import LoopConfig
+
+
+class RolloutConfig(Section):
+    """How an online algorithm samples."""
+
+    prompts: Count  # prompts an iteration
+    answers: Count  # G, of each prompt
+    temperature: Positive  # of sampling and of scoring, both
+    batch_size: Count  # sequences decoded at once
+
+
+class OnlineConfig(Section):
+    """What every algorithm has that learns from its own samples."""
+
+    iterations: Count
+    epochs: Count  # passes over each iteration's answers
+    rollout: RolloutConfig
+    missing_eos_penalty: NonNegative  # taken from the score of an answer that did not end
+    max_kl: Positive  # nats a sequence; training stops when an iteration's mean KL passes it
+    kl_coefficient: NonNegative  # beta
+    loop: LoopConfig
+
+
+class OnPolicyConfig(OnlineConfig):
+    """What has no probability ratio, and so learns from an iteration's answers in a single step."""
+
+    @model_validator(mode="after")
+    def _one_step(self) -> Self:
+        answers = self.rollout.prompts * self.rollout.answers
+        if (self.epochs, self.loop.batch_size) != (1, answers):
+            raise ValueError(
+                "without a probability ratio an iteration is one step: epochs must be 1, and loop.batch_size must be "
+                f"rollout.prompts * rollout.answers, {answers}"
+            )
+        return self
+
+
+class GroupedConfig(OnlineConfig):
+    """What compares the answers to a prompt with each other."""
+
+    @model_validator(mode="after")
+    def _several_answers(self) -> Self:
+        if self.rollout.answers < 2:
+            raise ValueError("rollout.answers must be 2 or more: the answers to a prompt are compared with each other")
+        return self
+
+
+class ReinforceConfig(OnPolicyConfig):
+    """REINFORCE with a baseline (lecture 001)."""
+
+    baseline: Literal["none", "batch", "sequence", "token"]  # the last two are learned
+    discount: Share  # gamma
+
+
+class RlooConfig(OnPolicyConfig, GroupedConfig):
+    """REINFORCE with a leave-one-out baseline (Ahmadian et al. 2024)."""
+
+
+class ActorCriticConfig(OnPolicyConfig):
+    """REINFORCE with a critic (lecture 000)."""
+
+    discount: Share  # gamma
+    value_coefficient: NonNegative  # c1
+
+
+class PpoConfig(OnlineConfig):
+    """PPO with a per-token KL penalty from SFT (lecture 001, step 3; Schulman et al. 2017; Ouyang et al. 2022)."""
+
+    kl_placement: Literal["reward", "k1", "k2", "k3"]  # in the reward of each token, or an estimator in the loss
+    kl_target: Positive | None  # nats a sequence, which the coefficient then follows; null keeps it fixed
+    kl_horizon: Count  # answers over which the coefficient follows
+    critic: Literal["separate", "head"]  # a model of its own that starts from the reward model, or a linear head
+    clip: Positive  # epsilon of the probability ratio
+    value_clip: Positive
+    value_coefficient: NonNegative  # c1
+    entropy_coefficient: NonNegative  # c2
+    discount: Share  # gamma
+    gae_lambda: Share
+    whiten_advantages: bool
+    pretraining_coefficient: NonNegative  # gamma of PPO-ptx; 0 leaves the mix out
+
+
+class GrpoConfig(GroupedConfig):
+    """Group relative policy optimization and its corrected forms (Shao et al. 2024; lecture 002)."""
+
+    normalize: bool  # divide by the standard deviation of the group
+    mean_over: Literal["answer", "token", "constant"]
+    kl_estimator: Literal["k1", "k2", "k3"]
+    clip: Positive  # epsilon below 1
+    clip_high: Positive  # epsilon above 1
+
+
+class DpoConfig(Section):
+    """Direct preference optimization (Rafailov et al. 2023; lecture 002)."""
+
+    beta: Positive
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)]
+    length_normalized: bool  # log-probabilities a token in place of an answer
+    sft_coefficient: NonNegative  # of the likelihood of the best answer
+    epochs: Positive
+    loop: LoopConfig
+
+
+class IpoConfig(Section):
+    """Identity preference optimization (Azar et al. 2024)."""
+
+    beta: Positive  # their tau
+    length_normalized: bool
+    epochs: Positive
+    loop: LoopConfig
+
+
+class KtoConfig(Section):
+    """Kahneman-Tversky optimization of single judgements (Ethayarajh et al. 2024)."""
+
+    beta: Positive
+    up_weight: Positive  # lambda_D
+    down_weight: Positive  # lambda_U
+    epochs: Positive
+    loop: LoopConfig
+
+
+Algorithm = Literal["reinforce", "rloo", "actor_critic", "ppo", "grpo", "dpo", "ipo", "kto"]
+
+
+class AlignConfig(Section):
+    """The algorithms to run side by side, and the settings of each."""
+
+    algorithms: list[Algorithm] = Field(min_length=1)
+    reinforce: ReinforceConfig
+    rloo: RlooConfig
+    actor_critic: ActorCriticConfig
+    ppo: PpoConfig
+    grpo: GrpoConfig
+    dpo: DpoConfig
+    ipo: IpoConfig
+    kto: KtoConfig
