@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes floats exactly, and so that every reader takes them for numbers: 2e-05 is a text in YAML 1.1."""
+    """Writes floats exactly, and so that every reader takes them for numbers: 2e-05 is a text in YAML 1.1; and null."""
 
     def represent_exactly(self, value: float) -> Any:
         """A float as a YAML scalar; for infinities and NaN as ruamel does."""
@@ -127,5 +127,10 @@ class _Representer(RoundTripRepresenter):
             return self.represent_float(value)
         return self.represent_scalar("tag:yaml.org,2002:float", digits.replace("e", ".0e"))
 
+    def represent_null(self, _: None) -> Any:
+        """The word, where ruamel leaves nothing."""
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
 
 _Representer.add_representer(float, _Representer.represent_exactly)
+_Representer.add_representer(type(None), _Representer.represent_null)

@@ -11,7 +11,9 @@ from rich.text import Text
 from rlhf.cli.console import printable
 from rlhf.gate.records import Candidate, Check, WinRate
 from rlhf.report.summary import Example, Kl, Row, Summary
+from rlhf.report.text import title
 
+SIDE_BY_SIDE = 3  # candidates whose every check fits beside the others
 VERDICTS = {"PROMOTE": "bold green", "REJECT": "bold red", "INCONCLUSIVE": "bold yellow", "ERROR": "bold red"}
 OUTCOMES = {
     "pass": ("✓", "green"),
@@ -32,7 +34,8 @@ def _parts(summary: Summary) -> Iterator[RenderableType]:
         yield _models(summary.rows)
     decision = summary.decision
     if decision.candidates:
-        yield _checks(decision.candidates)
+        few = len(decision.candidates) <= SIDE_BY_SIDE
+        yield (_checks if few else _candidates)(decision.candidates)
     verdict = Text.assemble(
         ("Gate: ", "bold"), (decision.decision, VERDICTS[decision.decision]), f"  {decision.sentence}"
     )
@@ -47,13 +50,13 @@ def _table(title: str) -> Table:
 
 def _models(rows: tuple[Row, ...]) -> Table:
     table = _table("\nAgainst SFT, on test prompts")
-    table.add_column("model")
-    for name in ("win rate", "interval", "proxy reward", "gold reward", "KL (nats)", "length (tokens)"):
+    table.add_column("model", no_wrap=True)
+    for name in ("win rate", "interval", "proxy reward", "gold reward", "KL (nats)", "tokens"):
         table.add_column(name, justify="right")
     for row in rows:
         rate, interval = _win_rate(row.win_rate)
         numbers = [_number(row.proxy_reward, 3), _number(row.gold_reward, 3), _kl(row.kl), _number(row.length, 1)]
-        table.add_row(row.model.upper(), rate, interval, *numbers)
+        table.add_row(title(row.model), rate, interval, *numbers)
     return table
 
 
@@ -63,13 +66,27 @@ def _checks(candidates: tuple[Candidate, ...]) -> Table:
     table.add_column("check", no_wrap=True)
     table.add_column("limit", justify="right", no_wrap=True)
     for candidate in candidates:
-        head = Text.assemble(f"{candidate.algorithm.upper()}  ", (candidate.decision, VERDICTS[candidate.decision]))
+        head = Text.assemble(f"{title(candidate.algorithm)}  ", (candidate.decision, VERDICTS[candidate.decision]))
         table.add_column(head)
     names = dict.fromkeys(check.name for candidate in candidates for check in candidate.checks)
     for name in names:
         found = [next((check for check in c.checks if check.name == name), None) for c in candidates]
         limit = next((_limit(check) for check in found if check), "")
         table.add_row(name, limit, *(_outcome(check) if check else "" for check in found))
+    return table
+
+
+def _candidates(candidates: tuple[Candidate, ...]) -> Table:
+    """A row for each candidate, with the checks that it did not pass."""
+    table = _table("The gate; every check of each is in the report")
+    for name in ("policy", "decision", "passed", "not passed"):
+        table.add_column(name, no_wrap=name != "not passed")
+    for candidate in candidates:
+        failed = [check for check in candidate.checks if not check.passed]
+        said = (Text.assemble(f"{check.name} ", _limit(check), " ", _outcome(check)) for check in failed)
+        verdict = Text(candidate.decision, VERDICTS[candidate.decision])
+        passed = f"{len(candidate.checks) - len(failed)} of {len(candidate.checks)}"
+        table.add_row(title(candidate.algorithm), verdict, passed, Text("\n").join(said))
     return table
 
 
@@ -86,7 +103,7 @@ def _outcome(check: Check) -> Text:
 
 
 def _examples(examples: tuple[Example, ...]) -> Table:
-    policy = examples[0].algorithm.upper()
+    policy = title(examples[0].algorithm)
     table = Table(title=f"The same prompts, answered by SFT and by {policy}", title_justify="left", title_style="bold")
     table.show_lines = True
     for name in ("prompt", "SFT", policy):

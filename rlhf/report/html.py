@@ -16,10 +16,9 @@ import markupsafe
 from rlhf.gate.records import Check, Decision, WinRate
 from rlhf.report import plots
 from rlhf.report.summary import Kl, Row, Summary, flatten, read_json, summarize
-from rlhf.report.text import visible
+from rlhf.report.text import title, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
-TITLES = {"sft": "SFT", "ppo": "PPO", "dpo": "DPO"}
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,8 @@ def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
         yield plots.losses(with_loss)
     found = gains(summary.rows)
     if found:
-        ppo = aligned.get("ppo", {})
-        yield plots.reward_against_kl(found, ppo if ppo.get("kl") and ppo.get("reward") else None)
+        online = {name: curves for name, curves in aligned.items() if curves.get("kl") and curves.get("reward")}
+        yield plots.reward_against_kl(found, online)
     bins = read_curves(reports / "reward" / "calibration.csv")
     if bins.get("confidence"):
         yield plots.reward_calibration(bins)
@@ -178,8 +177,3 @@ def number(value: float | Kl | None) -> str:
         known = value.low is not None and value.high is not None and value.low != value.high
         return f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})" if known else f"{value.value:.1f}"
     return f"{value:,.0f}" if value == int(value) and abs(value) >= 100 else f"{value:.3g}"
-
-
-def title(name: str) -> str:
-    """How a model is called in a heading."""
-    return TITLES.get(name, name)

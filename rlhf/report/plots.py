@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#010203"  # stands for the page's own text colour, in light and in dark
-COLOURS = ("#3b82f6", "#e07b00", "#12a150", "#a855f7", "#e11d48", "#0891a5")  # readable on white and on black
+COLOURS = (  # readable on white and on black
+    *("#3b82f6", "#e07b00", "#12a150", "#a855f7", "#e11d48", "#0891a5"),
+    *("#84770a", "#d946a0", "#78716c", "#6366f1"),
+)
+BELOW: dict[str, Any] = {
+    "fontsize": 8,
+    "ncols": 4,
+    "loc": "upper center",
+    "bbox_to_anchor": (0.5, -0.18),
+    "frameon": False,
+}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # comes with matplotlib; the page sets its own
@@ -64,21 +74,27 @@ def losses(curves: Mapping[str, Curves]) -> Figure:
     return Figure("Loss of each stage", f"From the first to the last step: {ends}.", "".join(svg))
 
 
-def reward_against_kl(gains: Sequence[Gain], path: Curves | None) -> Figure:
-    """Gain in reward over SFT of each policy against its KL; and PPO's way there (`path`), where there is one."""
-    with _canvas("reward-kl", 2 if path else 1) as (axes, svg):
-        for colour, gain in zip(_cycle(), gains, strict=False):
-            for kind, marker, value in (("reward model", "o", gain.proxy), ("gold", "s", gain.gold)):
-                if value is not None:
-                    axes[0].plot([gain.kl], [value], marker, color=colour, label=f"{gain.policy}, {kind}", markersize=8)
+def reward_against_kl(gains: Sequence[Gain], paths: Mapping[str, Curves]) -> Figure:
+    """Gain in reward over SFT of each policy against its KL; and the way there of those that sampled as they learned.
+
+    gains: of each policy. paths: curves by policy, with `kl` and `reward`.
+    """
+    with _canvas("reward-kl", 2 if paths else 1) as (axes, svg):
+        colours = dict(zip((gain.policy for gain in gains), _cycle(), strict=False))
+        for gain in gains:
+            axes[0].plot([gain.kl], [gain.proxy], "o", color=colours[gain.policy], label=gain.policy, markersize=8)
+            if gain.gold is not None:
+                axes[0].plot([gain.kl], [gain.gold], "s", color=colours[gain.policy], markersize=8)
         axes[0].axhline(0, color=INK, linewidth=0.8)
-        axes[0].set(title="Policies", xlabel="KL from SFT, nats a sequence", ylabel="gain in mean reward over SFT")
-        axes[0].margins(0.25)
-        axes[0].legend(fontsize=8)
-        if path:
-            axes[1].plot(path["kl"], path["reward"], color=COLOURS[0])
-            axes[1].plot(path["kl"][-1:], path["reward"][-1:], "o", color=COLOURS[0])
-            axes[1].set(title="On the way there: ppo", xlabel="KL from SFT, nats a sequence", ylabel="mean reward")
+        axes[0].set(title="Policies: ● reward model, ■ gold", xlabel="KL from SFT, nats a sequence")
+        axes[0].set(ylabel="gain in mean reward over SFT")
+        axes[0].margins(0.1)
+        axes[0].legend(**BELOW)
+        for name, path in paths.items():
+            axes[1].plot(path["kl"], path["reward"], color=colours.get(name, INK), label=name, linewidth=1.2)
+        if paths:
+            axes[1].set(title="On the way there", xlabel="KL from SFT, nats a sequence", ylabel="mean reward")
+            axes[1].legend(**BELOW)
     words = "; ".join(
         f"{gain.policy} at a KL of {gain.kl:.3g}: reward model {gain.proxy:+.3g}"
         + ("" if gain.gold is None else f", gold {gain.gold:+.3g}")
@@ -100,15 +116,21 @@ def reward_calibration(bins: Curves) -> Figure:
 
 
 def lengths(found: Mapping[str, Sequence[float]]) -> Figure:
-    """How long the answers of each model are."""
-    top = max(max(values) for values in found.values())
-    bins = [top * index / 24 for index in range(25)]
+    """How long the answers of each model are: the middle half in a box, the median in it, the 5th to 95th percent."""
     with _canvas("lengths") as ((axis,), svg):
-        for colour, (name, values) in zip(_cycle(), found.items(), strict=False):
-            weights = [1 / len(values)] * len(values)
-            axis.hist(values, bins=bins, weights=weights, histtype="step", color=colour, label=name, linewidth=1.6)
-        axis.set(xlabel="tokens an answer", ylabel="share of answers")
-        axis.legend(fontsize=8)
+        names = list(found)[::-1]
+        line, values = {"color": INK}, [found[name] for name in names]
+        axis.boxplot(
+            values,
+            orientation="horizontal",
+            whis=(5, 95),
+            showfliers=False,
+            boxprops=line,
+            whiskerprops=line,
+            capprops=line,
+        )
+        axis.set_yticks(range(1, len(names) + 1), names)
+        axis.set(xlabel="tokens an answer")
     means = ", ".join(f"{name} {sum(values) / len(values):.1f}" for name, values in found.items())
     return Figure("Length of the answers", f"Mean tokens: {means}.", "".join(svg))
 

@@ -1,4 +1,4 @@
-"""Text that models and data wrote, made safe to look at: what cannot be seen is shown, what could mislead is named."""
+"""Names for headings, and text that models and data wrote, made safe to look at: what cannot be seen is shown."""
 
 import unicodedata
 
@@ -8,6 +8,11 @@ HIDDEN = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}  # controls, direction marks
 def visible(text: str) -> str:
     """`text` with every invisible character but line breaks and tabs as ⟨U+202E⟩, so that it cannot reorder a line."""
     return "".join(_shown(character) for character in text)
+
+
+def title(name: str) -> str:
+    """How an algorithm is called in a heading: PPO, ACTOR-CRITIC."""
+    return name.replace("_", "-").upper()
 
 
 def _shown(character: str) -> str:
