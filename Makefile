@@ -5,6 +5,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
+ORACLE := $(VENV)/.oracle
 LOG := $(VENV)/setup.log
 ARGS ?=
 
@@ -28,10 +29,17 @@ $(STAMP): requirements.lock pyproject.toml
 	} >$(LOG) 2>&1 || { tail -n 20 $(LOG) >&2; echo "error: the set-up failed; all of it is in $(LOG)" >&2; exit 1; }; \
 	touch $@
 
+# What TRL needs is locked already.
+$(ORACLE): $(STAMP)
+	@trl=$$(sed -n 's/^bench = \["\(trl==[^"]*\)"\].*/\1/p' pyproject.toml); \
+	$(BIN)/python -m pip install --no-input --disable-pip-version-check -q --no-deps "$$trl" >$(LOG) 2>&1 || \
+	  { tail -n 20 $(LOG) >&2; echo "error: TRL could not be installed; all of it is in $(LOG)" >&2; exit 1; }
+	@touch $@
+
 run: setup
 	@$(BIN)/rlhf run $(ARGS)
 
-test: setup
+test: setup $(ORACLE)
 	@$(BIN)/python -m pytest -q $(ARGS)
 
 check: setup
@@ -43,7 +51,7 @@ check: setup
 # After a change of dependencies: install them into .venv, then write down what is proven to work together.
 lock:
 	@{ echo "# Proven together on Python 3.11. Written by make lock; install with make setup."; \
-	   $(BIN)/python -m pip freeze --exclude-editable 2>/dev/null | sed 's/+[a-z0-9.]*$$//'; } > .requirements.partial
+	   $(BIN)/python -m pip freeze --exclude-editable --exclude trl 2>/dev/null | sed 's/+[a-z0-9.]*$$//'; } > .requirements.partial
 	@mv .requirements.partial requirements.lock
 
 clean:
