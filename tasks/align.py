@@ -51,6 +51,11 @@ class Run:
         """The algorithm's own section."""
         return getattr(self.stage.config.align, str(self.stage.item))
 
+    @property
+    def seed(self) -> int:
+        """Of everything random in the algorithm."""
+        return self.stage.seed + int(self.stage.config.align.seed)
+
     def reward_model(self) -> PreTrainedModel:
         """A fresh copy: the judge of answers, or the start of a critic."""
         return load_reward_model(self.stage.input("models/reward"))
@@ -115,7 +120,7 @@ def learn_online(run: Run) -> Outcome:
         config,
         max_tokens=tokens.response,
         eos=run.tokenizer.eos_token_id,
-        seed=stage.seed,
+        seed=run.seed,
         text=pretraining_text(run) if getattr(config, "pretraining_coefficient", 0.0) else [],
     )
     history = run.train(algorithm, source.steps, source.total_steps, config.loop)
@@ -151,7 +156,7 @@ def learn_from_rankings(run: Run) -> Outcome:
         raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
     reference = kept(run, lambda: reference_log_probs(run.policy, groups, config.loop.micro_batch_size))
     objective = ON_RANKINGS[str(stage.item)](run, reference)
-    steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=stage.seed)
+    steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=run.seed)
     history = run.train(objective, steps, total, config.loop)
     names = [name for name in ("accuracy", "margin", "chosen_reward", "rejected_reward") if name in history[0]]
     values = {name: tail_mean(history, name) for name in names}
@@ -171,12 +176,12 @@ def learn_from_thumbs(run: Run) -> Outcome:
             f"KTO learns from thumbs up and thumbs down, and data/judgements has {len(fitting)} that fit, "
             "not both kinds among them."
         )
-    others, size = mismatched(fitting, stage.seed), config.loop.micro_batch_size
+    others, size = mismatched(fitting, run.seed), config.loop.micro_batch_size
     reference = kept(
         run,
         lambda: torch.stack([turn_log_probs(run.policy, t, size) for t in ([row.turn for row in fitting], others)]),
     )
-    steps, total = kto_steps(run.policy, fitting, others, reference, config, seed=stage.seed)
+    steps, total = kto_steps(run.policy, fitting, others, reference, config, seed=run.seed)
     history = run.train(Kto(run.policy, config), steps, total, config.loop)
     values = {name: tail_mean(history, name) for name in ("kl", "up_reward", "down_reward")}
     line = (

@@ -42,6 +42,7 @@ SHORT = {
     "reward.loop.checkpoint_every": 4,
     "align.ppo.loop.checkpoint_every": 2,
     "align.dpo.loop.checkpoint_every": 4,
+    "align.rloo.iterations": 2,
 }
 STAGES = 12
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "RLHF_"))}
@@ -166,3 +167,23 @@ def first_step_of_last_start(journal: Path) -> int:
     lines: list[dict[str, Any]] = [json.loads(line) for line in journal.read_text().splitlines()]
     start = max(number for number, line in enumerate(lines) if line["kind"] == "start")
     return next(line["step"] for line in lines[start:] if line["kind"] == "metrics")
+
+
+def test_compare_trains_from_one_sft_model_and_leaves_the_workspace_as_it_was(world: Path) -> None:
+    params, sft = (world / "params.yaml").read_bytes(), digest(world / "models/sft")
+    done = rlhf(world, "compare", "-a", "rloo", "-a", "dpo", "--seeds", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    data = json.loads((world / "reports/compare.json").read_text())
+    assert [(trial["algorithm"], trial["seed"]) for trial in data["trials"]] == [
+        ("rloo", 0),
+        ("dpo", 0),
+        ("rloo", 1),
+        ("dpo", 1),
+    ]
+    assert [line["trials"] for line in data["lines"]] == [2, 2]
+    first, second = (data["trials"][place] for place in (0, 2))
+    assert first["kl"] != second["kl"]
+    assert all(trial["seconds"] > 0 and trial["peak_memory"] > 1e8 for trial in data["trials"])
+    assert (world / "params.yaml").read_bytes() == params
+    assert digest(world / "models/sft") == sft
+    assert "<svg" in (world / "reports/compare.html").read_text()

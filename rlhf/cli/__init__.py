@@ -2,7 +2,7 @@
 
 import typer
 
-from rlhf.cli import chat, deploy, doctor, init, models, run, services, status
+from rlhf.cli import chat, compare, deploy, doctor, init, models, run, services, status
 from rlhf.cli.console import Commands, quiet_libraries
 
 app = typer.Typer(
@@ -14,6 +14,6 @@ app = typer.Typer(
     callback=quiet_libraries,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, init, status, models, chat, services, deploy, doctor):
+for module in (run, compare, init, status, models, chat, services, deploy, doctor):
     for command in module.COMMANDS:
         app.command()(command)

@@ -40,7 +40,7 @@ def init(
     small-world simulates its people; files holds rows to be replaced by yours; hh-harmless and oasst are real feedback.
     """
     from rlhf import durable
-    from rlhf.cli.params import write_params
+    from rlhf.config.editing import write_params
     from rlhf.pipeline import fingerprint
     from rlhf.pipeline.versioning import init_workspace
 
@@ -79,7 +79,7 @@ def make_workspace_files(example: str, data: Path | None) -> tuple["CommentedMap
     """
     from difflib import get_close_matches
 
-    from rlhf.cli.params import overlay, read_document
+    from rlhf.config.editing import overlay, read_document
 
     if example not in examples():
         near = get_close_matches(example, examples(), n=1)

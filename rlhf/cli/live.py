@@ -22,7 +22,7 @@ MARKS = {  # of the states of a stage
     "stopped": ("-", "yellow"),
 }
 EVERY = 30.0  # seconds between two lines on the progress of a stage where there is no terminal
-NAME = 14  # columns of a stage's name
+NAME = 21  # columns of the longest name of a stage
 
 
 @contextmanager

@@ -38,13 +38,13 @@ def run(
     directory = find_workspace(workspace)
     _prepare(directory, assignments or [])
     console = err if as_json else out
-    prefect = _prefect(directory, console)
+    prefect = prefect_server(directory, console)
     result = _run(directory, promote, console)
     if as_json:
         print_json(_to_json(result, directory))
     elif result.exit == Exit.DONE:
         _show_end(result, directory, prefect)
-    _leave(result)
+    leave(result)
 
 
 def _prepare(directory: Path, assignments: list[str]) -> None:
@@ -54,13 +54,13 @@ def _prepare(directory: Path, assignments: list[str]) -> None:
 
     with hold(directory / ".rlhf" / "run.lock", f"The workspace {directory}"):
         if assignments:
-            from rlhf.cli.params import set_params
+            from rlhf.config.editing import set_params
 
             set_params(directory / "params.yaml", assignments)
         load_config(directory / "params.yaml")
 
 
-def _prefect(directory: Path, console: Console) -> "Service":
+def prefect_server(directory: Path, console: Console) -> "Service":
     """The Prefect server that the run reports to, started when there is none."""
     from rlhf.services.local import ensure_prefect
 
@@ -101,7 +101,7 @@ def _show_end(result: "RunResult", directory: Path, prefect: "Service") -> None:
         out.print(Text(f"  {what:8} {where}"), soft_wrap=True)
 
 
-def _leave(result: "RunResult") -> None:
+def leave(result: "RunResult") -> None:
     """End with the run's exit code, and with one message when it is not 0."""
     if result.exit == Exit.DONE:
         return

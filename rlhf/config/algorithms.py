@@ -135,6 +135,7 @@ class AlignConfig(Section):
     """The algorithms to run side by side, and the settings of each."""
 
     algorithms: list[Algorithm] = Field(min_length=1)
+    seed: int = Field(ge=0, lt=2**20)  # added to the seed of the run
     reinforce: ReinforceConfig
     rloo: RlooConfig
     actor_critic: ActorCriticConfig

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 """
 
 import os
+import resource
 import socket
 import sys
 import time
@@ -39,6 +40,7 @@ from rlhf.pipeline.process import (
 from rlhf.tracking.journal import Journal
 
 JOURNAL, LOCK = "journal.jsonl", "lock"  # in a stage's work directory
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that getrusage counts by
 RUN = "RLHF_RUN"  # environment: id of the pipeline run that a stage belongs to
 
 
@@ -141,7 +143,8 @@ class Stage:
                 status = "done"
             finally:
                 self._discard()
-                self._record("end", status=status, seconds=round(time.monotonic() - started, 3))
+                seconds, memory = time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                self._record("end", status=status, seconds=round(seconds, 3), peak_memory=memory * _RSS_UNIT)
 
     @contextmanager
     def following(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ Everything in it that a model, a data set or a parameter wrote is escaped, and i
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,22 +50,29 @@ def render_report(workspace: Path, decision: Decision, receipts: Mapping[str, Ma
     """
     summary = summarize(workspace, decision)
     validation = read_json(workspace / "reports/validate.json")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"percent": percent, "number": number, "title": title, "visible": visible}
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         summary=summary,
         decision=decision,
         bar=bar,
         groups=by_group,
-        figures=[(figure, markupsafe.Markup(figure.svg)) for figure in figures(workspace, summary)],
+        figures=figures(workspace, summary),
         tables=tables(validation),
         whole_set=flatten(validation.get("set") or {}),
         receipts=receipts,
         inputs=inputs(receipts),
         versions=next((receipt.get("versions", {}) for receipt in receipts.values()), {}),
     )
+
+
+def page(template: str, figures: Iterable[plots.Figure], **values: object) -> str:
+    """A template with its values, and `figures` as pairs of a figure and its picture."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"percent": percent, "number": number, "title": title, "visible": visible}
+    pictures = [(figure, markupsafe.Markup(figure.svg)) for figure in figures]
+    return environment.get_template(template).render(figures=pictures, **values)
 
 
 def bar(check: Check) -> Bar | None:

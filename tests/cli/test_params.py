@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from rlhf.cli.params import overlay, read_document, set_params
 from rlhf.config import load_config
+from rlhf.config.editing import overlay, read_document, set_params
 from rlhf.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,72 @@
+"""`rlhf compare`: the algorithms side by side, each trained several times."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from rlhf.cli.console import WorkspaceOption, find_workspace, out
+from rlhf.cli.run import leave, prefect_server
+from rlhf.report.text import title
+
+if TYPE_CHECKING:
+    from rlhf.report.comparison import Line, Spread
+
+
+def compare(
+    algorithms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--algorithm",
+            "-a",
+            help="One to compare; may be given more than once. Without it: all.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Trainings of each, which differ in `align.seed` alone: 0, 1, ...")
+    ] = 3,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Train every algorithm several times from one SFT and one reward model, and write reports/compare.html.
+
+    Nothing is promoted, params.yaml stays as it is, and what has been trained before is not trained again.
+    """
+    from typing import get_args
+
+    from flows import compare as flow
+    from rlhf.cli.live import reporter
+    from rlhf.config.algorithms import Algorithm
+    from rlhf.report.comparison import PAGE
+
+    directory = find_workspace(workspace)
+    prefect_server(directory, out)
+    with reporter(out) as shown:
+        result, lines = flow.run(directory, algorithms or get_args(Algorithm), range(seeds), reporter=shown)
+    leave(result)
+    out.print(render(lines))
+    out.print(Text(f"\nEvery figure, and the frontier: {directory / PAGE}"), soft_wrap=True)
+
+
+def render(lines: "list[Line]") -> Table:
+    """The table: mean and range over the trainings of each algorithm."""
+    table = Table(title="\nAgainst SFT: mean and range", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("algorithm", no_wrap=True)
+    for name in ("win rate", "reward gain", "gold gain", "KL (nats)", "tokens", "seconds"):
+        table.add_column(name, justify="right")
+    for line in lines:
+        figures = [(line.win_rate, 3), (line.proxy_gain, 2), (line.gold_gain, 2), (line.kl, 2), (line.length, 1)]
+        table.add_row(title(line.algorithm), *(_spread(*figure) for figure in figures), _spread(line.seconds, 0))
+    return table
+
+
+def _spread(figure: "Spread | None", digits: int) -> Text:
+    if figure is None:
+        return Text("-")
+    ends = f"{figure.low:.{digits}f}–{figure.high:.{digits}f}"
+    return Text.assemble(f"{figure.mean:.{digits}f}\n", (ends, "dim"))
+
+
+COMMANDS = (compare,)
