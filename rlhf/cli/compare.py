@@ -1,5 +1,7 @@
 """`rlhf compare`: the algorithms side by side, each trained several times."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +14,7 @@ from rlhf.cli.run import leave, prefect_server
 from rlhf.report.text import title
 
 if TYPE_CHECKING:
+    from flows.results import RunResult
     from rlhf.report.comparison import Line, Spread
 
 
@@ -36,18 +39,23 @@ def compare(
     """
     from typing import get_args
 
-    from flows import compare as flow
-    from rlhf.cli.live import reporter
     from rlhf.config.algorithms import Algorithm
     from rlhf.report.comparison import PAGE
 
     directory = find_workspace(workspace)
     prefect_server(directory, out)
-    with reporter(out) as shown:
-        result, lines = flow.run(directory, algorithms or get_args(Algorithm), range(seeds), reporter=shown)
+    result, lines = _run(directory, algorithms or get_args(Algorithm), range(seeds))
     leave(result)
     out.print(render(lines))
     out.print(Text(f"\nEvery figure, and the frontier: {directory / PAGE}"), soft_wrap=True)
+
+
+def _run(directory: Path, algorithms: Sequence[str], seeds: Sequence[int]) -> "tuple[RunResult, list[Line]]":
+    from flows import compare as flow  # not before its server is known
+    from rlhf.cli.live import reporter
+
+    with reporter(out) as shown:
+        return flow.run(directory, algorithms, seeds, reporter=shown)
 
 
 def render(lines: "list[Line]") -> Table:
