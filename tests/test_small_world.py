@@ -171,14 +171,14 @@ def first_step_of_last_start(journal: Path) -> int:
 
 def test_compare_trains_from_one_sft_model_and_leaves_the_workspace_as_it_was(world: Path) -> None:
     params, sft = (world / "params.yaml").read_bytes(), digest(world / "models/sft")
-    done = rlhf(world, "compare", "-a", "rloo", "-a", "dpo", "--seeds", "2")
+    done = rlhf(world, "compare", "-a", "rloo", "-a", "kto", "--seeds", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads((world / "reports/compare.json").read_text())
     assert [(trial["algorithm"], trial["seed"]) for trial in data["trials"]] == [
         ("rloo", 0),
-        ("dpo", 0),
+        ("kto", 0),
         ("rloo", 1),
-        ("dpo", 1),
+        ("kto", 1),
     ]
     assert [line["trials"] for line in data["lines"]] == [2, 2]
     first, second = (data["trials"][place] for place in (0, 2))

@@ -79,6 +79,8 @@ def _explain(entry: Any, raw: dict[str, Any]) -> str:
         return f"unknown key `{key}`" + (f"; did you mean `{'.'.join([*path[:-1], near[0]])}`?" if near else "")
     if entry["type"] == "missing":
         return f"missing key `{key}`"
+    if entry["type"] == "value_error":
+        return f"`{key}`: {entry['ctx']['error']}"
     return f"`{key}` is {value!r}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
 
 

@@ -1,8 +1,9 @@
 """Sections of the alignment algorithms."""
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf.config.section import Count, NonNegative, Positive, Section, Share
 from rlhf.config.training import LoopConfig
@@ -144,3 +145,19 @@ class AlignConfig(Section):
     dpo: DpoConfig
     ipo: IpoConfig
     kto: KtoConfig
+
+    @field_validator("algorithms", mode="before")
+    @classmethod
+    def _names(cls, names: object) -> object:
+        """Refuse a name that means two methods, and one that stands twice."""
+        if isinstance(names, list):
+            if "gdpo" in names:
+                raise ValueError(
+                    "`gdpo` is the name of two methods, group distributional preference optimization (Yao et al. 2025, "
+                    "lecture 000) and group reward-decoupled normalization policy optimization (arXiv:2601.05242); "
+                    "there is neither here"
+                )
+            twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
+            if twice:
+                raise ValueError(f"{', '.join(twice)} is named more than once")
+        return names
