@@ -60,21 +60,24 @@ def _run(directory: Path, algorithms: Sequence[str], seeds: Sequence[int]) -> "t
 
 def render(lines: "list[Line]") -> Table:
     """The table: mean and range over the trainings of each algorithm."""
-    table = Table(title="\nAgainst SFT: mean and range", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = Table(
+        title="\nAgainst SFT: mean and range", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("algorithm", no_wrap=True)
-    for name in ("win rate", "reward gain", "gold gain", "KL (nats)", "tokens", "seconds"):
+    for name in ("win rate, %", "reward gain", "gold gain", "KL (nats)", "tokens", "seconds"):
         table.add_column(name, justify="right")
     for line in lines:
-        figures = [(line.win_rate, 3), (line.proxy_gain, 2), (line.gold_gain, 2), (line.kl, 2), (line.length, 1)]
-        table.add_row(title(line.algorithm), *(_spread(*figure) for figure in figures), _spread(line.seconds, 0))
+        gains = [_spread(gain, 2) for gain in (line.proxy_gain, line.gold_gain, line.kl)]
+        win_rate, length, seconds = _spread(line.win_rate, 1, 100), _spread(line.length, 1), _spread(line.seconds, 0)
+        table.add_row(title(line.algorithm), win_rate, *gains, length, seconds)
     return table
 
 
-def _spread(figure: "Spread | None", digits: int) -> Text:
+def _spread(figure: "Spread | None", digits: int, unit: float = 1.0) -> Text:
     if figure is None:
         return Text("-")
-    ends = f"{figure.low:.{digits}f}–{figure.high:.{digits}f}"
-    return Text.assemble(f"{figure.mean:.{digits}f}\n", (ends, "dim"))
+    mean, low, high = (f"{unit * value:.{digits}f}" for value in (figure.mean, figure.low, figure.high))
+    return Text.assemble(f"{mean}\n", (f"{low}–{high}", "dim"))
 
 
 COMMANDS = (compare,)
