@@ -64,12 +64,11 @@ def render(lines: "list[Line]") -> Table:
         title="\nAgainst SFT: mean and range", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("algorithm", no_wrap=True)
-    for name in ("win rate, %", "reward gain", "gold gain", "KL (nats)", "tokens", "seconds"):
+    for name in ("win rate, %", "reward gain", "gold gain", "KL (nats)", "tokens"):
         table.add_column(name, justify="right")
     for line in lines:
         gains = [_spread(gain, 2) for gain in (line.proxy_gain, line.gold_gain, line.kl)]
-        win_rate, length, seconds = _spread(line.win_rate, 1, 100), _spread(line.length, 1), _spread(line.seconds, 0)
-        table.add_row(title(line.algorithm), win_rate, *gains, length, seconds)
+        table.add_row(title(line.algorithm), _spread(line.win_rate, 1, 100), *gains, _spread(line.length, 1))
     return table
 
 
