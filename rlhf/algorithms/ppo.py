@@ -9,13 +9,13 @@ that starts from the reward model, or a linear head on the policy's last hidden 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.algorithms.online import Minibatch, OnlineAlgorithm, Rollouts
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import PpoConfig
-from rlhf.models.scoring import linear_values, token_log_probs, token_values
+from rlhf.models.scoring import linear_head, linear_values, states_before, token_log_probs, token_values
 from rlhf.objectives import Metrics
 from rlhf.objectives.advantages import generalized_advantages, whiten
 from rlhf.objectives.kl import adapted, k1, kl_loss
@@ -33,16 +33,14 @@ class Ppo(OnlineAlgorithm):
         super().__init__(policy, config)
         self._config, self.critic = config, critic
         if critic is None:
-            self.value_head = nn.Linear(policy.config.hidden_size, 1).to(policy.device)
-            nn.init.zeros_(self.value_head.weight)
-            nn.init.zeros_(self.value_head.bias)
+            self.value_head = linear_head(policy)
         self.register_buffer("kl_coefficient", torch.tensor(config.kl_coefficient, dtype=torch.float64))
 
     def credit(self, rollouts: Rollouts) -> dict[str, Tensor]:
         """Advantages, the critic's values, and the returns it regresses on."""
         config, batch = self._config, rollouts.batch
         self._adapt(rollouts)
-        values = rollouts.of_each_token(lambda some: self._values(None, some))
+        values = rollouts.of_each_token(self._values)
         advantages, returns = generalized_advantages(
             rollouts.penalized(float(self.kl_coefficient) if config.kl_placement == "reward" else 0.0),
             values,
@@ -62,7 +60,7 @@ class Ppo(OnlineAlgorithm):
             scores.log_probs, old["log_probs"], old["advantages"], batch.mask, clip=config.clip, clip_high=config.clip
         )
         value_loss, value_metrics = clipped_value_loss(
-            self._values(scores.states, batch), old["values"], old["returns"], batch.mask, clip=config.value_clip
+            self._values(batch, scores.states), old["values"], old["returns"], batch.mask, clip=config.value_clip
         )
         loss, metrics = loss + config.value_coefficient * value_loss, metrics | value_metrics
         if config.kl_placement != "reward":
@@ -86,12 +84,11 @@ class Ppo(OnlineAlgorithm):
         """Response tokens."""
         return float(batch.count)
 
-    def _values(self, states: Tensor | None, batch: SequenceBatch) -> Tensor:
-        """(B, T). states: (N, d) of the policy before the counted tokens, if they are known, for the value head."""
+    def _values(self, batch: SequenceBatch, states: Tensor | None = None) -> Tensor:
+        """(B, T). states: (N, d) of the policy before the counted tokens, where they are known already."""
         if self.critic is not None:
             return token_values(self.critic, batch)
-        if states is None:
-            states = token_log_probs(self.policy, batch).states
+        states = states_before(self.policy, batch) if states is None else states
         return linear_values(self.value_head, states, batch.mask)
 
     def _adapt(self, rollouts: Rollouts) -> None:

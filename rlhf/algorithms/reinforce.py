@@ -11,13 +11,13 @@ so it shrinks the gradient by 1 - 1/B; the other baselines leave its mean as it 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf.algorithms.online import Minibatch, OnlineAlgorithm, Rollouts
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import ReinforceConfig
-from rlhf.models.scoring import linear_values, token_log_probs
+from rlhf.models.scoring import linear_head, linear_values, states_before
 from rlhf.objectives import Metrics
 from rlhf.objectives.advantages import first_token, generalized_advantages, on_tokens
 from rlhf.objectives.policy_gradient import policy_gradient, squared_error
@@ -31,9 +31,7 @@ class Reinforce(OnlineAlgorithm):
         self._config = config
         self._learned = config.baseline in ("sequence", "token")
         if self._learned:
-            self.baseline = nn.Linear(policy.config.hidden_size, 1).to(policy.device)
-            nn.init.zeros_(self.baseline.weight)
-            nn.init.zeros_(self.baseline.bias)
+            self.baseline = linear_head(policy)
 
     def credit(self, rollouts: Rollouts) -> dict[str, Tensor]:
         """Advantages, and the returns that a learned baseline regresses on."""
@@ -44,9 +42,7 @@ class Reinforce(OnlineAlgorithm):
         if self._config.baseline == "batch":
             baseline = returns[first_token(mask)].mean() * mask
         elif self._learned:
-            baseline = rollouts.of_each_token(
-                lambda some: self._values(token_log_probs(self.policy, some).states, some)
-            )
+            baseline = rollouts.of_each_token(lambda some: self._values(some, states_before(self.policy, some)))
         return {"advantages": (returns - baseline) * mask, "returns": returns}
 
     def forward(self, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
@@ -57,14 +53,10 @@ class Reinforce(OnlineAlgorithm):
         if not self._learned:
             return loss, {}
         seen = first_token(batch.mask) if self._config.baseline == "sequence" else batch.mask
-        error, metrics = squared_error(self._values(scores.states.detach(), batch), old["returns"], seen)
+        error, metrics = squared_error(self._values(batch, scores.states.detach()), old["returns"], seen)
         return loss + error, metrics
 
-    def _values(self, states: Tensor, batch: SequenceBatch) -> Tensor:
-        """(B, T) the learned baseline. states: (N, d), of the counted tokens."""
+    def _values(self, batch: SequenceBatch, states: Tensor) -> Tensor:
+        """(B, T) the learned baseline. states: (N, d) before the counted tokens; before the first, the prompt's."""
         values = linear_values(self.baseline, states, batch.mask)
-        if self._config.baseline == "token":
-            return values
-        return on_tokens(
-            values[first_token(batch.mask)], batch.mask
-        )  # the state before the first token is the prompt's
+        return values if self._config.baseline == "token" else on_tokens(values[first_token(batch.mask)], batch.mask)

@@ -27,7 +27,7 @@ def token_log_probs(
     policy: PreTrainedModel, batch: SequenceBatch, *, temperature: float = 1.0, entropy: bool = False
 ) -> TokenScores:
     """Log-probability of each counted token at the sampling temperature."""
-    states = _states_before(policy, batch)
+    states = states_before(policy, batch)
     head = policy.get_output_embeddings()
     log_softmax = head(states / temperature).float().log_softmax(dim=-1)  # (N, V): the head is linear
     chosen = log_softmax.gather(-1, batch.ids[batch.mask].unsqueeze(-1)).squeeze(-1)
@@ -44,7 +44,15 @@ def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 
 def token_values(critic: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """(B, T): at response token t, the value of the state in which t was chosen (everything before t)."""
-    return _spread(_score(critic, _states_before(critic, batch)), batch.mask)
+    return _spread(_score(critic, states_before(critic, batch)), batch.mask)
+
+
+def linear_head(policy: PreTrainedModel) -> nn.Linear:
+    """A head (d to 1) for `linear_values` that says 0 until it has learned."""
+    head = nn.Linear(policy.config.hidden_size, 1).to(policy.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def linear_values(head: nn.Linear, states: Tensor, mask: Tensor) -> Tensor:
@@ -70,8 +78,8 @@ def _states(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     return output.last_hidden_state
 
 
-def _states_before(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
-    """Hidden states from which the counted tokens were predicted, (N, d), row by row."""
+def states_before(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
+    """Hidden states from which the counted tokens are predicted, (N, d), row by row."""
     return _states(model, batch)[:, :-1][batch.mask[:, 1:]]
 
 

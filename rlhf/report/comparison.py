@@ -37,7 +37,7 @@ class Trial:
     gold_gain: float | None
     kl: float  # nats a sequence
     length: float  # mean tokens an answer
-    distinct_2: float  # relative to SFT's
+    distinct_2: float | None  # relative to SFT's
     seconds: float | None  # of training
     peak_memory: float | None  # bytes
 
@@ -65,7 +65,7 @@ class Line:
     gold_at_distance: Spread | None  # gold gain / sqrt(KL): what a unit of distance from SFT bought
     kl: Spread
     length: Spread
-    distinct_2: Spread
+    distinct_2: Spread | None
     seconds: Spread | None
     peak_memory: Spread | None
 
@@ -87,7 +87,7 @@ def _trial(workspace: Path, name: str, seed: int) -> Trial:
         gold_gain=gold["policy"] - gold["sft"] if gold else None,
         kl=metrics["kl"]["value"],
         length=metrics["length"]["policy"],
-        distinct_2=distinct["policy"] / distinct["sft"],
+        distinct_2=distinct["policy"] / distinct["sft"] if distinct["sft"] else None,
         seconds=end.get("seconds"),
         peak_memory=end.get("peak_memory"),
     )
@@ -113,11 +113,16 @@ def lines(trials: Sequence[Trial], config: Config) -> list[Line]:
                 trials=len(mine),
                 reward_model=isinstance(section, OnlineConfig),
                 critic=hasattr(section, "value_coefficient"),
-                gold_at_distance=spread([t.gold_gain and t.gold_gain / math.sqrt(t.kl) for t in mine]),
+                gold_at_distance=spread([_at_distance(trial) for trial in mine]),
                 **figures,
             )
         )
     return found
+
+
+def _at_distance(trial: Trial) -> float | None:
+    """None too where the policy went nowhere: an estimate of a KL near zero may be negative."""
+    return trial.gold_gain / math.sqrt(trial.kl) if trial.gold_gain is not None and trial.kl > 0 else None
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:

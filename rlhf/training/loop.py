@@ -32,9 +32,11 @@ class Step:
 class Recorder(Protocol):
     """Where a stage tells how it goes; rlhf.pipeline.stage.Stage is one."""
 
-    def log(self, step: int, values: dict[str, float]) -> None: ...
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """The metrics of a step."""
 
-    def progress(self, done: int, total: int, label: str = "") -> None: ...
+    def progress(self, done: int, total: int, label: str = "") -> None:
+        """How many steps are done, of how many."""
 
 
 def train(

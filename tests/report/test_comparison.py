@@ -35,6 +35,7 @@ def test_a_line_has_mean_and_range_and_what_the_algorithm_needs() -> None:
     assert ppo.gold_at_distance
     assert (ppo.gold_at_distance.low, ppo.gold_at_distance.high) == pytest.approx((0.2, 0.3))
     assert dpo.gold_gain is dpo.gold_at_distance is None
+    assert lines([trial("ppo", 0, 0.1, -0.001)], PARAMS)[0].gold_at_distance is None
 
 
 def test_trials_are_read_from_reports_and_the_journal(workspace: Path) -> None:
