@@ -1,7 +1,7 @@
 """align: move the SFT policy towards what people prefer, by the algorithm that is named on the command line."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
+from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
@@ -22,9 +23,12 @@ from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reinforce import Reinforce
 from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import pack
+from rlhf.batching.batches import RankedTurns
+from rlhf.batching.beliefs import encode_conditioned
 from rlhf.batching.encoding import Turn, encode, encode_prompt, fits
 from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import LoopConfig
+from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
@@ -83,12 +87,8 @@ def main(stage: Stage) -> None:
     """Write models/policy/<algorithm>."""
     sft = stage.input("models/sft")
     run = Run(stage, load_tokenizer(sft), load_policy(sft))
-    if stage.item in ONLINE:
-        history, values, summary = learn_online(run)
-    elif stage.item in ON_RANKINGS:
-        history, values, summary = learn_from_rankings(run)
-    else:
-        history, values, summary = learn_from_thumbs(run)
+    learn = next(learn for learn, names in LEARNERS if stage.item in names)
+    history, values, summary = learn(run)
     save_model(
         run.policy,
         run.tokenizer,
@@ -149,15 +149,40 @@ def pretraining_text(run: Run) -> list[Turn]:
 
 def learn_from_rankings(run: Run) -> Outcome:
     """From rankings of the train split."""
-    stage, config = run.stage, run.config
+    stage = run.stage
     rows = read_rows(stage.input("data/judgements"), "rankings", "train")
     groups, too_long = encode_rankings(run.tokenizer, rows, stage.config.tokens)
+    return prefer(run, groups, too_long, partial(ON_RANKINGS[str(stage.item)], run))
+
+
+def learn_with_beliefs(run: Run) -> Outcome:
+    """From rankings of the train split and from what people who were asked about the same prompts believe."""
+    judgements = run.stage.input("data/judgements")
+    rows = read_rows(judgements, "rankings", "train")
+    beliefs = {prompt_hash(row["prompt"]): row for row in read_rows(judgements, "beliefs", "train")}
+    asked = [(row, beliefs.get(prompt_hash(row["prompt"]))) for row in rows]
+    groups, polls, too_long = encode_conditioned(run.tokenizer, asked, run.stage.config.tokens)
+    if not any(polls):
+        raise DataError(
+            f"GDPO calibrates a policy to what people believe, and data/judgements has {len(beliefs)} beliefs, none of "
+            "which an answer that was ranked states. Add a source of the table `beliefs` to collect.sources."
+        )
+    history, values, line = prefer(
+        run, groups, too_long, lambda reference: GdpoBelief(run.policy, reference, polls, run.config)
+    )
+    calibrated = tail_mean(history, "calibration")
+    found = {"calibration": calibrated, "polled": sum(poll is not None for poll in polls), "polls": len(beliefs)}
+    return history, values | found, f"{line}, KL(p* || pi) of beliefs {calibrated:.2f}"
+
+
+def prefer(run: Run, groups: list[RankedTurns], too_long: int, objective: Callable[[Tensor], nn.Module]) -> Outcome:
+    """Train an objective of rankings that compares with the reference."""
+    config = run.config
     if not groups:
         raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
     reference = kept(run, lambda: reference_log_probs(run.policy, groups, config.loop.micro_batch_size))
-    objective = ON_RANKINGS[str(stage.item)](run, reference)
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=run.seed)
-    history = run.train(objective, steps, total, config.loop)
+    history = run.train(objective(reference), steps, total, config.loop)
     names = [name for name in ("accuracy", "margin", "chosen_reward", "rejected_reward") if name in history[0]]
     values = {name: tail_mean(history, name) for name in names}
     loss = f"loss {tail_mean(history, 'loss'):.3f}"
@@ -201,6 +226,13 @@ def kept(run: Run, compute: Callable[[], Tensor]) -> Tensor:
     own.replace(file)
     return log_probs
 
+
+LEARNERS: list[tuple[Callable[[Run], Outcome], Collection[str]]] = [
+    (learn_online, ONLINE),
+    (learn_from_rankings, ON_RANKINGS),
+    (learn_with_beliefs, {"gdpo_belief"}),
+    (learn_from_thumbs, {"kto"}),
+]
 
 if __name__ == "__main__":
     run_stage(main)

@@ -9,10 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf.batching.beliefs import find_statement
 from rlhf.batching.encoding import decode, encode_prompt
+from rlhf.batching.rankings import encode_rankings
+from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.evaluation.answers import Answers, answer, distinct_2
+from rlhf.evaluation.beliefs import beliefs, contested_margins, jensen_shannon_distance, log_ratios
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer
@@ -34,6 +38,7 @@ def main(stage: Stage) -> None:
     pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
 
     values = measure(stage, rows, answers) | {
+        "beliefs": believe(stage, tokenizer, {"sft": reference, "policy": policy}),
         "algorithm": stage.item,
         "too_long": too_long,
         "policy_digest": stage.inputs[f"models/policy/{stage.item}"],
@@ -138,6 +143,59 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "harmful_compliance": safety(rows)[0] if judge == "gold" else None,
         "over_refusal": safety(rows)[1] if judge == "gold" else None,
     }
+
+
+def believe(stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel]) -> Row | None:
+    """How far both models are from what people believe, on the prompts of the test split that people were polled on."""
+    limits, config, gate = stage.config.tokens, stage.config.evaluate, stage.config.gate
+    polls = sorted(read_rows(stage.input("data/judgements"), "beliefs", "test"), key=lambda row: row["id"])
+    prompts = [encode_prompt(tokenizer, poll["prompt"]) for poll in polls]
+    asked = [(ids, poll) for ids, poll in zip(prompts, polls, strict=True) if len(ids) <= limits.prompt]
+    if not asked:
+        return None
+    ids, polls = map(list, zip(*asked, strict=True))
+    held = {
+        name: beliefs(model, tokenizer, ids, polls, config, max_tokens=limits.response, seed=stage.seed + offset)
+        for offset, (name, model) in enumerate(models.items())
+    }
+    distances: dict[str, list[float]] = {name: [] for name in models}
+    for poll, *shares in zip(polls, *(held[name].shares for name in models), strict=True):
+        if all(found is not None for found in shares):  # the same prompts for both
+            people = np.array(poll["votes"]) / sum(poll["votes"])
+            for name, found in zip(models, shares, strict=True):
+                distances[name].append(jensen_shannon_distance(people, found))
+    bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
+    return {
+        "stated": {name: held[name].stated for name in models},
+        "distance": {name: as_dict(bootstrap(np.array(each))) if each else None for name, each in distances.items()},
+        **{
+            side: as_dict(bootstrap(np.array(margins), clusters=np.array(owners))) if margins else None
+            for side, (margins, owners) in contested(stage, tokenizer, models, polls).items()
+        },
+    }
+
+
+def contested(
+    stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel], polls: list[Row]
+) -> dict[str, tuple[list[float], list[int]]]:
+    """Margins of the preferences that side with few people, and of those that side with many, with their rankings."""
+    polled = {prompt_hash(poll["prompt"]): poll for poll in polls}
+    rows = read_rows(stage.input("data/judgements"), "rankings", "test")
+    found: dict[str, tuple[list[float], list[int]]] = {"minority_margin": ([], []), "majority_margin": ([], [])}
+    for owner, row in enumerate(rows):
+        poll = polled.get(prompt_hash(row["prompt"]))
+        groups, too_long = encode_rankings(tokenizer, [row] if poll else [], stage.config.tokens)
+        if poll is None or too_long:
+            continue
+        ratios = log_ratios(models["policy"], models["sft"], groups[0])
+        stated = [find_statement(text, poll["statements"]) for text in row["responses"]]
+        held = [one.belief if one else None for one in stated]
+        for side, margins in zip(
+            found.values(), contested_margins(row["ranks"], held, poll["votes"], ratios), strict=True
+        ):
+            side[0].extend(margins)
+            side[1].extend([owner] * len(margins))
+    return found
 
 
 def safety(rows: list[Row]) -> tuple[dict[str, float], dict[str, float]]:

@@ -1,4 +1,5 @@
-"""label: rankings and thumbs from the feedback that was collected, and from people who rank the samples."""
+"""label: rankings and thumbs from the feedback that was collected, and from people who rank the samples; and what
+people believe."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlhf.data.conversions import to_rankings, to_thumbs
+from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
 from rlhf.data.ids import add_ids, prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.data.tables import TEXT, read_tables, write_frame
@@ -21,10 +22,14 @@ Frames = dict[str, pd.DataFrame]  # rankings by origin: a table of feedback, or 
 
 
 def main(stage: Stage) -> None:
-    """Write data/judgements: every judgement as rankings and as thumbs, with the split of its prompt."""
+    """Write data/judgements: every judgement as rankings and as thumbs, and beliefs, with the split of their prompt."""
     tables = read_tables(stage.input("data/clean"))
     samples = read_rows(stage.input("data/samples"), "samples")
     annotators = World(stage.config.world, stage.seed).annotators
+    group = stage.config.label.group
+    if group is not None:
+        tables = of_group(tables, group)
+        annotators = annotators.of(group) if stage.config.label.judge == "world" else annotators
     rankings, unused = convert(tables)
     if stage.config.label.judge == "world":
         rankings["samples"] = judge(annotators, samples, stage.seed)
@@ -39,11 +44,27 @@ def main(stage: Stage) -> None:
     judged = pd.concat(rankings.values(), ignore_index=True)
     write_frame(stage.output("data/judgements"), "rankings", judged, {"split": TEXT})
     write_frame(stage.output("data/judgements"), "thumbs", thumbs(tables, rankings, unused), {"split": TEXT})
+    if "beliefs" in tables:
+        polls, left_out = to_polls(tables["beliefs"])
+        unused.update(left_out)
+        write_frame(stage.output("data/judgements"), "beliefs", polls, {"split": TEXT})
     limit = bayes_accuracy(annotators, rankings, tables)
     stage.report("reports/label.json", {**describe(rankings), "bayes_accuracy": limit, "unused": unused})
     counts = ", ".join(f"{len(rows):,} from {origin}" for origin, rows in rankings.items())
     best = f"; a perfect reward model would agree with {limit:.1%} of the unseen ones" if limit is not None else ""
     stage.summary(f"{len(judged):,} rankings ({counts}){best}")
+
+
+def of_group(tables: Frames, group: str) -> Frames:
+    """The tables with the rows of one group in those that name one. Raises DataError when none does."""
+    named = [name for name in (*FEEDBACK, "beliefs") if name in tables]
+    known = sorted({str(found) for name in named for found in tables[name]["group"].unique()} - {""})
+    if known and group not in known:
+        raise DataError(
+            f"label.group is `{group}`, but nobody of that group said anything. Groups: {', '.join(known)}."
+        )
+    mine = {name: rows[rows["group"] == group] if name in named else rows for name, rows in tables.items()}
+    return {name: rows for name, rows in mine.items() if len(rows)}
 
 
 def convert(tables: Frames) -> tuple[Frames, dict[str, int]]:

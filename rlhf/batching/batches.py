@@ -68,14 +68,15 @@ class RankedTurns:
 
 
 def pad(turns: Sequence[Turn]) -> SequenceBatch:
-    """Prompts and responses side by side, padded on the right; only response tokens count."""
+    """Prompts and responses side by side, padded on the right; response tokens count, but for those that are given."""
     starts = np.array([len(t.prompt) for t in turns])[:, None]
     ends = starts + np.array([len(t.response) for t in turns])[:, None]
     position = np.arange(ends.max())
     attention = position < ends
     ids = np.zeros(attention.shape, dtype=np.int64)
     ids[attention] = np.fromiter(chain.from_iterable(chain(t.prompt, t.response) for t in turns), np.int64, ends.sum())
-    mask = attention & (position >= starts)
+    first, last = np.hsplit(starts + np.array([t.given for t in turns]), 2)
+    mask = attention & (position >= starts) & ~((first <= position) & (position < last))
     return SequenceBatch(ids=torch.from_numpy(ids), attention=torch.from_numpy(attention), mask=torch.from_numpy(mask))
 
 

@@ -18,6 +18,7 @@ class Turn:
 
     prompt: list[int]  # P ids, ending where the assistant's turn opens
     response: list[int]  # R ids, ending with the end-of-turn token when the answer is whole
+    given: tuple[int, int] = (0, 0)  # [first, last) of the response's tokens that are conditioned on, not learned
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:

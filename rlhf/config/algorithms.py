@@ -110,6 +110,14 @@ class DpoConfig(Section):
     loop: LoopConfig
 
 
+class GdpoBeliefConfig(DpoConfig):
+    """Group distributional preference optimization (Yao et al. 2025; lecture 000)."""
+
+    calibration_coefficient: NonNegative  # of KL(p* || pi(b | x))
+    renormalized: bool  # pi(b | x) among the beliefs alone; false also draws probability to them
+    smoothing: NonNegative  # votes added to every belief before shares are taken
+
+
 class IpoConfig(Section):
     """Identity preference optimization (Azar et al. 2024)."""
 
@@ -129,7 +137,7 @@ class KtoConfig(Section):
     loop: LoopConfig
 
 
-Algorithm = Literal["reinforce", "rloo", "actor_critic", "ppo", "grpo", "dpo", "ipo", "kto"]
+Algorithm = Literal["reinforce", "rloo", "actor_critic", "ppo", "grpo", "dpo", "ipo", "kto", "gdpo_belief"]
 
 
 class AlignConfig(Section):
@@ -145,6 +153,7 @@ class AlignConfig(Section):
     dpo: DpoConfig
     ipo: IpoConfig
     kto: KtoConfig
+    gdpo_belief: GdpoBeliefConfig
 
     @field_validator("algorithms", mode="before")
     @classmethod
@@ -153,9 +162,9 @@ class AlignConfig(Section):
         if isinstance(names, list):
             if "gdpo" in names:
                 raise ValueError(
-                    "`gdpo` is the name of two methods, group distributional preference optimization (Yao et al. 2025, "
-                    "lecture 000) and group reward-decoupled normalization policy optimization (arXiv:2601.05242); "
-                    "there is neither here"
+                    "`gdpo` is the name of two methods: group distributional preference optimization (Yao et al. 2025, "
+                    "lecture 000), which is `gdpo_belief` here, and group reward-decoupled normalization policy "
+                    "optimization (arXiv:2601.05242)"
                 )
             twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
             if twice:

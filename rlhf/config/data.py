@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from rlhf.config.section import Section, Share
 
-Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "prompts", "texts"]
+Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs", "prompts", "texts"]
 
 
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]  # a branch or a tag moves; a commit does not
@@ -109,3 +109,4 @@ class LabelConfig(Section):
     """How samples become judgements."""
 
     judge: Literal["world", "none"]  # "none": only the feedback that was collected
+    group: str | None  # whose judgements and beliefs alone are learned from; null: everybody's

@@ -97,4 +97,5 @@ class EvaluateConfig(Section):
     prompts: Count  # at most so many test prompts
     temperature: Positive
     batch_size: Count
+    belief_answers: Count  # sampled to each test prompt that people were polled on
     judge: Literal["gold", "reward"]  # who decides which of two answers is better; gold exists in the world only

@@ -67,6 +67,22 @@ def to_thumbs(rankings: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     return each[[column for column in columns if column in each]].reset_index(drop=True), left_out
 
 
+def to_polls(beliefs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Beliefs with the votes of all groups pooled, one row a prompt, of group ""; and counts of what was left out.
+
+    Votes on different lists of statements cannot be added: the list with most votes stands.
+    """
+    rows = with_hashes(beliefs).assign(statements=beliefs["statements"].map(tuple))
+    rest = {column: (column, "first") for column in ("id", "prompt", "source", "split") if column in rows}
+    lists = {"votes": ("votes", lambda votes: np.sum(list(votes), axis=0)), "rows": ("votes", "size")}
+    pooled = rows.groupby([HASH, "statements"], sort=False).agg(**lists, **rest).reset_index()
+    most = pooled["votes"].map(np.sum).sort_values(ascending=False, kind="stable").index
+    kept = pooled.loc[most].drop_duplicates(HASH).sort_index()
+    other = len(rows) - int(kept["rows"].sum())
+    left_out = {"beliefs in other statements than most votes on the prompt": other} if other else {}
+    return kept.assign(group="", statements=kept["statements"].map(list)).reset_index(drop=True), left_out
+
+
 def _lead(ranks: Sequence[int]) -> list[int]:
     """For each answer, how many more of the others it beats than beat it."""
     order = np.sign(np.subtract.outer(np.asarray(ranks), np.asarray(ranks)))

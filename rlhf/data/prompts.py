@@ -8,7 +8,7 @@ from rlhf.data.ids import prompt_hash
 from rlhf.data.tables import COLUMNS, DEFAULTS
 
 HASH = "prompt_hash"  # column that a frame carries while it is worked on; it is not written
-_HOLDERS = ("prompts", "demonstrations", "comparisons", "ratings", "thumbs", "rankings")
+_HOLDERS = ("prompts", "demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs")
 
 
 def with_hashes(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from rlhf.data.schemas import (
+    Belief,
     Comparison,
     Demonstration,
     PlainText,
@@ -25,6 +26,7 @@ SCHEMAS: dict[str, type[pa.DataFrameModel]] = {
     "ratings": Rating,
     "thumbs": Thumb,
     "rankings": Ranking,
+    "beliefs": Belief,
     "prompts": Prompt,
     "texts": PlainText,
 }
@@ -36,6 +38,7 @@ LENGTHS: dict[str, Callable[[pd.Series], pd.Series]] = {
     "chosen": lambda texts: texts.str.len(),
     "rejected": lambda texts: texts.str.len(),
     "responses": lambda answers: answers.map(lambda texts: max((len(text or "") for text in items(texts)), default=0)),
+    "statements": lambda beliefs: beliefs.map(lambda texts: max((len(t or "") for t in items(texts)), default=0)),
     "text": lambda texts: texts.str.len(),
 }
 

@@ -28,6 +28,7 @@ CONTENT = {
     "ratings": ["response", "rating", "scale", "annotator"],
     "thumbs": ["response", "thumb", "annotator"],
     "rankings": ["responses", "ranks", "annotator"],
+    "beliefs": ["statements", "votes", "group"],
     "prompts": [],
     "texts": ["text"],
 }

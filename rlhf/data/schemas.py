@@ -5,6 +5,7 @@ Missing values are allowed to reach the checks, so that a bad row is named and k
 """
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import pandas as pd
@@ -180,6 +181,34 @@ class Ranking(Prompted, Judged):
         return rows["responses"].map(lambda v: len(items(v))) == rows["ranks"].map(lambda v: len(items(v)))
 
 
+class Belief(Prompted):
+    """How many people of a group hold each of several beliefs, which answers to the prompt may state."""
+
+    statements: Series[object] = pa.Field(nullable=True)
+    votes: Series[object] = pa.Field(nullable=True)
+    group: Series[str] = Name()
+
+    @pa.check("statements", error="fewer than 2 statements", ignore_na=False)
+    def statements_are_several(cls, statements: pd.Series) -> pd.Series:
+        return statements.map(lambda texts: len(items(texts)) > 1).astype(bool)
+
+    @pa.check("statements", error="empty statement", ignore_na=False)
+    def statements_are_filled(cls, statements: pd.Series) -> pd.Series:
+        return statements.map(lambda texts: all(map(_filled, items(texts)))).astype(bool)
+
+    @pa.check("statements", error="a statement is part of another", ignore_na=False)
+    def statements_can_be_told_apart(cls, statements: pd.Series) -> pd.Series:
+        return statements.map(_told_apart).astype(bool)
+
+    @pa.check("votes", error="votes are not counts, or all 0", ignore_na=False)
+    def somebody_voted(cls, votes: pd.Series) -> pd.Series:
+        return votes.map(lambda counts: all(n >= 0 for n in items(counts)) and sum(items(counts)) > 0).astype(bool)
+
+    @pa.dataframe_check(error="not one count of votes for each statement", ignore_na=False)
+    def every_statement_has_votes(cls, rows: pd.DataFrame) -> pd.Series:
+        return rows["statements"].map(lambda v: len(items(v))) == rows["votes"].map(lambda v: len(items(v)))
+
+
 class Prompt(Prompted):
     """A prompt without an answer, for sampling."""
 
@@ -225,3 +254,8 @@ def _filled(text: str | None) -> bool:
 def _differ(texts: Any) -> bool:
     answers = [text.strip() for text in items(texts) if _filled(text)]
     return len(set(answers)) == len(answers)
+
+
+def _told_apart(texts: Any) -> bool:
+    statements = [text for text in items(texts) if _filled(text)]
+    return not any(one in other for one, other in permutations(statements, 2))

@@ -51,6 +51,14 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "ranks": pa.list_(pa.int64()),  # 1 is best, equal ranks are a tie
         **_ANNOTATOR,
     },
+    "beliefs": {
+        "id": TEXT,
+        "prompt": MESSAGES,
+        "statements": pa.list_(TEXT),  # each the words in which an answer states a belief
+        "votes": pa.list_(pa.int64()),  # of so many people
+        "group": TEXT,
+        "source": TEXT,
+    },
     "prompts": {"id": TEXT, "prompt": MESSAGES, "use_case": TEXT, "kind": TEXT, "source": TEXT},
     "texts": {"id": TEXT, "text": TEXT, "source": TEXT},
 }

@@ -5,12 +5,14 @@ annotators, K answers to one prompt.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from random import Random
 from typing import Any
 
 import numpy as np
 
 from rlhf.config.world import AnnotatorRates
+from rlhf.errors import DataError
 from rlhf.world.beliefs import draw_belief, expressed_belief, opinion_topic
 from rlhf.world.gold import gold
 from rlhf.world.lexicon import BELIEFS, GROUPS, TOPICS
@@ -37,6 +39,18 @@ class Annotators:
             {topic: draw_belief(Random(f"{seed}/{name}/{topic}"), topic, group) for topic in TOPICS}
             for name, group in zip(self.names, self.groups, strict=True)
         ]
+
+    def of(self, group: str) -> "Annotators":
+        """The members of a group; every one judges as before. Raises DataError for a group that there is not."""
+        places = [place for place, own in enumerate(self.groups) if own == group]
+        if not places:
+            raise DataError(f"The world has no annotator of group `{group}`; its groups are {', '.join(GROUPS)}.")
+        members = copy(self)
+        members.names = [self.names[place] for place in places]
+        members.groups = [self.groups[place] for place in places]
+        members.beliefs = [self.beliefs[place] for place in places]
+        members.taste = self.taste[places]
+        return members
 
     def scores(self, prompt: Messages, responses: Sequence[str]) -> np.ndarray:
         """What every annotator thinks of every response, (A, K) float64."""

@@ -32,6 +32,11 @@ def draw_belief(rng: Random, topic: str, group: str) -> str:
     return rng.choices(list(shares), list(shares.values()))[0]
 
 
+def stated(topic: str, belief: str) -> str:
+    """The words that state the belief, whatever stands around them."""
+    return f"{topic} is {belief}."
+
+
 def opinion_topic(prompt: Iterable[Mapping[str, str]]) -> str:
     """The topic on which a prompt asks for an opinion, "" for any other prompt. One of TOPICS."""
     task = understand(prompt)

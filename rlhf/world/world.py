@@ -4,9 +4,13 @@ from functools import cached_property
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from rlhf.config.world import WorldConfig
 from rlhf.world.annotators import SOURCE, Annotators
+from rlhf.world.beliefs import belief_distribution, opinion_topic, stated
 from rlhf.world.demonstrator import Demonstration, demonstrate
+from rlhf.world.lexicon import GROUPS
 from rlhf.world.prompts import Messages, draw_form, draw_goal, draw_prompt, draw_use_case
 from rlhf.world.texts import draw_text
 
@@ -40,6 +44,7 @@ class World:
             "ratings": self._ratings(),
             "thumbs": self._thumbs(),
             "rankings": self._rankings(),
+            "beliefs": self._beliefs(),
             "prompts": [
                 {"prompt": prompt, "use_case": use_case, "kind": kind, "source": SOURCE}
                 for prompt, use_case, kind in self._prompts("prompts", self.config.prompts)
@@ -101,6 +106,21 @@ class World:
 
     def _thumbs(self) -> list[Row]:
         return self.annotators.thumb(*self._answered("thumbs", _sizes(self.config.thumbs)), self.seed)
+
+    def _beliefs(self) -> list[Row]:
+        """What each group answered when some of it were asked, for every opinion that the prompts ask for."""
+        if not self.config.votes:
+            return []
+        rng = np.random.default_rng([self.seed, 5])
+        asked = [prompt for prompt, _, _ in self._prompts("prompts", self.config.prompts) if opinion_topic(prompt)]
+        return [self._poll(rng, prompt, group) for prompt in asked for group in GROUPS]
+
+    def _poll(self, rng: np.random.Generator, prompt: Messages, group: str) -> Row:
+        topic = opinion_topic(prompt)
+        shares = belief_distribution(topic, group)
+        votes = rng.multinomial(self.config.votes, list(shares.values())).tolist()
+        statements = [stated(topic, belief) for belief in shares]
+        return {"prompt": prompt, "statements": statements, "votes": votes, "group": group, "source": SOURCE}
 
     def _texts(self) -> list[Row]:
         rng = Random(f"{self.seed}/texts")

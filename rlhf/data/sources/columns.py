@@ -28,6 +28,7 @@ FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ratings": (("prompt", "response", "rating", "scale"),),
     "thumbs": (("prompt", "response", "thumb"),),
     "rankings": (("prompt", "responses", "ranks"),),
+    "beliefs": (("prompt", "statements", "votes"),),
     "prompts": (("prompt",), ("messages",)),
     "texts": (("text",),),
 }
@@ -38,6 +39,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "ratings": ("annotator", "group"),
     "thumbs": ("annotator", "group"),
     "rankings": ("annotator", "group"),
+    "beliefs": ("group",),
     "prompts": ("use_case", "kind"),
     "texts": (),
 }

@@ -82,6 +82,17 @@ def ranking(values: Record, defects: Defects) -> Row:
     }
 
 
+def belief(values: Record, defects: Defects) -> Row:
+    """What people may believe, in the words in which answers state it, and how many do."""
+    return {
+        "prompt": messages(values["prompt"], defects),
+        "statements": [
+            text(entry, "statement", defects) for entry in sequence(values["statements"], "statements", defects)
+        ],
+        "votes": [whole_number(entry, "votes", defects) for entry in sequence(values["votes"], "votes", defects)],
+    }
+
+
 def prompt(values: Record, defects: Defects) -> Row:
     """A prompt without an answer."""
     return {"prompt": messages(values.get("messages", values.get("prompt")), defects)}
@@ -98,6 +109,7 @@ READERS: dict[str, Callable[[Record, Defects], Row]] = {
     "ratings": rating,
     "thumbs": thumb,
     "rankings": ranking,
+    "beliefs": belief,
     "prompts": prompt,
     "texts": plain_text,
 }

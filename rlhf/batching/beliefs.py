@@ -1,0 +1,126 @@
+"""Where an answer states a belief: the spans of belief-conditioned preferences, as token ids.
+
+An answer is what stands before its statement, the statement, and what stands after. A policy that is asked what it
+believes is asked at that place: with the prompt and what stands before.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.batching.batches import RankedTurns, SequenceBatch, pad
+from rlhf.batching.encoding import Turn, encode_prompt, encode_response, fits
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """The beliefs that may be stated at one place, and how many people hold each."""
+
+    statements: tuple[Turn, ...]  # K of them: up to the place, and the statement
+    votes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollBatch:
+    """B polls of up to K beliefs each; the statements of all stand in one batch of sequences."""
+
+    statements: SequenceBatch  # (S, T), those of poll 0, then those of poll 1, ...
+    votes: Tensor  # (B, K) float, 0 where there is no belief
+    mask: Tensor  # (B, K) bool, True where there is a belief
+
+    def per_belief(self, values: Tensor) -> Tensor:
+        """Arrange one value a statement, (S,), as (B, K), zero where there is no belief."""
+        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+
+    def to(self, device: torch.device) -> "PollBatch":
+        """The same batch on `device`."""
+        return PollBatch(statements=self.statements.to(device), votes=self.votes.to(device), mask=self.mask.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """An answer that states one belief."""
+
+    before: str
+    belief: int  # its place among the statements
+    after: str
+
+
+def pad_polls(polls: Sequence[Poll]) -> PollBatch:
+    """Several polls as one batch."""
+    sizes = torch.tensor([len(poll.votes) for poll in polls])
+    mask = torch.arange(int(sizes.max())) < sizes[:, None]
+    votes = torch.tensor([float(count) for poll in polls for count in poll.votes])
+    statements = pad([turn for poll in polls for turn in poll.statements])
+    return PollBatch(statements=statements, votes=torch.zeros(mask.shape).masked_scatter(mask, votes), mask=mask)
+
+
+def find_statement(response: str, statements: Sequence[str]) -> Stated | None:
+    """The one statement that the answer makes, once; None where it makes none or several."""
+    if sum(response.count(statement) for statement in statements) != 1:
+        return None
+    belief = next(place for place, statement in enumerate(statements) if statement in response)
+    before, after = response.split(statements[belief])
+    return Stated(before, belief, after)
+
+
+def encode_poll(tokenizer: PreTrainedTokenizerBase, prompt: list[int], before: str, poll: dict[str, Any]) -> Poll:
+    """A row of table `beliefs`, asked after `prompt` (ids) and `before`."""
+    turns = []
+    for statement in poll["statements"]:
+        ids, (first, last) = _encode_span(tokenizer, before, statement, "")
+        turns.append(Turn(prompt + ids[:first], ids[first:last]))
+    return Poll(tuple(turns), tuple(map(int, poll["votes"])))
+
+
+def encode_conditioned(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[tuple[dict[str, Any], dict[str, Any] | None]],
+    limits: Any,
+) -> tuple[list[RankedTurns], list[Poll | None], int]:
+    """Rankings given the belief of the best answer that states one, the poll that each is calibrated to, and how many
+    answers were too long.
+
+    Every answer that states a belief states that of the best one instead, and the statement is given (lecture 000:
+    y_c > y_r under b_c). An answer that states none stays as it is, as does a ranking without a statement or a poll.
+    rows: of table `rankings`, each with the row of table `beliefs` that has its prompt, or None.
+    """
+    groups, asked, too_long = list[RankedTurns](), list[Poll | None](), 0
+    for row, poll in rows:
+        prompt = encode_prompt(tokenizer, row["prompt"])
+        statements = poll["statements"] if poll else []
+        stated = [find_statement(text, statements) for text in row["responses"]]
+        stating = [place for place, own in enumerate(stated) if own]
+        best = stated[min(stating, key=lambda place: row["ranks"][place])] if stating else None
+        turns = [
+            Turn(prompt, encode_response(tokenizer, text))
+            if own is None or best is None
+            else _given(tokenizer, prompt, own, statements[best.belief])
+            for text, own in zip(row["responses"], stated, strict=True)
+        ]
+        kept = [(turn, int(rank)) for turn, rank in zip(turns, row["ranks"], strict=True) if fits(turn, limits)]
+        too_long += len(turns) - len(kept)
+        if len(kept) >= 2:
+            groups.append(RankedTurns(tuple(turn for turn, _ in kept), tuple(rank for _, rank in kept)))
+            asked.append(encode_poll(tokenizer, prompt, best.before, poll) if poll and best else None)
+    return groups, asked, too_long
+
+
+def _given(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: Stated, statement: str) -> Turn:
+    """The answer with `statement` in place of its own, given."""
+    ids, span = _encode_span(tokenizer, answer.before, statement, answer.after)
+    return Turn(prompt, [*ids, tokenizer.eos_token_id], span)
+
+
+def _encode_span(
+    tokenizer: PreTrainedTokenizerBase, before: str, statement: str, after: str
+) -> tuple[list[int], tuple[int, int]]:
+    """Ids of the three in a row, and the [first, last) of the tokens that hold a letter of the statement."""
+    encoded = tokenizer(before + statement + after, add_special_tokens=False, return_offsets_mapping=True)
+    start, end = len(before), len(before) + len(statement)
+    inside = [place for place, (low, high) in enumerate(encoded["offset_mapping"]) if low < end and high > start]
+    return encoded["input_ids"], (inside[0], inside[-1] + 1)
