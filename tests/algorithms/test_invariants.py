@@ -11,6 +11,7 @@ from torch import nn
 
 from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
+from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
@@ -21,6 +22,7 @@ from rlhf.algorithms.reinforce import Reinforce
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
+from rlhf.batching.beliefs import Poll
 from rlhf.batching.order import rows_of_step
 from rlhf.config.training import LoopConfig
 from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
@@ -41,7 +43,7 @@ ONLINE = {
     "grpo-token": {"mean_over": "token", "normalize": False},
     "grpo-constant": {"mean_over": "constant"},
 }
-ALGORITHMS = ["sft", "reward", *ONLINE, "dpo", "ipo", "kto"]
+ALGORITHMS = ["sft", "reward", *ONLINE, "dpo", "ipo", "kto", "gdpo_belief"]
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +73,12 @@ def make(name: str, sft: Path, config: LoopConfig) -> Run:
     reference = reference_log_probs(policy, ranked, 4)
     if name == "ipo":
         return Ipo(policy, reference, PARAMS.align.ipo), steps, total, config
+    if name == "gdpo_belief":
+        polls = [
+            Poll(group.answers, (3, 1, 0, 2)[: len(group.ranks)]) if row % 3 else None
+            for row, group in enumerate(ranked)
+        ]
+        return GdpoBelief(policy, reference, polls, PARAMS.align.gdpo_belief), steps, total, config
     section = PARAMS.align.dpo.model_copy(update={"length_normalized": True, "sft_coefficient": 0.5})
     return Dpo(policy, reference, section), steps, total, config
 

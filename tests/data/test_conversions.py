@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.data.conversions import to_rankings, to_thumbs
+from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
 from tests.data.frames import clean, user
 
 
@@ -21,7 +21,7 @@ def thumb(response: str, value: bool, annotator: str = "", **more: Any) -> dict[
 
 def listed(rankings: pd.DataFrame, *names: str) -> list[Any]:
     return [
-        tuple(list(row[name]) if name in ("responses", "ranks") else row[name] for name in names)
+        tuple(list(row[name]) if name in ("responses", "ranks", "statements", "votes") else row[name] for name in names)
         for _, row in rankings.iterrows()
     ]
 
@@ -196,3 +196,17 @@ def test_rankings_as_thumbs() -> None:
     assert listed(thumbs, "annotator", "group")[:3] == [("ann", "red"), ("ann", "red"), ("", "")]
     assert left_out == {"answer in the middle of its ranking": 3}
     assert thumbs["id"].is_unique
+
+
+def test_votes_are_pooled_over_groups_and_those_on_other_statements_are_counted() -> None:
+    two, asked = ["It is.", "It is not."], user("Is it?")
+    rows = clean(
+        "beliefs",
+        {"prompt": asked, "statements": ["Yes.", "No."], "votes": [1, 1], "group": "red"},
+        {"prompt": asked, "statements": two, "votes": [3, 0], "group": "red"},
+        {"prompt": asked, "statements": two, "votes": [1, 2], "group": "blue"},
+        {"prompt": user("Was it?"), "statements": two, "votes": [0, 4], "group": "red"},
+    )
+    polls, left_out = to_polls(rows)
+    assert listed(polls, "statements", "votes", "group") == [(two, [4, 2], ""), (two, [0, 4], "")]
+    assert left_out == {"beliefs in other statements than most votes on the prompt": 1}

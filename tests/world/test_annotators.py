@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf.config.world import AnnotatorRates
+from rlhf.errors import DataError
 from rlhf.world import World
 from rlhf.world.annotators import Annotators, tie_classes
 from rlhf.world.facts import FACTS
@@ -147,3 +148,13 @@ def test_people_are_of_every_group_and_sign_what_they_say(
     for table in ("comparisons", "ratings", "thumbs", "rankings"):
         for row in tables[table]:
             assert annotators.groups[annotators.names.index(row["annotator"])] == row["group"]
+
+
+def test_members_of_a_group_judge_as_they_did_among_all(rates: AnnotatorRates) -> None:
+    everybody = people(rates)
+    members = everybody.of("inland")
+    mine = [place for place, group in enumerate(everybody.groups) if group == "inland"]
+    assert members.names == [everybody.names[place] for place in mine]
+    np.testing.assert_array_equal(members.scores(OPINION, OPINIONS), everybody.scores(OPINION, OPINIONS)[mine])
+    with pytest.raises(DataError, match="coast, inland, upland"):
+        everybody.of("island")

@@ -4,6 +4,7 @@ from collections import Counter
 from functools import partial
 from itertools import combinations
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,3 +61,20 @@ def test_a_belief_is_read_from_an_answer_and_a_topic_from_a_prompt() -> None:
     assert expressed_belief("") == ""
     assert opinion_topic([{"role": "user", "content": "Is loud music good or bad for Arden?"}]) == "loud music"
     assert opinion_topic([{"role": "user", "content": "What is two plus three?"}]) == ""
+
+
+def test_every_group_is_polled_on_every_opinion_and_votes_as_it_believes(
+    world: World, tables: dict[str, list[dict[str, Any]]]
+) -> None:
+    opinions = [row["prompt"] for row in tables["prompts"] if opinion_topic(row["prompt"])]
+    polls = tables["beliefs"]
+    assert [(row["prompt"], row["group"]) for row in polls] == [
+        (prompt, group) for prompt in opinions for group in GROUPS
+    ]
+    assert {sum(row["votes"]) for row in polls} == {world.config.votes}
+    coast = [row for row in polls if row["group"] == "coast" and opinion_topic(row["prompt"]) == "hard work"]
+    people = world.config.votes * len(coast)
+    for place, share in enumerate(belief_distribution("hard work", "coast").values()):
+        found = sum(row["votes"][place] for row in coast) / people
+        assert abs(found - share) <= 4 * np.sqrt(share * (1 - share) / people)
+    assert [expressed_belief(f"I think {text}") for text in polls[0]["statements"]] == list(BELIEFS)

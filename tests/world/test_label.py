@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from rlhf.data.ids import add_ids
+from rlhf.errors import DataError
 from rlhf.world import World
 from rlhf.world.demonstrator import demonstrate
-from tasks.label import agreement, bayes_accuracy, convert, describe, grades_of, judge
+from tasks.label import agreement, bayes_accuracy, convert, describe, grades_of, judge, of_group
 
 SPLITS = ("train", "train", "train", "test")
 
@@ -129,3 +130,13 @@ def test_the_bayes_accuracy_is_of_the_unseen_rankings_and_only_where_the_world_k
     assert bayes_accuracy(world.annotators, rankings | {"rankings": foreign}, frames) is None
     seen = rankings["samples"].assign(split="train")
     assert bayes_accuracy(world.annotators, {"samples": seen}, frames) is None
+
+
+def test_one_group_alone(frames: dict[str, pd.DataFrame]) -> None:
+    mine = of_group(frames, "coast")
+    for table in ("rankings", "comparisons", "ratings", "thumbs", "beliefs"):
+        assert len(mine[table]) == (frames[table]["group"] == "coast").sum() > 0
+        assert set(mine[table]["group"]) == {"coast"}
+    assert len(mine["prompts"]) == len(frames["prompts"])
+    with pytest.raises(DataError, match="Groups: coast, inland, upland"):
+        of_group(frames, "island")

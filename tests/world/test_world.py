@@ -10,7 +10,9 @@ import pytest
 from rlhf.config.world import WorldConfig
 from rlhf.data.tables import COLUMNS
 from rlhf.world import World
+from rlhf.world.beliefs import opinion_topic
 from rlhf.world.gold import gold, is_borderline, is_harmful_request
+from rlhf.world.lexicon import GROUPS
 from rlhf.world.prompts import USE_CASES
 from rlhf.world.requests import understand
 
@@ -38,8 +40,9 @@ def test_the_size_of_one_table_does_not_move_another(config: WorldConfig, tables
 
 def test_the_tables_have_their_columns_and_sizes(config: WorldConfig, tables: Tables) -> None:
     assert set(tables) == set(COLUMNS)
+    opinions = sum(bool(opinion_topic(row["prompt"])) for row in tables["prompts"])
     for name, rows in tables.items():
-        assert len(rows) == getattr(config, name)
+        assert len(rows) == (opinions * len(GROUPS) if name == "beliefs" else getattr(config, name))
         assert all(row.keys() == COLUMNS[name].keys() - {"id"} for row in rows)
 
 
