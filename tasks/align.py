@@ -183,7 +183,8 @@ def prefer(run: Run, groups: list[RankedTurns], too_long: int, objective: Callab
     reference = kept(run, lambda: reference_log_probs(run.policy, groups, config.loop.micro_batch_size))
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=run.seed)
     history = run.train(objective(reference), steps, total, config.loop)
-    names = [name for name in ("accuracy", "margin", "chosen_reward", "rejected_reward") if name in history[0]]
+    seen = {name for row in history for name in row}
+    names = [name for name in ("accuracy", "margin", "chosen_reward", "rejected_reward") if name in seen]
     values = {name: tail_mean(history, name) for name in names}
     loss = f"loss {tail_mean(history, 'loss'):.3f}"
     line = f"{loss}, accuracy {values['accuracy']:.1%}, margin {values['margin']:.2f}"

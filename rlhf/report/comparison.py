@@ -138,7 +138,7 @@ def write(workspace: Path, trials: Sequence[Trial], config: Config) -> list[Line
     durable.write_text(workspace / DATA, json.dumps(data, indent=1) + "\n")
     gains = [plots.Gain(t.algorithm, t.kl, t.proxy_gain, t.gold_gain) for t in trials]
     online = [line.algorithm for line in table if line.reward_model]
-    curves = {name: read_curves(workspace / "reports/align" / name / "curves.csv") for name in online}
+    curves = {name: read_curves(workspace / "reports/align" / name / "curves.csv", "kl", "reward") for name in online}
     durable.write_text(
         workspace / PAGE,
         page("compare.html.j2", [plots.reward_against_kl(gains, curves)], lines=table, trials=trials),

@@ -115,17 +115,17 @@ def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
     """The plots for which there are numbers."""
     algorithms = [candidate.algorithm for candidate in summary.decision.candidates]
     reports = workspace / "reports"
-    trained = {name: read_curves(reports / name / "curves.csv") for name in ("base", "sft", "reward")}
-    aligned = {name: read_curves(reports / "align" / name / "curves.csv") for name in algorithms}
-    with_loss = {name: curves for name, curves in (trained | aligned).items() if curves.get("loss")}
-    if with_loss:
-        yield plots.losses(with_loss)
+    paths = {name: reports / name / "curves.csv" for name in ("base", "sft", "reward")}
+    paths |= {name: reports / "align" / name / "curves.csv" for name in algorithms}
+    losses = {name: curves for name, path in paths.items() if (curves := read_curves(path, "step", "loss"))}
+    if losses:
+        yield plots.losses(losses)
     found = gains(summary.rows)
     if found:
-        online = {name: curves for name, curves in aligned.items() if curves.get("kl") and curves.get("reward")}
-        yield plots.reward_against_kl(found, online)
-    bins = read_curves(reports / "reward" / "calibration.csv")
-    if bins.get("confidence"):
+        ways = {name: curves for name in algorithms if (curves := read_curves(paths[name], "kl", "reward"))}
+        yield plots.reward_against_kl(found, ways)
+    bins = read_curves(reports / "reward" / "calibration.csv", "confidence", "accuracy")
+    if bins:
         yield plots.reward_calibration(bins)
     if algorithms:
         yield plots.lengths(answer_lengths(reports, algorithms))
@@ -157,14 +157,17 @@ def answer_lengths(reports: Path, algorithms: Sequence[str]) -> dict[str, list[f
     return found
 
 
-def read_curves(path: Path) -> dict[str, list[float]]:
-    """The columns of a curves file, without the rows in which one is empty or not finite; nothing if it is absent."""
+def read_curves(path: Path, *names: str) -> dict[str, list[float]]:
+    """Columns of a curves file, without the rows in which one of them is empty or not finite.
+
+    Nothing if the file is absent or lacks one of them.
+    """
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
-        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
-    whole = [row for row in rows if all(math.isfinite(value) for value in row.values())]
-    return {key: [row[key] for row in whole] for key in whole[0]} if whole else {}
+        rows = [[float(row.get(name) or "nan") for name in names] for row in csv.DictReader(file)]
+    whole = [row for row in rows if all(map(math.isfinite, row))]
+    return {name: list(column) for name, column in zip(names, zip(*whole, strict=True), strict=True)} if whole else {}
 
 
 def percent(value: float | WinRate | None) -> str:

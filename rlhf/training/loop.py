@@ -100,10 +100,13 @@ def _in_precision_of(accelerator: Accelerator, steps: Iterator[Step]) -> Iterato
 
 
 def _reduce(accelerator: Accelerator, totals: dict[str, list[Any]], count: float) -> dict[str, float]:
-    """Sums of all micro-batches and processes to means; the loss by the step's count, a metric by its own."""
+    """Sums of all micro-batches and processes to means; the loss by the step's count, a metric by its own.
+
+    A metric that counts nothing in this step is left out.
+    """
     names = sorted(totals)
     sums = torch.tensor([[float(v) for v in totals[name]] for name in names], dtype=torch.float64)
     if accelerator.num_processes > 1:
         sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum").cpu()
-    means = {name: float(s / n) if n else 0.0 for name, (s, n) in zip(names, sums, strict=True)}
+    means = {name: float(s / n) for name, (s, n) in zip(names, sums, strict=True) if n}
     return means | {"loss": float(sums[names.index("loss")][0]) / count}

@@ -108,11 +108,14 @@ class World:
         return self.annotators.thumb(*self._answered("thumbs", _sizes(self.config.thumbs)), self.seed)
 
     def _beliefs(self) -> list[Row]:
-        """What each group answered when some of it were asked, for every opinion that the prompts ask for."""
+        """What some people of each group say to every opinion that a prompt asks for, demonstrated or not."""
         if not self.config.votes:
             return []
         rng = np.random.default_rng([self.seed, 5])
-        asked = [prompt for prompt, _, _ in self._prompts("prompts", self.config.prompts) if opinion_topic(prompt)]
+        prompts = self._prompts("demonstrations", self.config.demonstrations) + self._prompts(
+            "prompts", self.config.prompts
+        )
+        asked = [prompt for prompt, _, _ in prompts if opinion_topic(prompt)]
         return [self._poll(rng, prompt, group) for prompt in asked for group in GROUPS]
 
     def _poll(self, rng: np.random.Generator, prompt: Messages, group: str) -> Row:

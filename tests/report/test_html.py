@@ -126,8 +126,9 @@ def test_a_bar_puts_interval_and_threshold_in_their_places() -> None:
 
 
 def test_curves_leave_out_rows_with_holes(tmp_path: Path) -> None:
-    (tmp_path / "curves.csv").write_text("step,loss\n1,2.5\n2,\n3,nan\n4,1.5\n")
-    assert read_curves(tmp_path / "curves.csv") == {"step": [1.0, 4.0], "loss": [2.5, 1.5]}
+    (tmp_path / "curves.csv").write_text("step,loss,kl\n1,2.5,\n2,,1\n3,nan,1\n4,1.5,1\n")
+    assert read_curves(tmp_path / "curves.csv", "step", "loss") == {"step": [1.0, 4.0], "loss": [2.5, 1.5]}
+    assert read_curves(tmp_path / "curves.csv", "step", "reward") == {}
 
 
 def test_invisible_characters_are_named() -> None:

@@ -66,7 +66,8 @@ def test_a_belief_is_read_from_an_answer_and_a_topic_from_a_prompt() -> None:
 def test_every_group_is_polled_on_every_opinion_and_votes_as_it_believes(
     world: World, tables: dict[str, list[dict[str, Any]]]
 ) -> None:
-    opinions = [row["prompt"] for row in tables["prompts"] if opinion_topic(row["prompt"])]
+    asked = [row["prompt"] for table in ("demonstrations", "prompts") for row in tables[table]]
+    opinions = [prompt for prompt in asked if opinion_topic(prompt)]
     polls = tables["beliefs"]
     assert [(row["prompt"], row["group"]) for row in polls] == [
         (prompt, group) for prompt in opinions for group in GROUPS

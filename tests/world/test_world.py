@@ -40,7 +40,8 @@ def test_the_size_of_one_table_does_not_move_another(config: WorldConfig, tables
 
 def test_the_tables_have_their_columns_and_sizes(config: WorldConfig, tables: Tables) -> None:
     assert set(tables) == set(COLUMNS)
-    opinions = sum(bool(opinion_topic(row["prompt"])) for row in tables["prompts"])
+    asked = [row["prompt"] for table in ("demonstrations", "prompts") for row in tables[table]]
+    opinions = sum(bool(opinion_topic(prompt)) for prompt in asked)
     for name, rows in tables.items():
         assert len(rows) == (opinions * len(GROUPS) if name == "beliefs" else getattr(config, name))
         assert all(row.keys() == COLUMNS[name].keys() - {"id"} for row in rows)
