@@ -1,12 +1,14 @@
 """evaluate: an aligned policy beside SFT, on prompts of the test split that no stage trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import decode, encode_prompt
@@ -27,13 +29,16 @@ def main(stage: Stage) -> None:
     tokenizer = load_tokenizer(sft)
     prompts, encoded, too_long = test_prompts(stage, tokenizer)
     reference, policy = load_policy(sft), load_policy(policy_path)
-    answers = answer_both(stage, reference, policy, encoded, tokenizer.eos_token_id)
+    kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
+    answers = answer_all(stage, reference, in_turn(reference, policy, kept), encoded, tokenizer.eos_token_id)
+    along = [answers.pop(file.stem) for file in kept]
     rows = table(prompts, answers, tokenizer)
     if stage.config.evaluate.judge == "gold":
         judge_by_gold(rows)
     pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
 
     values = measure(stage, rows, answers) | {
+        "path": path(stage, rows, [*along, answers["policy"]] if along else [], tokenizer),
         "algorithm": stage.item,
         "too_long": too_long,
         "policy_digest": stage.inputs[f"models/policy/{stage.item}"],
@@ -61,10 +66,25 @@ def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list
     return [row for row, _ in chosen], [ids for _, ids in chosen], len(encoded) - len(fitting)
 
 
-def answer_both(
-    stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, prompts: Sequence[list[int]], eos: int
+def in_turn(
+    reference: PreTrainedModel, policy: PreTrainedModel, snapshots: Sequence[Path]
+) -> Iterator[tuple[str, PreTrainedModel]]:
+    """SFT, the policy, and what the policy was on the way, in the same memory: use each before the next is taken."""
+    yield "sft", reference
+    yield "policy", policy
+    for file in snapshots:
+        load_model(policy, file)
+        yield file.stem, policy
+
+
+def answer_all(
+    stage: Stage,
+    reference: PreTrainedModel,
+    models: Iterable[tuple[str, PreTrainedModel]],
+    prompts: Sequence[list[int]],
+    eos: int,
 ) -> dict[str, Answers]:
-    """Answers of SFT and of the policy, drawn with different random numbers."""
+    """Answers of each model, drawn with different random numbers."""
     reward_model = load_reward_model(stage.input("models/reward"))
     return {
         name: answer(
@@ -78,7 +98,7 @@ def answer_both(
             seed=stage.seed + offset,
             progress=partial(stage.progress, label=name),
         )
-        for offset, (name, model) in enumerate([("sft", reference), ("policy", policy)])
+        for offset, (name, model) in enumerate(models)
     }
 
 
@@ -106,6 +126,30 @@ def judge_by_gold(rows: list[Row]) -> None:
     for row in rows:
         for name in ("sft", "policy"):
             row[f"{name}_gold"] = gold(row["prompt"], row[f"{name}_response"]).total
+
+
+def path(
+    stage: Stage, rows: list[Row], along: Sequence[Answers], tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """How far from SFT each policy of a training was, and what it had gained over SFT, a mean over the prompts each."""
+
+    def mean(values: Sequence[float]) -> dict[str, float]:
+        gate = stage.config.gate
+        array = np.array(values, dtype=np.float64)
+        return as_dict(bootstrap_mean(array, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
+
+    found = []
+    for answers in along:
+        proxies = [reward - row["sft_reward"] for row, reward in zip(rows, answers.rewards, strict=True)]
+        point = {"kl": mean(answers.kl), "proxy": mean(proxies), "gold": None}
+        if stage.config.evaluate.judge == "gold":
+            from rlhf.world.gold import gold
+
+            texts = [decode(tokenizer, sample.response) for sample in answers.samples]
+            golds = [gold(row["prompt"], text).total for row, text in zip(rows, texts, strict=True)]
+            point["gold"] = mean([value - row["sft_gold"] for row, value in zip(rows, golds, strict=True)])
+        found.append(point)
+    return found
 
 
 def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[str, Any]:
