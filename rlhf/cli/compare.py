@@ -68,12 +68,11 @@ def compare(
 
 def render(comparison: "Comparison") -> Table:
     """The table: mean and range over the trainings of each algorithm; of the win rate, its interval."""
-    table = Table(
-        title="\nAgainst SFT: mean and range", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(title="\nAgainst SFT: mean and range", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     table.add_column("algorithm", no_wrap=True)
-    at = f"gold at KL {comparison.equal_kl:.2g}"
-    for name in ("win rate, %", "reward gain", "gold gain", "KL (nats)", at):
+    at = f"gold at\nKL {comparison.equal_kl:.2g}"
+    for name in ("win\nrate, %", "reward\ngain", "gold\ngain", "KL,\nnats", at):
         table.add_column(name, justify="right")
     for line in comparison.lines:
         rate = line.win_rate
