@@ -66,7 +66,8 @@ class Run:
     def noise(self, objective: nn.Module, steps: Iterable[Step]) -> dict[str, Any]:
         """A metric: the noise of the gradient at the untrained policy, of the first `align.noise_steps` of `steps`."""
         wanted = self.stage.config.align.noise_steps
-        found = gradient_noise(objective, self.policy, islice(steps, wanted)) if wanted else None
+        with self.stage.aside():
+            found = gradient_noise(objective, self.policy, islice(steps, wanted)) if wanted else None
         return {"gradient_noise": asdict(found)} if found else {}
 
     def train(self, objective: nn.Module, steps: Callable, total: int, loop: LoopConfig) -> Curves:

@@ -68,7 +68,12 @@ def compare(
 
 def render(comparison: "Comparison") -> Table:
     """The table: mean and range over the trainings of each algorithm; of the win rate, its interval."""
-    table = Table(title="\nAgainst SFT: mean and range", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = Table(
+        title="\nAgainst SFT: mean and range; of the win rate, its interval",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+    )
     table.padding, table.pad_edge = (0, 1, 0, 0), False
     table.add_column("algorithm", no_wrap=True)
     at = f"gold at\nKL {comparison.equal_kl:.2g}"

@@ -43,7 +43,7 @@ class Trial:
     kl: float  # nats a sequence
     length: float  # mean tokens an answer
     distinct_2: float | None  # relative to SFT's
-    seconds: float | None  # of training
+    seconds: float | None  # of training, without the measurement of its gradient's noise
     peak_memory: float | None  # bytes
     path: Sequence[Place]  # the way there, which ends at the policy
 
@@ -107,7 +107,7 @@ def _trial(workspace: Path, name: str, seed: int) -> Trial:
         kl=metrics["kl"]["value"],
         length=metrics["length"]["policy"],
         distinct_2=distinct["policy"] / distinct["sft"] if distinct["sft"] else None,
-        seconds=end.get("seconds"),
+        seconds=end["seconds"] - end["aside"] if end else None,
         peak_memory=end.get("peak_memory"),
         path=[_place(place) for place in metrics["path"]],
     )

@@ -88,11 +88,11 @@ def test_trials_are_read_from_reports_and_the_journal(workspace: Path) -> None:
     write_json(workspace / "reports/align/ppo/metrics.json", {"gradient_noise": noise})
     write_json(workspace / "reports/align/dpo/metrics.json", {"gradient_noise": noise | {"mean_square": -0.1}})
     with Journal(workspace / ".work/key-ppo/journal.jsonl") as journal:
-        journal.write("end", status="failed", seconds=1.0, peak_memory=1)
-        journal.write("end", status="done", seconds=12.5, peak_memory=700)
+        journal.write("end", status="failed", seconds=1.0, aside=0.5, peak_memory=1)
+        journal.write("end", status="done", seconds=12.5, aside=2.5, peak_memory=700)
     ppo, dpo = read_trials(workspace, ["ppo", "dpo"], 7)
     metrics = evaluation("ppo")
-    assert (ppo.seed, ppo.seconds, ppo.peak_memory) == (7, 12.5, 700)
+    assert (ppo.seed, ppo.seconds, ppo.peak_memory) == (7, 10.0, 700)
     assert ppo.proxy_gain == metrics["proxy_reward"]["policy"] - metrics["proxy_reward"]["sft"]
     assert ppo.kl == metrics["kl"]["value"]
     assert ppo.wins == {"a": 0.5, "b": 0.0}
