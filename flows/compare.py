@@ -17,29 +17,41 @@ from rlhf.errors import Exit
 from rlhf.pipeline.graph import PARAMS
 from rlhf.pipeline.lock import hold
 from rlhf.report import comparison
-from rlhf.report.comparison import Line, Trial
+from rlhf.report.comparison import Comparison, Trial
 
 _REPORTER: ContextVar[Reporter] = ContextVar("reporter")
 
 
 @flow(name="compare", persist_result=False)
-def compare(workspace: str, algorithms: list[str], seeds: list[int]) -> tuple[RunResult, list[Line]]:
-    """Run the flow `align` once for each value of `align.seed`, promote nothing, and write reports/compare.html."""
+def compare(
+    workspace: str, algorithms: list[str], seeds: list[int], snapshots: int, noise_steps: int
+) -> tuple[RunResult, Comparison | None]:
+    """Run the flow `align` once for each value of `align.seed`, promote nothing, and write reports/compare.html.
+
+    snapshots, noise_steps: what every training has measured beside, as `align.snapshots` and `align.noise_steps`.
+    """
     directory, trials = Path(workspace).resolve(), list[Trial]()
+    same = [f"algorithms=[{', '.join(algorithms)}]", f"snapshots={snapshots}", f"noise_steps={noise_steps}"]
     for seed in seeds:
         with _alone(directory):
-            set_params(directory / PARAMS, [f"align.seed={seed}", f"align.algorithms=[{', '.join(algorithms)}]"])
+            set_params(directory / PARAMS, [f"align.{setting}" for setting in (f"seed={seed}", *same)])
         result = align.run(directory, reporter=_REPORTER.get(Silent()), promote=False)
         if result.exit != Exit.DONE:
-            return result, []
+            return result, None
         trials += comparison.read_trials(directory, algorithms, seed)
     return result, comparison.write(directory, trials, load_config(directory / PARAMS))
 
 
 def run(
-    workspace: Path, algorithms: Sequence[str], seeds: Sequence[int], *, reporter: Reporter
-) -> tuple[RunResult, list[Line]]:
-    """Run the flow here and now; the last run, and the table, which is empty when that run failed.
+    workspace: Path,
+    algorithms: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    snapshots: int,
+    noise_steps: int,
+    reporter: Reporter,
+) -> tuple[RunResult, Comparison | None]:
+    """Run the flow here and now; the last run, and the table, which is None when that run failed.
 
     params.yaml is as it was when this returns: the next run brings its policies back from DVC's cache. Raises as
     `flows.align.run`, and ConfigError for an algorithm that there is not.
@@ -49,7 +61,7 @@ def run(
     with _alone(workspace):
         before, token = params.read_text(encoding="utf-8"), _REPORTER.set(reporter)
     try:
-        return compare(str(workspace), list(algorithms), list(seeds))
+        return compare(str(workspace), list(algorithms), list(seeds), snapshots, noise_steps)
     finally:
         _REPORTER.reset(token)
         durable.write_text(params, before)

@@ -1,9 +1,10 @@
 """align: move the SFT policy towards what people prefer, by the algorithm that is named on the command line."""
 
 import os
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -36,7 +37,9 @@ from rlhf.models.scoring import rewards
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
-from rlhf.training.loop import train
+from rlhf.training.loop import Step, train
+from rlhf.training.noise import gradient_noise
+from rlhf.training.snapshots import Snapshots
 
 Curves = list[dict[str, float]]
 Outcome = tuple[Curves, dict[str, float], str]  # curves, metrics, the stage's line
@@ -64,10 +67,21 @@ class Run:
         """A fresh copy: the judge of answers, or the start of a critic."""
         return load_reward_model(self.stage.input("models/reward"))
 
+    def noise(self, objective: nn.Module, steps: Iterable[Step]) -> dict[str, Any]:
+        """A metric: the noise of the gradient at the untrained policy, of the first `align.noise_steps` of `steps`."""
+        wanted = self.stage.config.align.noise_steps
+        with self.stage.aside():
+            found = gradient_noise(objective, self.policy, islice(steps, wanted)) if wanted else None
+        return {"gradient_noise": asdict(found)} if found else {}
+
     def train(self, objective: nn.Module, steps: Callable, total: int, loop: LoopConfig) -> Curves:
-        """The loop, with this stage's checkpoints and journal."""
-        kept = Checkpoints(self.stage.work)
-        return train(objective, steps, total_steps=total, config=loop, checkpoints=kept, recorder=self.stage)
+        """The loop, with this stage's checkpoints, snapshots and journal."""
+        kept, wanted = Checkpoints(self.stage.work), self.stage.config.align.snapshots
+        snapshots = Snapshots(self.policy, self.stage.work / "snapshots", count=wanted, total_steps=total)
+        steps = snapshots.on_the_way(steps)
+        history = train(objective, steps, total_steps=total, config=loop, checkpoints=kept, recorder=self.stage)
+        snapshots.copy_to(self.stage.output(f"models/snapshots/{self.stage.item}"))
+        return history
 
 
 ONLINE: dict[str, Callable[[Run], OnlineAlgorithm]] = {
@@ -84,7 +98,7 @@ ON_RANKINGS: dict[str, Callable[[Run, Tensor], nn.Module]] = {
 
 
 def main(stage: Stage) -> None:
-    """Write models/policy/<algorithm>."""
+    """Write models/policy/<algorithm> and models/snapshots/<algorithm>."""
     sft = stage.input("models/sft")
     run = Run(stage, load_tokenizer(sft), load_policy(sft))
     learn = next(learn for learn, names in LEARNERS if stage.item in names)
@@ -123,6 +137,7 @@ def learn_online(run: Run) -> Outcome:
         seed=run.seed,
         text=pretraining_text(run) if getattr(config, "pretraining_coefficient", 0.0) else [],
     )
+    noise = run.noise(algorithm, map(source.whole, count()))
     history = run.train(algorithm, source.steps, source.total_steps, config.loop)
     values = {name: tail_mean(history, name) for name in ("reward", "kl", "length")}
     done = len(history) // source.steps_an_iteration
@@ -130,7 +145,7 @@ def learn_online(run: Run) -> Outcome:
     reward = f"reward {history[0]['reward']:.2f} to {values['reward']:.2f}"
     return (
         history,
-        values | {"too_long": len(encoded) - len(prompts)},
+        values | noise | {"too_long": len(encoded) - len(prompts)},
         f"{reward}, KL {values['kl']:.1f} nats a sequence{stopped}",
     )
 
@@ -182,13 +197,15 @@ def prefer(run: Run, groups: list[RankedTurns], too_long: int, objective: Callab
         raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
     reference = kept(run, lambda: reference_log_probs(run.policy, groups, config.loop.micro_batch_size))
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=run.seed)
-    history = run.train(objective(reference), steps, total, config.loop)
+    trained = objective(reference)
+    noise = run.noise(trained, steps(0))
+    history = run.train(trained, steps, total, config.loop)
     seen = {name for row in history for name in row}
     names = [name for name in ("accuracy", "margin", "chosen_reward", "rejected_reward") if name in seen]
     values = {name: tail_mean(history, name) for name in names}
     loss = f"loss {tail_mean(history, 'loss'):.3f}"
     line = f"{loss}, accuracy {values['accuracy']:.1%}, margin {values['margin']:.2f}"
-    return history, values | {"too_long": too_long}, line
+    return history, values | noise | {"too_long": too_long}, line
 
 
 def learn_from_thumbs(run: Run) -> Outcome:
@@ -208,12 +225,14 @@ def learn_from_thumbs(run: Run) -> Outcome:
         lambda: torch.stack([turn_log_probs(run.policy, t, size) for t in ([row.turn for row in fitting], others)]),
     )
     steps, total = kto_steps(run.policy, fitting, others, reference, config, seed=run.seed)
-    history = run.train(Kto(run.policy, config), steps, total, config.loop)
+    objective = Kto(run.policy, config)
+    noise = run.noise(objective, steps(0))
+    history = run.train(objective, steps, total, config.loop)
     values = {name: tail_mean(history, name) for name in ("kl", "up_reward", "down_reward")}
     line = (
         f"loss {tail_mean(history, 'loss'):.3f}, reward {values['up_reward']:.2f} up, {values['down_reward']:.2f} down"
     )
-    return history, values | {"too_long": len(judged) - len(fitting)}, line
+    return history, values | noise | {"too_long": len(judged) - len(fitting)}, line
 
 
 def kept(run: Run, compute: Callable[[], Tensor]) -> Tensor:

@@ -1,22 +1,22 @@
 """evaluate: an aligned policy beside SFT, on prompts of the test split that no stage trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batching.beliefs import find_statement
 from rlhf.batching.encoding import decode, encode_prompt
-from rlhf.batching.rankings import encode_rankings
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.evaluation.answers import Answers, answer, distinct_2
-from rlhf.evaluation.beliefs import beliefs, contested_margins, jensen_shannon_distance, log_ratios
+from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer
@@ -31,14 +31,18 @@ def main(stage: Stage) -> None:
     tokenizer = load_tokenizer(sft)
     prompts, encoded, too_long = test_prompts(stage, tokenizer)
     reference, policy = load_policy(sft), load_policy(policy_path)
-    answers = answer_both(stage, reference, policy, encoded, tokenizer.eos_token_id)
+    held = believe(stage, tokenizer, {"sft": reference, "policy": policy})
+    kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
+    answers = answer_all(stage, reference, in_turn(reference, policy, kept), encoded, tokenizer.eos_token_id)
+    along = [answers.pop(file.stem) for file in kept]
     rows = table(prompts, answers, tokenizer)
     if stage.config.evaluate.judge == "gold":
         judge_by_gold(rows)
     pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
 
     values = measure(stage, rows, answers) | {
-        "beliefs": believe(stage, tokenizer, {"sft": reference, "policy": policy}),
+        "beliefs": held,
+        "path": path(stage, rows, [*along, answers["policy"]] if along else [], tokenizer),
         "algorithm": stage.item,
         "too_long": too_long,
         "policy_digest": stage.inputs[f"models/policy/{stage.item}"],
@@ -66,10 +70,25 @@ def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list
     return [row for row, _ in chosen], [ids for _, ids in chosen], len(encoded) - len(fitting)
 
 
-def answer_both(
-    stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, prompts: Sequence[list[int]], eos: int
+def in_turn(
+    reference: PreTrainedModel, policy: PreTrainedModel, snapshots: Sequence[Path]
+) -> Iterator[tuple[str, PreTrainedModel]]:
+    """SFT, the policy, and what the policy was on the way, in the same memory: use each before the next is taken."""
+    yield "sft", reference
+    yield "policy", policy
+    for file in snapshots:
+        load_model(policy, file)
+        yield file.stem, policy
+
+
+def answer_all(
+    stage: Stage,
+    reference: PreTrainedModel,
+    models: Iterable[tuple[str, PreTrainedModel]],
+    prompts: Sequence[list[int]],
+    eos: int,
 ) -> dict[str, Answers]:
-    """Answers of SFT and of the policy, drawn with different random numbers."""
+    """Answers of each model, drawn with different random numbers."""
     reward_model = load_reward_model(stage.input("models/reward"))
     return {
         name: answer(
@@ -83,7 +102,7 @@ def answer_both(
             seed=stage.seed + offset,
             progress=partial(stage.progress, label=name),
         )
-        for offset, (name, model) in enumerate([("sft", reference), ("policy", policy)])
+        for offset, (name, model) in enumerate(models)
     }
 
 
@@ -111,6 +130,30 @@ def judge_by_gold(rows: list[Row]) -> None:
     for row in rows:
         for name in ("sft", "policy"):
             row[f"{name}_gold"] = gold(row["prompt"], row[f"{name}_response"]).total
+
+
+def path(
+    stage: Stage, rows: list[Row], along: Sequence[Answers], tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """How far from SFT each policy of a training was, and what it had gained over SFT, a mean over the prompts each."""
+
+    def mean(values: Sequence[float]) -> dict[str, float]:
+        gate = stage.config.gate
+        array = np.array(values, dtype=np.float64)
+        return as_dict(bootstrap_mean(array, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
+
+    found = []
+    for answers in along:
+        proxies = [reward - row["sft_reward"] for row, reward in zip(rows, answers.rewards, strict=True)]
+        point = {"kl": mean(answers.kl), "proxy": mean(proxies), "gold": None}
+        if stage.config.evaluate.judge == "gold":
+            from rlhf.world.gold import gold
+
+            texts = [decode(tokenizer, sample.response) for sample in answers.samples]
+            golds = [gold(row["prompt"], text).total for row, text in zip(rows, texts, strict=True)]
+            point["gold"] = mean([value - row["sft_gold"] for row, value in zip(rows, golds, strict=True)])
+        found.append(point)
+    return found
 
 
 def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[str, Any]:
@@ -147,55 +190,28 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
 
 def believe(stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel]) -> Row | None:
     """How far both models are from what people believe, on the prompts of the test split that people were polled on."""
-    limits, config, gate = stage.config.tokens, stage.config.evaluate, stage.config.gate
-    polls = sorted(read_rows(stage.input("data/judgements"), "beliefs", "test"), key=lambda row: row["id"])
-    prompts = [encode_prompt(tokenizer, poll["prompt"]) for poll in polls]
-    asked = [(ids, poll) for ids, poll in zip(prompts, polls, strict=True) if len(ids) <= limits.prompt]
-    if not asked:
+    judgements, gate = stage.input("data/judgements"), stage.config.gate
+    polls = {prompt_hash(poll["prompt"]): poll for poll in read_rows(judgements, "beliefs", "test")}
+    if not polls:
         return None
-    ids, polls = map(list, zip(*asked, strict=True))
-    held = {
-        name: beliefs(model, tokenizer, ids, polls, config, max_tokens=limits.response, seed=stage.seed + offset)
-        for offset, (name, model) in enumerate(models.items())
-    }
-    distances: dict[str, list[float]] = {name: [] for name in models}
-    for poll, *shares in zip(polls, *(held[name].shares for name in models), strict=True):
-        if all(found is not None for found in shares):  # the same prompts for both
-            people = np.array(poll["votes"]) / sum(poll["votes"])
-            for name, found in zip(models, shares, strict=True):
-                distances[name].append(jensen_shannon_distance(people, found))
-    bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
+    rankings = [(row, polls.get(prompt_hash(row["prompt"]))) for row in read_rows(judgements, "rankings", "test")]
+    limits = stage.config.tokens
+    distances, stated = belief_distances(
+        models, tokenizer, list(polls.values()), stage.config.evaluate, limits, seed=stage.seed
+    )
+    minority, majority = contested_margins(models["policy"], models["sft"], tokenizer, rankings, limits)
+
+    def mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> dict[str, float] | None:
+        owners = None if clusters is None else np.array(clusters)
+        bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
+        return as_dict(bootstrap(np.array(values), clusters=owners)) if values else None
+
     return {
-        "stated": {name: held[name].stated for name in models},
-        "distance": {name: as_dict(bootstrap(np.array(each))) if each else None for name, each in distances.items()},
-        **{
-            side: as_dict(bootstrap(np.array(margins), clusters=np.array(owners))) if margins else None
-            for side, (margins, owners) in contested(stage, tokenizer, models, polls).items()
-        },
+        "stated": stated,
+        "distance": {name: mean(found) for name, found in distances.items()},
+        "minority_margin": mean(*minority),
+        "majority_margin": mean(*majority),
     }
-
-
-def contested(
-    stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel], polls: list[Row]
-) -> dict[str, tuple[list[float], list[int]]]:
-    """Margins of the preferences that side with few people, and of those that side with many, with their rankings."""
-    polled = {prompt_hash(poll["prompt"]): poll for poll in polls}
-    rows = read_rows(stage.input("data/judgements"), "rankings", "test")
-    found: dict[str, tuple[list[float], list[int]]] = {"minority_margin": ([], []), "majority_margin": ([], [])}
-    for owner, row in enumerate(rows):
-        poll = polled.get(prompt_hash(row["prompt"]))
-        groups, too_long = encode_rankings(tokenizer, [row] if poll else [], stage.config.tokens)
-        if poll is None or too_long:
-            continue
-        ratios = log_ratios(models["policy"], models["sft"], groups[0])
-        stated = [find_statement(text, poll["statements"]) for text in row["responses"]]
-        held = [one.belief if one else None for one in stated]
-        for side, margins in zip(
-            found.values(), contested_margins(row["ranks"], held, poll["votes"], ratios), strict=True
-        ):
-            side[0].extend(margins)
-            side[1].extend([owner] * len(margins))
-    return found
 
 
 def safety(rows: list[Row]) -> tuple[dict[str, float], dict[str, float]]:

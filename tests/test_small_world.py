@@ -171,7 +171,8 @@ def first_step_of_last_start(journal: Path) -> int:
 
 def test_compare_trains_from_one_sft_model_and_leaves_the_workspace_as_it_was(world: Path) -> None:
     params, sft = (world / "params.yaml").read_bytes(), digest(world / "models/sft")
-    done = rlhf(world, "compare", "-a", "rloo", "-a", "kto", "--seeds", "2")
+    asked = ("--seeds", "2", "--snapshots", "2", "--noise-steps", "2")
+    done = rlhf(world, "compare", "-a", "rloo", "-a", "kto", *asked)
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads((world / "reports/compare.json").read_text())
     assert [(trial["algorithm"], trial["seed"]) for trial in data["trials"]] == [
@@ -183,7 +184,19 @@ def test_compare_trains_from_one_sft_model_and_leaves_the_workspace_as_it_was(wo
     assert [line["trials"] for line in data["lines"]] == [2, 2]
     first, second = (data["trials"][place] for place in (0, 2))
     assert first["kl"] != second["kl"]
-    assert all(trial["seconds"] > 0 and trial["peak_memory"] > 1e8 for trial in data["trials"])
+    for trial in data["trials"]:
+        assert trial["seconds"] > 0
+        assert trial["peak_memory"] > 1e8
+        kl = [place["kl"]["value"] for place in trial["path"]]
+        assert len(kl) == len(set(kl)) == {"rloo": 2, "kto": 3}[trial["algorithm"]], "two steps have one place between"
+        assert kl[-1] == trial["kl"], "the path ends at the policy"
+        assert trial["path"][-1]["gold"]["value"] == pytest.approx(trial["gold_gain"], abs=1e-4)
+    noise = json.loads((world / "reports/align/kto/metrics.json").read_text())["gradient_noise"]
+    assert noise["steps"] == 2
+    assert noise["variance"] > 0
+    key = json.loads((world / "models/policy/kto/receipt.json").read_text())["key"]
+    end = json.loads((world / ".work" / key / "journal.jsonl").read_text().splitlines()[-1])
+    assert 0 < end["aside"] < end["seconds"]
     assert (world / "params.yaml").read_bytes() == params
     assert digest(world / "models/sft") == sft
     assert "<svg" in (world / "reports/compare.html").read_text()

@@ -149,6 +149,12 @@ class OnlineSource:
                 return
             yield from self._minibatches(experience, metrics, iteration)
 
+    def whole(self, iteration: int) -> Step:
+        """All answers of an iteration in one step: the gradient that they give the policy that sampled them."""
+        experience, metrics = self.collect(iteration)
+        parts = [experience.rows(part) for part in self._first_pass(experience.batch, iteration)]
+        return Step(*self._with_text(parts, iteration, first=True), metrics)
+
     @torch.no_grad()
     def collect(self, iteration: int) -> tuple[Experience, dict[str, float]]:
         """One iteration's experience, and how its answers are on average."""
@@ -217,16 +223,16 @@ class OnlineSource:
     def _minibatches(self, experience: Experience, metrics: dict[str, float], iteration: int) -> Iterator[Step]:
         for number in range(self.steps_an_iteration):
             parts = [experience.rows(part) for part in self._micro_batches(experience.batch, number, iteration)]
-            count = sum(self._algorithm.count(p.batch) for p in parts)
-            texts = self._text_of_step(iteration * self.steps_an_iteration + number, parts)
-            text_tokens = sum(t.count for t in texts if t is not None)
-            weight = count / text_tokens if text_tokens else 0.0
-            yield Step(
-                [Minibatch(part, number == 0, text, weight) for part, text in zip(parts, texts, strict=True)],
-                count=count,
-                metrics=metrics,
-                resumable=number == self.steps_an_iteration - 1,
-            )
+            minibatches, count = self._with_text(parts, iteration * self.steps_an_iteration + number, first=number == 0)
+            yield Step(minibatches, count, metrics, resumable=number == self.steps_an_iteration - 1)
+
+    def _with_text(self, parts: Sequence[Experience], step: int, *, first: bool) -> tuple[list[Minibatch], float]:
+        """The micro-batches of a step with the text beside them, and what their loss is a mean over."""
+        count = sum(self._algorithm.count(p.batch) for p in parts)
+        texts = self._text_of_step(step, parts)
+        text_tokens = sum(t.count for t in texts if t is not None)
+        weight = count / text_tokens if text_tokens else 0.0
+        return [Minibatch(part, first, text, weight) for part, text in zip(parts, texts, strict=True)], count
 
     def _text_of_step(self, step: int, parts: Sequence[Experience]) -> list[SequenceBatch | None]:
         """As many blocks of text as answers, beside each micro-batch; none when the mix is off."""

@@ -1,7 +1,5 @@
 """`rlhf compare`: the algorithms side by side, each trained several times."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +12,7 @@ from rlhf.cli.run import leave, prefect_server
 from rlhf.report.text import title
 
 if TYPE_CHECKING:
-    from flows.results import RunResult
-    from rlhf.report.comparison import Line, Spread
+    from rlhf.report.comparison import Comparison, Spread
 
 
 def compare(
@@ -31,52 +28,71 @@ def compare(
     seeds: Annotated[
         int, typer.Option(min=1, help="Trainings of each, which differ in `align.seed` alone: 0, 1, ...")
     ] = 3,
+    snapshots: Annotated[
+        int,
+        typer.Option(min=2, help="Policies kept on the way of each training, for the frontier (`align.snapshots`)."),
+    ] = 4,
+    noise_steps: Annotated[
+        int, typer.Option(min=2, help="Gradients before each training, to measure their noise (`align.noise_steps`).")
+    ] = 8,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Train every algorithm several times from one SFT and one reward model, and write reports/compare.html.
 
-    Nothing is promoted, params.yaml stays as it is, and what has been trained before is not trained again.
+    Nothing is promoted, params.yaml stays as it is, and what has been compared before is not trained again.
     """
     from typing import get_args
 
+    from rlhf.cli.live import reporter
     from rlhf.config.algorithms import Algorithm
     from rlhf.report.comparison import PAGE
 
     directory = find_workspace(workspace)
     prefect_server(directory, out)
-    result, lines = _run(directory, algorithms or get_args(Algorithm), range(seeds))
+    from flows import compare as flow  # not before its server is known
+
+    with reporter(out) as shown:
+        result, table = flow.run(
+            directory,
+            algorithms or get_args(Algorithm),
+            range(seeds),
+            snapshots=snapshots,
+            noise_steps=noise_steps,
+            reporter=shown,
+        )
     leave(result)
-    out.print(render(lines))
+    assert table is not None  # the run did not fail
+    out.print(render(table))
     out.print(Text(f"\nEvery figure, and the frontier: {directory / PAGE}"), soft_wrap=True)
 
 
-def _run(directory: Path, algorithms: Sequence[str], seeds: Sequence[int]) -> "tuple[RunResult, list[Line]]":
-    from flows import compare as flow  # not before its server is known
-    from rlhf.cli.live import reporter
-
-    with reporter(out) as shown:
-        return flow.run(directory, algorithms, seeds, reporter=shown)
-
-
-def render(lines: "list[Line]") -> Table:
-    """The table: mean and range over the trainings of each algorithm."""
+def render(comparison: "Comparison") -> Table:
+    """The table: mean and range over the trainings of each algorithm; of the win rate, its interval."""
     table = Table(
-        title="\nAgainst SFT: mean and range", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        title="\nAgainst SFT: mean and range; of the win rate, its interval",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
     )
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     table.add_column("algorithm", no_wrap=True)
-    for name in ("win rate, %", "reward gain", "gold gain", "KL (nats)", "tokens"):
+    at = f"gold at\nKL {comparison.equal_kl:.2g}"
+    for name in ("win\nrate, %", "reward\ngain", "gold\ngain", "KL,\nnats", at):
         table.add_column(name, justify="right")
-    for line in lines:
-        gains = [_spread(gain, 2) for gain in (line.proxy_gain, line.gold_gain, line.kl)]
-        table.add_row(title(line.algorithm), _spread(line.win_rate, 1, 100), *gains, _spread(line.length, 1))
+    for line in comparison.lines:
+        rate = line.win_rate
+        gains = [_spread(gain) for gain in (line.proxy_gain, line.gold_gain, line.kl, line.gold_at_equal_kl)]
+        shown = _cell(100 * rate.value, 100 * rate.low, 100 * rate.high, 1)
+        table.add_row(title(line.algorithm), shown, *gains)
     return table
 
 
-def _spread(figure: "Spread | None", digits: int, unit: float = 1.0) -> Text:
-    if figure is None:
-        return Text("-")
-    mean, low, high = (f"{unit * value:.{digits}f}" for value in (figure.mean, figure.low, figure.high))
-    return Text.assemble(f"{mean}\n", (f"{low}–{high}", "dim"))
+def _spread(figure: "Spread | None") -> Text:
+    return _cell(figure.mean, figure.low, figure.high, 2) if figure else Text("-")
+
+
+def _cell(value: float, low: float, high: float, digits: int) -> Text:
+    return Text.assemble(f"{value:.{digits}f}\n", (f"{low:.{digits}f}–{high:.{digits}f}", "dim"))
 
 
 COMMANDS = (compare,)

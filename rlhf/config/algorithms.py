@@ -145,6 +145,8 @@ class AlignConfig(Section):
 
     algorithms: list[Algorithm] = Field(min_length=1)
     seed: int = Field(ge=0, lt=2**20)  # added to the seed of the run
+    snapshots: int = Field(ge=0)  # policies kept on the way, after equal shares of training
+    noise_steps: int = Field(ge=0)  # gradients taken before training to measure their noise, which takes two
     reinforce: ReinforceConfig
     rloo: RlooConfig
     actor_critic: ActorCriticConfig

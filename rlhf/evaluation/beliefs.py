@@ -1,7 +1,6 @@
 """What a policy believes beside what people believe, and whose preferences it follows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,69 +8,93 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batching.batches import RankedTurns, pad
+from rlhf.batching.batches import pad
 from rlhf.batching.beliefs import Poll, encode_poll, find_statement, pad_polls
-from rlhf.batching.encoding import decode
+from rlhf.batching.encoding import decode, encode_prompt
+from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import EvaluateConfig
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.rollouts.sampling import sample
 
-
-@dataclass(frozen=True, slots=True)
-class Beliefs:
-    """What a policy believes of each prompt that people were polled on."""
-
-    shares: list[NDArray[np.float64] | None]  # (K,) of each belief; None where no answer states one
-    stated: float  # share of answers that state one
+Row = dict[str, Any]
+Margins = tuple[list[float], list[int]]  # in nats, and the ranking that each is of
 
 
-def beliefs(
+def belief_distances(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    polls: Sequence[Row],
+    config: EvaluateConfig,
+    limits: Any,
+    *,
+    seed: int,
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """The distance of what each model states from what people believe, prompt by prompt; and the share of its answers
+    that state a belief.
+
+    polls: rows of table `beliefs`. The prompts are those that fit `limits` and of which an answer of each model states
+    a belief: the same for all.
+    """
+    prompts = [encode_prompt(tokenizer, poll["prompt"]) for poll in polls]
+    asked = [(ids, poll) for ids, poll in zip(prompts, polls, strict=True) if len(ids) <= limits.prompt]
+    distances, stated = {name: list[float]() for name in models}, dict.fromkeys(models, 0.0)
+    held = dict[str, list[NDArray[np.float64] | None]]()
+    for offset, (name, model) in enumerate(models.items()):
+        held[name], stated[name] = _stated(model, tokenizer, asked, config, limits.response, seed + offset)
+    for row, (_, poll) in enumerate(asked):
+        people = np.array(poll["votes"]) / sum(poll["votes"])
+        found = {name: shares for name in models if (shares := held[name][row]) is not None}
+        if len(found) == len(models):
+            for name, shares in found.items():
+                distances[name].append(jensen_shannon_distance(people, shares))
+    return distances, stated
+
+
+def _stated(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    polls: Sequence[dict[str, Any]],
+    asked: Sequence[tuple[list[int], Row]],
     config: EvaluateConfig,
-    *,
     max_tokens: int,
     seed: int,
-) -> Beliefs:
-    """Sample `config.belief_answers` answers to each prompt (ids) and read what they believe.
+) -> tuple[list[NDArray[np.float64] | None], float]:
+    """Of each prompt, the share of each belief in what is stated, (K,), None where nothing is; and how often it is.
 
-    Of an answer that states one of the poll's beliefs, pi(b | x, what stands before) is taken in place of the one that
-    was drawn: the mean over answers has the same expectation and far less noise. polls: rows of table `beliefs`.
+    Of an answer that states a belief, pi(b | x, what stands before) is taken in place of the one that was drawn: the
+    mean over answers has the same expectation among statements, and far less noise.
     """
     answers = config.belief_answers
     samples = sample(
         policy,
-        [ids for ids in prompts for _ in range(answers)],
+        [ids for ids, _ in asked for _ in range(answers)],
         max_tokens=max_tokens,
         temperature=config.temperature,
         eos=tokenizer.eos_token_id,
         batch_size=config.batch_size,
         seed=seed,
     )
-    asked, owner = list[Poll](), list[int]()
+    polls, owners = list[Poll](), list[int]()
     for place, answer in enumerate(samples):
-        row = place // answers
-        if stated := find_statement(decode(tokenizer, answer.response), polls[row]["statements"]):
-            asked.append(encode_poll(tokenizer, prompts[row], stated.before, polls[row]))
-            owner.append(row)
-    found: list[list[NDArray[np.float64]]] = [[] for _ in prompts]
-    for row, shares in zip(owner, belief_shares(policy, asked, config), strict=True):
+        ids, poll = asked[place // answers]
+        if statement := find_statement(decode(tokenizer, answer.response), poll["statements"]):
+            polls.append(encode_poll(tokenizer, ids, statement.before, poll))
+            owners.append(place // answers)
+    found: list[list[NDArray[np.float64]]] = [[] for _ in asked]
+    for row, shares in zip(owners, belief_shares(policy, polls, config.batch_size), strict=True):
         found[row].append(shares)
-    means = [np.mean(each, axis=0) if each else None for each in found]
-    return Beliefs(means, len(asked) / len(samples))
+    return [np.mean(each, axis=0) if each else None for each in found], len(polls) / max(1, len(samples))
 
 
 @torch.no_grad()
-def belief_shares(policy: PreTrainedModel, polls: Sequence[Poll], config: EvaluateConfig) -> list[NDArray[np.float64]]:
+def belief_shares(policy: PreTrainedModel, polls: Sequence[Poll], batch_size: int) -> list[NDArray[np.float64]]:
     """pi(b | x) among the beliefs of each poll, (K,) each."""
     shares = []
-    for start in range(0, len(polls), config.batch_size):
-        batch = pad_polls(polls[start : start + config.batch_size]).to(policy.device)
+    for start in range(0, len(polls), batch_size):
+        some = polls[start : start + batch_size]
+        batch = pad_polls(some).to(policy.device)
         log_probs = batch.per_belief(sequence_log_probs(policy, batch.statements))
         found = log_probs.masked_fill(~batch.mask, -torch.inf).softmax(dim=1).double().cpu().numpy()
-        shares += [row[: len(poll.votes)] for row, poll in zip(found, polls[start:], strict=False)]
+        shares += [row[: len(poll.votes)] for row, poll in zip(found, some, strict=True)]
     return shares
 
 
@@ -90,25 +113,45 @@ def jensen_shannon_distance(p: NDArray[np.float64], q: NDArray[np.float64]) -> f
 
 
 @torch.no_grad()
-def log_ratios(policy: PreTrainedModel, reference: PreTrainedModel, group: RankedTurns) -> NDArray[np.float64]:
-    """log pi(y | x) / pi_ref(y | x) of one prompt's answers, (K,)."""
-    batch = pad(group.answers).to(policy.device)
-    ratios = sequence_log_probs(policy, batch) - sequence_log_probs(reference, batch)
-    return ratios.double().cpu().numpy()
-
-
 def contested_margins(
-    ranks: Sequence[int], held: Sequence[int | None], votes: Sequence[int], ratios: NDArray[np.float64]
-) -> tuple[list[float], list[float]]:
-    """Margins log-ratio(better) - log-ratio(worse), in nats, of one ranking's pairs that state different beliefs: those
-    whose better answer sides with fewer people than the worse one, and those where it sides with more.
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rankings: Iterable[tuple[Row, Row | None]],
+    limits: Any,
+) -> tuple[Margins, Margins]:
+    """Margins h(better) - h(worse), h = log pi(y | x) / pi_ref(y | x), of the pairs of answers that state different
+    beliefs: those that side with fewer people than the other answer does, and those that side with more.
 
-    held: the place among the poll's statements of what each answer states, None where it states none.
+    rankings: rows of table `rankings`, each with the row of table `beliefs` that has its prompt, or None; those with an
+    answer that is too long are passed over.
+    """
+    minority: Margins = ([], [])
+    majority: Margins = ([], [])
+    for owner, (row, poll) in enumerate(rankings):
+        groups, too_long = encode_rankings(tokenizer, [row] if poll else [], limits)
+        if poll is None or too_long:
+            continue
+        batch = pad(groups[0].answers).to(policy.device)
+        ratios = sequence_log_probs(policy, batch) - sequence_log_probs(reference, batch)
+        stated = [find_statement(text, poll["statements"]) for text in row["responses"]]
+        held = [None if one is None else poll["votes"][one.belief] for one in stated]
+        for side, found in zip((minority, majority), sides(row["ranks"], held, ratios.tolist()), strict=True):
+            side[0].extend(found)
+            side[1].extend([owner] * len(found))
+    return minority, majority
+
+
+def sides(
+    ranks: Sequence[int], votes: Sequence[int | None], ratios: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Margins of the pairs of one ranking that side with the fewer, and with the more.
+
+    votes: how many people hold what each answer states, None where it states nothing.
     """
     minority, majority = list[float](), list[float]()
-    for i, one in enumerate(held):
-        for j, other in enumerate(held):
-            if one is None or other is None or ranks[i] >= ranks[j] or votes[one] == votes[other]:
-                continue
-            (minority if votes[one] < votes[other] else majority).append(float(ratios[i] - ratios[j]))
+    for i, ours in enumerate(votes):
+        for j, theirs in enumerate(votes):
+            if ours is not None and theirs is not None and ranks[i] < ranks[j] and ours != theirs:
+                (minority if ours < theirs else majority).append(ratios[i] - ratios[j])
     return minority, majority

@@ -61,6 +61,7 @@ class Stage:
         self._spec = spec
         self._events = events
         self._journal: Journal | None = None
+        self._aside = 0.0  # seconds
         self._scratch: Path | None = None  # in a process of rank 1 and above: where it writes, to be thrown away
 
     @cached_property
@@ -129,6 +130,13 @@ class Stage:
             self._events.emit("summary", text=text)
 
     @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work of which no output but a metric depends: the journal's `end` tells its seconds apart."""
+        started = time.monotonic()
+        yield
+        self._aside += time.monotonic() - started
+
+    @contextmanager
     def running(self) -> Iterator[None]:
         """Hold the stage's work directory, keep its journal, and publish the outputs when the body ends well."""
         started = time.monotonic()
@@ -143,8 +151,9 @@ class Stage:
                 status = "done"
             finally:
                 self._discard()
-                seconds, memory = time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                self._record("end", status=status, seconds=round(seconds, 3), peak_memory=memory * _RSS_UNIT)
+                seconds, aside = round(time.monotonic() - started, 3), round(self._aside, 3)
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+                self._record("end", status=status, seconds=seconds, aside=aside, peak_memory=memory)
 
     @contextmanager
     def following(self) -> Iterator[None]:

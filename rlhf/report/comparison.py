@@ -5,24 +5,28 @@ of an algorithm differ in `align.seed` alone.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from rlhf import durable
 from rlhf.config import Config
 from rlhf.config.algorithms import OnlineConfig
+from rlhf.gate.records import Interval
+from rlhf.gate.statistics import bootstrap_mean, win_points
 from rlhf.pipeline.receipt import RECEIPT
 from rlhf.pipeline.stage import JOURNAL
 from rlhf.report import plots
-from rlhf.report.html import page, read_curves
+from rlhf.report.frontier import Overoptimization, Place, fit, gains_at, reach
+from rlhf.report.html import page
 from rlhf.report.summary import read_json
 from rlhf.tracking.journal import read
 
-FIGURES = ("win_rate", "proxy_gain", "gold_gain", "kl", "length", "distinct_2", "seconds", "peak_memory")
+FIGURES = ("gradient_noise", "proxy_gain", "gold_gain", "kl", "length", "distinct_2", "seconds", "peak_memory")
 PAGE, DATA = Path("reports/compare.html"), Path("reports/compare.json")
 
 
@@ -32,14 +36,16 @@ class Trial:
 
     algorithm: str
     seed: int
-    win_rate: float | None  # against SFT
+    gradient_noise: float | None  # tr Sigma / |G|^2 of a step before training; None where |G|^2 is not above zero
+    wins: Mapping[str, float] = field(repr=False)  # by prompt: 1 better than SFT, 1/2 as good, 0 worse
     proxy_gain: float  # in mean reward over SFT
     gold_gain: float | None
     kl: float  # nats a sequence
     length: float  # mean tokens an answer
     distinct_2: float | None  # relative to SFT's
-    seconds: float | None  # of training
+    seconds: float | None  # of training, without the measurement of its gradient's noise
     peak_memory: float | None  # bytes
+    path: Sequence[Place]  # the way there, which ends at the policy
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,26 @@ class Line:
     trials: int
     reward_model: bool  # whether it needs one
     critic: bool
-    win_rate: Spread | None
+    gradient_noise: Spread | None
+    win_rate: Interval  # of all trials, with the interval over the prompts
     proxy_gain: Spread
     gold_gain: Spread | None
-    gold_at_distance: Spread | None  # gold gain / sqrt(KL): what a unit of distance from SFT bought
     kl: Spread
+    proxy_at_equal_kl: Spread | None
+    gold_at_equal_kl: Spread | None
+    overoptimization: Overoptimization | None
     length: Spread
     distinct_2: Spread | None
     seconds: Spread | None
     peak_memory: Spread | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table."""
+
+    equal_kl: float  # the largest KL that every trial reached
+    lines: Sequence[Line]  # in the order of the trials
 
 
 def read_trials(workspace: Path, algorithms: Sequence[str], seed: int) -> list[Trial]:
@@ -77,20 +94,37 @@ def read_trials(workspace: Path, algorithms: Sequence[str], seed: int) -> list[T
 
 def _trial(workspace: Path, name: str, seed: int) -> Trial:
     metrics = read_json(workspace / "reports/evaluate" / name / "metrics.json")
+    noise = read_json(workspace / "reports/align" / name / "metrics.json").get("gradient_noise")
     end = _end(workspace, name)
     proxy, gold, distinct = (metrics[key] for key in ("proxy_reward", "gold_reward", "distinct_2"))
     return Trial(
         algorithm=name,
         seed=seed,
-        win_rate=metrics["win_rate"]["value"] if metrics["win_rate"] else None,
+        gradient_noise=noise["variance"] / noise["mean_square"] if noise and noise["mean_square"] > 0 else None,
+        wins=_wins(workspace, name, metrics["judge"]),
         proxy_gain=proxy["policy"] - proxy["sft"],
         gold_gain=gold["policy"] - gold["sft"] if gold else None,
         kl=metrics["kl"]["value"],
         length=metrics["length"]["policy"],
         distinct_2=distinct["policy"] / distinct["sft"] if distinct["sft"] else None,
-        seconds=end.get("seconds"),
+        seconds=end["seconds"] - end["aside"] if end else None,
         peak_memory=end.get("peak_memory"),
+        path=[_place(place) for place in metrics["path"]],
     )
+
+
+def _place(found: Mapping[str, Any]) -> Place:
+    gold = Interval(**found["gold"]) if found["gold"] else None
+    return Place(kl=Interval(**found["kl"]), proxy=Interval(**found["proxy"]), gold=gold)
+
+
+def _wins(workspace: Path, name: str, judge: str) -> dict[str, float]:
+    import pyarrow.parquet
+
+    path = workspace / "reports/evaluate" / name / "rows" / "rows.parquet"
+    rows = pyarrow.parquet.read_table(path, columns=["prompt_id", f"policy_{judge}", f"sft_{judge}"]).to_pydict()
+    points = win_points(np.array(rows[f"policy_{judge}"]), np.array(rows[f"sft_{judge}"]))
+    return dict(zip(rows["prompt_id"], points.tolist(), strict=True))
 
 
 def _end(workspace: Path, name: str) -> Mapping[str, Any]:
@@ -101,28 +135,41 @@ def _end(workspace: Path, name: str) -> Mapping[str, Any]:
     return ends[-1] if ends else {}
 
 
-def lines(trials: Sequence[Trial], config: Config) -> list[Line]:
-    """The table: a line for each algorithm, in the order of the trials."""
+def compared(trials: Sequence[Trial], config: Config) -> Comparison:
+    """The table: a line for each algorithm."""
+    distance = min(reach(trial.path) for trial in trials)
     found = []
     for name in dict.fromkeys(trial.algorithm for trial in trials):
         mine, section = [trial for trial in trials if trial.algorithm == name], getattr(config.align, name)
         figures: dict[str, Any] = {figure: spread([getattr(trial, figure) for trial in mine]) for figure in FIGURES}
+        gains = [gains_at(trial.path, distance) or (None, None) for trial in mine]
         found.append(
             Line(
                 algorithm=name,
                 trials=len(mine),
                 reward_model=isinstance(section, OnlineConfig),
                 critic=hasattr(section, "value_coefficient"),
-                gold_at_distance=spread([_at_distance(trial) for trial in mine]),
+                win_rate=_win_rate(mine, config),
+                proxy_at_equal_kl=spread([proxy for proxy, _ in gains]),
+                gold_at_equal_kl=spread([gold for _, gold in gains]),
+                overoptimization=fit([trial.path for trial in mine]),
                 **figures,
             )
         )
-    return found
+    return Comparison(distance**2, found)
 
 
-def _at_distance(trial: Trial) -> float | None:
-    """None too where the policy went nowhere: an estimate of a KL near zero may be negative."""
-    return trial.gold_gain / math.sqrt(trial.kl) if trial.gold_gain is not None and trial.kl > 0 else None
+def _win_rate(trials: Sequence[Trial], config: Config) -> Interval:
+    """Over all answers of all trials. The trials answer the same prompts, which are therefore drawn whole."""
+    points = [(prompt, point) for trial in trials for prompt, point in trial.wins.items()]
+    prompts, values = zip(*points, strict=True)
+    return bootstrap_mean(
+        np.array(values),
+        clusters=np.array(prompts),
+        confidence=config.gate.confidence,
+        resamples=config.gate.bootstrap,
+        seed=config.seed,
+    )
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
@@ -131,16 +178,16 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(mean(known), min(known), max(known)) if len(known) == len(values) else None
 
 
-def write(workspace: Path, trials: Sequence[Trial], config: Config) -> list[Line]:
+def write(workspace: Path, trials: Sequence[Trial], config: Config) -> Comparison:
     """Write the page and the figures behind it; return the table."""
-    table = lines(trials, config)
-    data = {"lines": [asdict(line) for line in table], "trials": [asdict(trial) for trial in trials]}
-    durable.write_text(workspace / DATA, json.dumps(data, indent=1) + "\n")
-    gains = [plots.Gain(t.algorithm, t.kl, t.proxy_gain, t.gold_gain) for t in trials]
-    online = [line.algorithm for line in table if line.reward_model]
-    curves = {name: read_curves(workspace / "reports/align" / name / "curves.csv", "kl", "reward") for name in online}
+    table = compared(trials, config)
+    rows = [{name: value for name, value in asdict(trial).items() if name != "wins"} for trial in trials]
+    durable.write_text(workspace / DATA, json.dumps(asdict(table) | {"trials": rows}, indent=1) + "\n")
+    paths = {line.algorithm: [t.path for t in trials if t.algorithm == line.algorithm] for line in table.lines}
+    fits = {line.algorithm: line.overoptimization for line in table.lines if line.overoptimization}
+    figures = [plots.frontier(paths, fits, table.equal_kl)]
     durable.write_text(
         workspace / PAGE,
-        page("compare.html.j2", [plots.reward_against_kl(gains, curves)], lines=table, trials=trials),
+        page("compare.html.j2", figures, table=table, trials=trials, confidence=config.gate.confidence),
     )
     return table

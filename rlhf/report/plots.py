@@ -1,12 +1,18 @@
 """The report's plots as SVG text that can stand in a page: no file beside it, the same bytes every time."""
 
 import io
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlhf.gate.records import Interval
+from rlhf.report.frontier import Overoptimization, Path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +29,7 @@ BELOW: dict[str, Any] = {
     "bbox_to_anchor": (0.5, -0.18),
     "frameon": False,
 }
+SMALL: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.0, "alpha": 0.75}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # comes with matplotlib; the page sets its own
@@ -101,6 +108,40 @@ def reward_against_kl(gains: Sequence[Gain], paths: Mapping[str, Curves]) -> Fig
             axes[1].legend(**BELOW)
     words = "; ".join(_gained(name, found) for name, found in of.items())
     return Figure("Reward against KL", f"Gain over SFT. {words}.", "".join(svg))
+
+
+def frontier(paths: Mapping[str, Sequence[Path]], fits: Mapping[str, Overoptimization], equal_kl: float) -> Figure:
+    """Gain over SFT against KL along every training of each policy, and the law of over-optimisation fitted to gold."""
+    with _canvas("frontier", 2) as (axes, svg):
+        for (name, found), colour in zip(paths.items(), _cycle(), strict=False):
+            for number, path in enumerate(found):
+                kl, label = [0.0, *(max(p.kl.value, 0.0) for p in path)], name if number == 0 else None
+                axes[0].plot(kl, [0.0, *(p.proxy.value for p in path)], "o-", color=colour, label=label, **SMALL)
+                gold = [p.gold.value if p.gold else math.nan for p in path]
+                axes[1].plot(kl, [0.0, *gold], "o", color=colour, **SMALL)
+            if fit := fits.get(name):
+                distances = np.linspace(0, math.sqrt(fit.reached_kl), 100)[1:]
+                axes[1].plot(distances**2, [fit(d) for d in distances], color=colour, linewidth=1.2)
+        for axis, judge in zip(axes, ("By the reward model", "By gold"), strict=True):
+            axis.axhline(0, color=INK, linewidth=0.8)
+            axis.axvline(equal_kl, color=INK, linewidth=0.8, linestyle=":")
+            axis.set_xscale("function", functions=(np.sqrt, np.square))
+            axis.set(title=judge, xlabel="KL from SFT, nats a sequence", xlim=(0, None))
+        axes[0].set(ylabel="gain in mean reward over SFT")
+        axes[0].legend(**BELOW)
+    places = [place for found in paths.values() for path in found for place in path]
+    of_proxy, of_gold = _half(p.proxy for p in places), _half(p.gold for p in places)
+    words = (
+        "Each point is a policy on the path of one training: a mean over the test prompts, its interval at most "
+        f"±{of_proxy:.2g} by the reward model and ±{of_gold:.2g} by gold. The curves are the fits of the table below. "
+        f"Dotted: a KL of {equal_kl:.3g}, which every training reached."
+    )
+    return Figure("Reward against KL", words, "".join(svg))
+
+
+def _half(intervals: Iterable[Interval | None]) -> float:
+    """Half of the widest interval; 0 of none."""
+    return max(((i.high - i.low) / 2 for i in intervals if i), default=0.0)
 
 
 def _gained(policy: str, gains: Sequence[Gain]) -> str:

@@ -53,13 +53,13 @@ def train(
     objective(micro_batch) returns (sum, metrics). steps(n) yields the steps from number n on, and may end before
     `total_steps`, the length of the learning-rate schedule. Raises UserError when a loss or gradient is not finite.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    accelerator = make_accelerator()
     optimizer = make_optimizer(objective, config.optimizer)
     done, history = checkpoints.restore(objective, optimizer)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     rank, processes = accelerator.process_index, accelerator.num_processes
 
-    for number, step in enumerate(_in_precision_of(accelerator, steps(done)), start=done):
+    for number, step in enumerate(in_precision_of(accelerator, steps(done)), start=done):
         rate = learning_rate(number, total_steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -89,7 +89,12 @@ def train(
     return history
 
 
-def _in_precision_of(accelerator: Accelerator, steps: Iterator[Step]) -> Iterator[Step]:
+def make_accelerator() -> Accelerator:
+    """Where and how precisely a stage trains: with bf16 on a GPU, in fp32 on a CPU."""
+    return Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+
+
+def in_precision_of(accelerator: Accelerator, steps: Iterator[Step]) -> Iterator[Step]:
     """Make each step in the precision of training: what is sampled and scored for it compares with what is learned."""
     while True:
         with accelerator.autocast():

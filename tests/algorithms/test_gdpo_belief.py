@@ -11,7 +11,7 @@ from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.batching.batches import pad_rankings
 from rlhf.batching.beliefs import Poll, Stated, encode_conditioned, encode_poll, find_statement, pad_polls
 from rlhf.batching.encoding import encode_prompt
-from rlhf.evaluation.beliefs import contested_margins, jensen_shannon_distance
+from rlhf.evaluation.beliefs import jensen_shannon_distance, sides
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.objectives.calibration import belief_calibration, vote_shares
 from tests.algorithms.tiny import PARAMS, groups, tiny_policy, tiny_tokenizer
@@ -137,8 +137,6 @@ def test_distance_by_hand() -> None:
 
 
 def test_margins_of_few_and_of_many_by_hand() -> None:
-    """Votes 6, 3, 1. Held, from the best on: the rarest belief, none, the commonest, the middle."""
-    minority, majority = contested_margins([1, 2, 3, 4], [2, None, 0, 1], [6, 3, 1], np.array([4.0, 9.0, 1.0, -1.0]))
-    assert minority == [3.0, 5.0]
-    assert majority == [2.0]
-    assert contested_margins([1, 1], [0, 1], [6, 3], np.zeros(2)) == ([], [])
+    """From the best on: the belief of one, none, the belief of six, the belief of three."""
+    assert sides([1, 2, 3, 4], [1, None, 6, 3], [4.0, 9.0, 1.0, -1.0]) == ([3.0, 5.0], [2.0])
+    assert sides([1, 1], [6, 3], [0.0, 1.0]) == ([], [])

@@ -1,12 +1,15 @@
 """What must not change a run: how a step is cut, padded and ordered, and whether the run was interrupted."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from rlhf.algorithms.actor_critic import ActorCritic
@@ -15,7 +18,7 @@ from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
-from rlhf.algorithms.online import OnlineSource
+from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reinforce import Reinforce
@@ -29,6 +32,8 @@ from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
 from rlhf.models.scoring import rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
+from rlhf.training.noise import gradient_noise
+from rlhf.training.snapshots import Snapshots
 from tests.algorithms.tiny import PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
 
 Run = tuple[nn.Module, Callable[[int], Iterator[Step]], int, LoopConfig]
@@ -84,6 +89,12 @@ def make(name: str, sft: Path, config: LoopConfig) -> Run:
 
 
 def online(name: str, sft: Path, config: LoopConfig) -> Run:
+    """A fresh run of an algorithm that samples as it learns."""
+    algorithm, source, config = online_source(name, sft, config)
+    return algorithm, source.steps, source.total_steps, config
+
+
+def online_source(name: str, sft: Path, config: LoopConfig) -> tuple[OnlineAlgorithm, OnlineSource, LoopConfig]:
     """Three iterations of 16 answers, in one step each where there is no ratio."""
     kind = name.split("-")[0]
     section = getattr(PARAMS.align, kind)
@@ -95,7 +106,7 @@ def online(name: str, sft: Path, config: LoopConfig) -> Run:
         update={"iterations": 3, "loop": config, "rollout": section.rollout.model_copy(update=shape)} | ONLINE[name]
     )
     policy, critic = tiny_policy(), scalar_model_from(sft, 0)
-    algorithm = {
+    algorithm: OnlineAlgorithm = {
         "reinforce": lambda: Reinforce(policy, section),
         "rloo": lambda: Rloo(policy, section),
         "actor_critic": lambda: ActorCritic(policy, critic, section),
@@ -113,7 +124,7 @@ def online(name: str, sft: Path, config: LoopConfig) -> Run:
         seed=1,
         text=turns(30, 5) if name == "ppo" else (),
     )
-    return algorithm, source.steps, source.total_steps, config
+    return algorithm, source, config
 
 
 def finish(run: Run, directory: Path) -> dict[str, torch.Tensor]:
@@ -155,6 +166,54 @@ def test_a_killed_run_ends_bit_identical(name: str, sft: Path, tmp_path: Path) -
         assert all(torch.equal(whole[k], resumed[k]) for k in whole), (name, step)
 
 
+class Watching(KillAt):
+    """Keeps the policy's weights after every step."""
+
+    def __init__(self, policy: nn.Module, step: int = -1) -> None:
+        super().__init__(step)
+        self._policy, self.after = policy, dict[int, dict[str, torch.Tensor]]()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.after[step + 1] = {name: value.clone() for name, value in self._policy.state_dict().items()}
+        super().log(step, values)
+
+
+@pytest.mark.parametrize("name", ["ppo-head", "rloo", "kto"])
+def test_what_is_measured_on_the_way_does_not_change_a_run(name: str, sft: Path, tmp_path: Path) -> None:
+    """Gradient noise before it and snapshots within it, of a run that is killed and resumed."""
+    whole = finish(make(name, sft, loop()), tmp_path / "whole")
+    total = make(name, sft, loop())[2]
+    for killed_at in (total // 2, -1):
+        if name in ONLINE:
+            objective, source, config = online_source(name, sft, loop())
+            steps, measured = source.steps, map(source.whole, range(3))
+        else:
+            objective, steps, _, config = make(name, sft, loop())
+            measured = islice(steps(0), 3)
+        noise = gradient_noise(objective, objective.policy, measured)
+        assert noise is not None
+        assert noise.variance > 0
+        recorder = Watching(objective.policy, killed_at)
+        snapshots = Snapshots(objective.policy, tmp_path / "snapshots", count=2, total_steps=total)
+        with suppress(Killed):
+            train(
+                objective,
+                snapshots.on_the_way(steps),
+                total_steps=total,
+                config=config,
+                checkpoints=Checkpoints(tmp_path / "killed"),
+                recorder=recorder,
+            )
+    assert all(torch.equal(whole[k], value) for k, value in objective.state_dict().items())
+    snapshots.copy_to(tmp_path)
+    last = max(tmp_path.glob("step-*.safetensors"))
+    assert [path.stem for path in sorted(tmp_path.glob("step-*"))] == [
+        f"step-{round(total * part / 3):08d}" for part in (1, 2)
+    ]
+    kept, expected = load_file(last), recorder.after[int(last.stem[5:])]
+    assert all(torch.equal(value, expected[name]) for name, value in kept.items())
+
+
 def gradient(name: str, sft: Path, config: LoopConfig) -> torch.Tensor:
     """Gradient of the first step, as one vector."""
     objective, steps, _, _ = make(name, sft, config)
@@ -170,6 +229,34 @@ def test_micro_batches_do_not_change_the_gradient(name: str, micro_batch_size: i
     """The last pieces are narrower too, so this also holds padding."""
     whole, cut = (gradient(name, sft, loop(micro_batch_size=size)) for size in (8, micro_batch_size))
     torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)
+
+
+class Linear(nn.Module):
+    """A loss whose gradient is what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(3))
+        self.other = nn.Parameter(torch.ones(3))
+
+    def forward(self, given: torch.Tensor) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        return (given * (self.weights + self.other)).sum(), {}
+
+
+def test_gradient_noise_has_no_bias() -> None:
+    """All samples of three gradients, each mean + deviation or mean - deviation with like probability."""
+    mean, deviation = torch.tensor([3.0, 0.0, 4.0]), torch.tensor([0.0, 6.0, 8.0])
+    objective, found = Linear(), []
+    policy = nn.ParameterList([objective.weights])
+    for signs in product((1, -1), repeat=3):
+        parts = [(2 * mean, 2 * sign * deviation) for sign in signs]
+        noise = gradient_noise(objective, policy, [Step(part, count=2.0) for part in parts])
+        assert noise is not None
+        assert noise.steps == 3
+        found.append((noise.mean_square, noise.variance))
+    assert np.mean(found, axis=0) == pytest.approx((25.0, 100.0), rel=1e-6)
+    assert objective.weights.grad is None
+    assert gradient_noise(objective, policy, [Step([mean], count=1.0)]) is None
 
 
 def test_a_tied_head_survives_a_checkpoint(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typer.testing import Result
 COMMANDS = {
     "run": ("--set", "-S", "--no-promote", "--json", "--workspace", "-C"),
     "init": ("DIR", "--example", "--data"),
-    "compare": ("--algorithm", "-a", "--seeds", "-C"),
+    "compare": ("--algorithm", "-a", "--seeds", "--snapshots", "--noise-steps", "-C"),
     "status": ("--json", "-C"),
     "lineage": ("MODEL", "--json"),
     "promote": ("--approver", "--generation"),

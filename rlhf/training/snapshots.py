@@ -1,0 +1,45 @@
+"""Weights that are kept on the way, to see where training led before it ended."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from safetensors.torch import save_model
+from torch import nn
+
+from rlhf.training.loop import Step
+
+
+class Snapshots:
+    """The weights of `model` after equal shares of its training, `count` of them, in a directory that outlives a kill.
+
+    The end of training is not one of them: `count` snapshots cut it into count + 1 parts.
+    """
+
+    def __init__(self, model: nn.Module, directory: Path, *, count: int, total_steps: int) -> None:
+        self._model, self._directory = model, directory
+        self._marks = {round(total_steps * part / (count + 1)) for part in range(1, count + 1)}
+
+    def on_the_way(self, steps: Callable[[int], Iterator[Step]]) -> Callable[[int], Iterator[Step]]:
+        """`steps` as they are; when one is asked for, all before it have been learned, and the weights are theirs."""
+
+        def watched(start: int) -> Iterator[Step]:
+            for number, step in enumerate(steps(start), start):
+                if number in self._marks:
+                    self._keep(number)
+                yield step
+
+        return watched
+
+    def copy_to(self, directory: Path) -> None:
+        """Copy what was kept; nothing when nothing was."""
+        for file in self._directory.glob("*.safetensors"):
+            shutil.copy(file, directory)
+
+    def _keep(self, number: int) -> None:
+        self._directory.mkdir(exist_ok=True)
+        target = self._directory / f"step-{number:08d}.safetensors"
+        own = target.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
+        save_model(self._model, str(own))
+        own.replace(target)
