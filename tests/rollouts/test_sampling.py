@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
@@ -17,26 +17,72 @@ def gpt2() -> PreTrainedModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=16, n_layer=2, n_head=2)).eval()
 
 
+def sliding() -> PreTrainedModel:
+    """Layers that attend to the last four tokens only."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=4,
+    )
+    return MistralForCausalLM(config).eval()
+
+
 PROMPTS = [[7, 8, 9, 10, 11, 12], [20, 21], [30, 31, 32]]
 
 
-@pytest.mark.parametrize("make", [tiny_policy, gpt2])
-def test_padding_does_not_change_what_is_decoded(make) -> None:
-    policy = make()
-    together = sample(policy, PROMPTS, max_tokens=8, temperature=0.0, eos=1, batch_size=3, seed=0)
-    alone = [sample(policy, [p], max_tokens=8, temperature=0.0, eos=1, batch_size=1, seed=0)[0] for p in PROMPTS]
-    assert together == alone
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("make", [tiny_policy, gpt2, sliding])
+def test_answers_are_those_of_a_forward_pass_a_token(make, temperature: float) -> None:
+    """Cache, padding, shared prompts and rows that leave change nothing: not which token a random number draws."""
+    policy, prompts, steps = make(), PROMPTS * 2 + [PROMPTS[0]] * 2 + PROMPTS[::-1], 13
+    noise = torch.rand((steps, len(prompts)), generator=torch.Generator().manual_seed(4))
+    free = [plain(policy, p, noise[:, i], temperature) for i, p in enumerate(prompts)]
+    eos = free[0][5]  # so that some end, at different lengths, and some do not
+    found = sample(policy, prompts, max_tokens=steps, temperature=temperature, eos=eos, batch_size=6, seed=4)
+    expected = [ids[: ids.index(eos) + 1] if eos in ids else ids for ids in free]
+    assert [a.response for a in found] == expected
+    assert [a.terminated for a in found] == [eos in ids for ids in free]
+    assert len({len(ids) for ids in expected}) > 1
 
 
-@pytest.mark.parametrize("make", [tiny_policy, gpt2])
-def test_greedy_answers_are_the_likeliest_token_by_scoring(make) -> None:
-    """Decoding with a cache and padding on the left gives what one forward pass with padding on the right gives."""
-    policy = make()
-    answers = sample(policy, PROMPTS, max_tokens=6, temperature=0.0, eos=1, batch_size=3, seed=0)
-    batch = pad([Turn(p, a.response) for p, a in zip(PROMPTS, answers, strict=True)])
-    with torch.no_grad():
-        best = policy(input_ids=batch.ids, attention_mask=batch.attention.long()).logits.argmax(-1)
-    assert torch.equal(best[:, :-1][batch.mask[:, 1:]], batch.ids[batch.mask])
+def plain(policy: PreTrainedModel, prompt: list[int], noise: torch.Tensor, temperature: float) -> list[int]:
+    """An answer without cache, padding or end; by inverse transform of `noise`, (R,)."""
+    ids = list(prompt)
+    for number in noise:
+        with torch.no_grad():
+            logits = policy(input_ids=torch.tensor([ids])).logits[0, -1]
+        cumulative = (logits / (temperature or 1.0)).softmax(-1).cumsum(-1)
+        ids.append(int((cumulative <= number * cumulative[-1]).sum() if temperature else logits.argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("eos_bias", [-1e9, 1e9])
+def test_rows_that_all_end_at_once_or_never(eos_bias: float) -> None:
+    policy = tiny_policy()
+    policy.lm_head.bias = torch.nn.Parameter(
+        torch.zeros(policy.config.vocab_size).index_fill(0, torch.tensor(1), eos_bias)
+    )
+    for answer in sample(policy, PROMPTS, max_tokens=9, temperature=1.0, eos=1, batch_size=3, seed=0):
+        assert answer.terminated == (eos_bias > 0)
+        assert len(answer.response) == (1 if eos_bias > 0 else 9)
+
+
+def test_work_is_right_sized() -> None:
+    """Each distinct prompt is read once, and answers that have ended are carried for three tokens at most."""
+    policy, work = tiny_policy(), []
+    policy.base_model.register_forward_pre_hook(
+        lambda _, __, kwargs: work.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    prompts = [p for p in PROMPTS for _ in range(8)]
+    answers = sample(policy, prompts, max_tokens=30, temperature=3.0, eos=1, batch_size=24, seed=0)
+    read, *steps = work
+    assert read == (3, 6)
+    assert sum(rows for rows, _ in steps) <= sum(len(a.response) + 3 for a in answers)
 
 
 def test_first_tokens_follow_the_softmax_at_the_temperature() -> None:
