@@ -1,42 +1,98 @@
 """Sampling agrees with scoring: same model, same positions, same temperature."""
 
+from collections import Counter
+
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
 from rlhf.models.scoring import token_log_probs
-from rlhf.rollouts.sampling import sample
+from rlhf.rollouts.sampling import Sample, sample
 from tests.algorithms.tiny import tiny_policy
+
+
+def llama() -> PreTrainedModel:
+    return sharp(tiny_policy())
 
 
 def gpt2() -> PreTrainedModel:
     """Learned positions, unlike Llama's: wrong positions under padding show."""
+    return sharp(GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=16, n_layer=2, n_head=2)))
+
+
+def sliding() -> PreTrainedModel:
+    """Layers that attend to the last four tokens only."""
+    width = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return sharp(MistralForCausalLM(MistralConfig(vocab_size=300, sliding_window=4, **width, **heads)))
+
+
+def sharp(model: PreTrainedModel) -> PreTrainedModel:
+    """Random weights so large that every token that is attended to matters."""
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=16, n_layer=2, n_head=2)).eval()
+    for weight in model.base_model.parameters():
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=0.4)
+    return model.eval()
+
+
+def leaning(logit: float) -> PreTrainedModel:
+    """A policy with this much added to the logit of its end of turn, 1."""
+    policy = tiny_policy()
+    policy.lm_head.bias = torch.nn.Parameter(logit * torch.eye(policy.config.vocab_size)[1])
+    return policy
 
 
 PROMPTS = [[7, 8, 9, 10, 11, 12], [20, 21], [30, 31, 32]]
 
 
-@pytest.mark.parametrize("make", [tiny_policy, gpt2])
-def test_padding_does_not_change_what_is_decoded(make) -> None:
-    policy = make()
-    together = sample(policy, PROMPTS, max_tokens=8, temperature=0.0, eos=1, batch_size=3, seed=0)
-    alone = [sample(policy, [p], max_tokens=8, temperature=0.0, eos=1, batch_size=1, seed=0)[0] for p in PROMPTS]
-    assert together == alone
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("make", [llama, gpt2, sliding])
+def test_answers_are_those_of_a_forward_pass_a_token(make, temperature: float) -> None:
+    """Cache, padding, shared prompts and rows that leave change nothing: not which token a random number draws."""
+    policy, steps = make(), 13
+    prompts = [[5 + (i * j) % 200 for j in range(2, 4 + i % 8)] for i in range(1, 21) for _ in range(1 + i % 2)]
+    noise = torch.rand((steps, len(prompts)), generator=torch.Generator().manual_seed(4))
+    free = [plain(policy, p, noise[:, i], temperature) for i, p in enumerate(prompts)]
+    rows_with = Counter(token for ids in free for token in set(ids))
+    eos = max((t for t in rows_with if rows_with[t] < len(free)), key=lambda t: rows_with[t])  # some end, some do not
+    found = sample(policy, prompts, max_tokens=steps, temperature=temperature, eos=eos, batch_size=25, seed=4)
+    expected = [ids[: ids.index(eos) + 1] if eos in ids else ids for ids in free]
+    assert [a.response for a in found] == expected
+    assert [a.terminated for a in found] == [eos in ids for ids in free]
+    assert len({len(ids) for ids in expected}) > 2
 
 
-@pytest.mark.parametrize("make", [tiny_policy, gpt2])
-def test_greedy_answers_are_the_likeliest_token_by_scoring(make) -> None:
-    """Decoding with a cache and padding on the left gives what one forward pass with padding on the right gives."""
-    policy = make()
-    answers = sample(policy, PROMPTS, max_tokens=6, temperature=0.0, eos=1, batch_size=3, seed=0)
-    batch = pad([Turn(p, a.response) for p, a in zip(PROMPTS, answers, strict=True)])
-    with torch.no_grad():
-        best = policy(input_ids=batch.ids, attention_mask=batch.attention.long()).logits.argmax(-1)
-    assert torch.equal(best[:, :-1][batch.mask[:, 1:]], batch.ids[batch.mask])
+def plain(policy: PreTrainedModel, prompt: list[int], noise: torch.Tensor, temperature: float) -> list[int]:
+    """An answer without cache, padding or end; by inverse transform of `noise`, (R,)."""
+    ids = list(prompt)
+    for number in noise:
+        with torch.no_grad():
+            logits = policy(input_ids=torch.tensor([ids])).logits[0, -1]
+        cumulative = (logits / (temperature or 1.0)).softmax(-1).cumsum(-1)
+        ids.append(int((cumulative <= number * cumulative[-1]).sum() if temperature else logits.argmax()))
+    return ids[len(prompt) :]
+
+
+def test_rows_that_all_end_at_once_or_never() -> None:
+    options = {"max_tokens": 9, "temperature": 1.0, "eos": 1, "batch_size": 3, "seed": 0}
+    assert sample(leaning(1e9), PROMPTS, **options) == [Sample([1], True)] * 3
+    assert [(len(a.response), a.terminated) for a in sample(leaning(-1e9), PROMPTS, **options)] == [(9, False)] * 3
+
+
+def test_a_prompt_is_read_once_and_an_answer_that_has_ended_leaves() -> None:
+    policy, shapes = leaning(3.5), []
+    policy.base_model.register_forward_pre_hook(
+        lambda _, __, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    prompts = [prompt for prompt in PROMPTS for _ in range(8)]
+    answers = sample(policy, prompts, max_tokens=30, temperature=1.0, eos=1, batch_size=24, seed=0)
+    (read, *steps), lengths = shapes, [len(a.response) for a in answers]
+    assert read == (3, 6)
+    assert sum(rows for rows, _ in steps) <= sum(lengths) + 2 * len(lengths)  # at most three tokens more than drawn
+    assert sum(lengths) < 15 * len(lengths)
 
 
 def test_first_tokens_follow_the_softmax_at_the_temperature() -> None:
