@@ -136,9 +136,9 @@ def path(
     stage: Stage, rows: list[Row], along: Sequence[Answers], tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """How far from SFT each policy of a training was, and what it had gained over SFT, a mean over the prompts each."""
+    gate = stage.config.gate
 
     def mean(values: Sequence[float]) -> dict[str, float]:
-        gate = stage.config.gate
         array = np.array(values, dtype=np.float64)
         return as_dict(bootstrap_mean(array, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
 

@@ -131,7 +131,7 @@ class Stage:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Work of which no output but a metric depends: the journal's `end` tells its seconds apart."""
+        """Work on which no output but a metric depends: the journal's `end` tells its seconds apart."""
         started = time.monotonic()
         yield
         self._aside += time.monotonic() - started

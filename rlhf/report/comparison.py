@@ -27,6 +27,7 @@ from rlhf.report.summary import read_json
 from rlhf.tracking.journal import read
 
 FIGURES = ("gradient_noise", "proxy_gain", "gold_gain", "kl", "length", "distinct_2", "seconds", "peak_memory")
+BELIEFS = ("distance", "sft_distance", "minority_margin", "majority_margin")
 PAGE, DATA = Path("reports/compare.html"), Path("reports/compare.json")
 
 
@@ -46,6 +47,7 @@ class Trial:
     seconds: float | None  # of training, without the measurement of its gradient's noise
     peak_memory: float | None  # bytes
     path: Sequence[Place]  # the way there, which ends at the policy
+    beliefs: Mapping[str, Interval]  # of BELIEFS, those that are known
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Line:
     distinct_2: Spread | None
     seconds: Spread | None
     peak_memory: Spread | None
+    beliefs: Mapping[str, Spread | None]  # of BELIEFS
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,16 @@ def _trial(workspace: Path, name: str, seed: int) -> Trial:
         seconds=end["seconds"] - end["aside"] if end else None,
         peak_memory=end.get("peak_memory"),
         path=[_place(place) for place in metrics["path"]],
+        beliefs=_beliefs(metrics["beliefs"]),
     )
+
+
+def _beliefs(found: Mapping[str, Any] | None) -> dict[str, Interval]:
+    if found is None:
+        return {}
+    figures = {name: found[name] for name in ("minority_margin", "majority_margin")}
+    figures |= {"distance": found["distance"]["policy"], "sft_distance": found["distance"]["sft"]}
+    return {name: Interval(**figure) for name, figure in figures.items() if figure}
 
 
 def _place(found: Mapping[str, Any]) -> Place:
@@ -153,6 +165,10 @@ def compared(trials: Sequence[Trial], config: Config) -> Comparison:
                 proxy_at_equal_kl=spread([proxy for proxy, _ in gains]),
                 gold_at_equal_kl=spread([gold for _, gold in gains]),
                 overoptimization=fit([trial.path for trial in mine]),
+                beliefs={
+                    name: spread([trial.beliefs[name].value if name in trial.beliefs else None for trial in mine])
+                    for name in BELIEFS
+                },
                 **figures,
             )
         )

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rlhf.cli.compare import render
+from rlhf.gate.records import Interval
 from rlhf.report.comparison import DATA, PAGE, Trial, compared, read_trials, spread, write
 from rlhf.tracking.journal import Journal
 from tests.algorithms.tiny import PARAMS
@@ -18,6 +19,9 @@ from tests.report.conftest import evaluation, write_json
 from tests.report.test_frontier import place
 
 INTERVALS = [{"value": value, "low": value - 0.1, "high": value + 0.1, "n": 60} for value in (0.5, 2.0)]
+
+DISTANCE = dict(zip(("policy", "sft"), INTERVALS, strict=True))
+HELD = {"beliefs": {"distance": DISTANCE, "minority_margin": None, "majority_margin": INTERVALS[1]}}
 
 
 def trial(algorithm: str, seed: int, kl: float, sign: float = 1.0, gold: bool = True) -> Trial:
@@ -37,6 +41,7 @@ def trial(algorithm: str, seed: int, kl: float, sign: float = 1.0, gold: bool = 
         seconds=20.0,
         peak_memory=5e8,
         path=path,
+        beliefs={},
     )
 
 
@@ -83,7 +88,7 @@ def test_trials_are_read_from_reports_and_the_journal(workspace: Path) -> None:
         write_json(workspace / "models/policy" / name / "receipt.json", {"key": f"key-{name}"})
         rows = workspace / "reports/evaluate" / name / "rows/rows.parquet"
         pq.write_table(pa.table({"prompt_id": ["a", "b"], "policy_gold": [1.0, 2.0], "sft_gold": [1.0, 3.0]}), rows)
-        write_json(workspace / "reports/evaluate" / name / "metrics.json", evaluation(name) | {"path": along})
+        write_json(workspace / "reports/evaluate" / name / "metrics.json", evaluation(name) | {"path": along} | HELD)
     noise = {"steps": 8, "mean_square": 0.5, "variance": 3.0}
     write_json(workspace / "reports/align/ppo/metrics.json", {"gradient_noise": noise})
     write_json(workspace / "reports/align/dpo/metrics.json", {"gradient_noise": noise | {"mean_square": -0.1}})
@@ -98,6 +103,8 @@ def test_trials_are_read_from_reports_and_the_journal(workspace: Path) -> None:
     assert ppo.wins == {"a": 0.5, "b": 0.0}
     assert [(one.kl.value, one.proxy.n, one.gold) for one in ppo.path] == [(0.5, 60, None), (2.0, 60, None)]
     assert (ppo.gradient_noise, dpo.gradient_noise) == (6.0, None)
+    known = {name: figure.value for name, figure in ppo.beliefs.items()}
+    assert known == {"distance": 0.5, "sft_distance": 2.0, "majority_margin": 2.0}
     assert dpo.seconds is dpo.peak_memory is None
 
 
@@ -115,3 +122,16 @@ def test_the_page_and_the_figures_behind_it(tmp_path: Path) -> None:
     assert data["equal_kl"] == pytest.approx(4.0)
     assert set(data["lines"][0]["overoptimization"]) == {"alpha", "beta", "peak_kl", "reached_kl"}
     assert data["trials"][0]["path"][0]["gold"]["n"] == 500
+    assert "people believe" not in page
+
+
+def test_beliefs_have_a_table_where_people_were_polled(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    held = {"distance": Interval(0.4321, 0.4, 0.5, 30), "sft_distance": Interval(0.5, 0.4, 0.6, 30)}
+    trials = [trial("dpo", 0, 4.0), trial("gdpo_belief", 0, 4.0)]
+    write(tmp_path, [dataclasses.replace(one, beliefs=held) for one in trials], PARAMS)
+    page = (tmp_path / PAGE).read_text()
+    assert page.count("0.432\n<small>0.432 to 0.432</small>") == 2
+    line = json.loads((tmp_path / DATA).read_text())["lines"][1]["beliefs"]
+    assert line["sft_distance"]["mean"] == 0.5
+    assert line["minority_margin"] is None
