@@ -41,7 +41,7 @@ def sample(
     has random numbers of its own, so the same prompts, order, batch size and seed give the same answers. temperature 0
     takes the likeliest token.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
     generator = torch.Generator(policy.device).manual_seed(seed)
     noise = torch.rand((max_tokens, len(prompts)), generator=generator, device=policy.device)
     answers: dict[int, Sample] = {}
@@ -122,10 +122,8 @@ def _mask(policy: PreTrainedModel, positions: Tensor) -> Tensor:
     says what is not padding, (B, length), and transformers makes the mask of each kind of layer from it at each step.
     """
     seen = positions >= 0
-    if any(DynamicCache(config=policy.config).is_sliding) or policy.config._attn_implementation not in (
-        "sdpa",
-        "eager",
-    ):
+    sliding = any(DynamicCache(config=policy.config).is_sliding)
+    if sliding or policy.config._attn_implementation not in ("sdpa", "eager"):
         return seen
     return torch.zeros_like(seen, dtype=policy.dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
 

@@ -87,10 +87,10 @@ def test_a_prompt_is_read_once_and_an_answer_that_has_ended_leaves() -> None:
     policy.base_model.register_forward_pre_hook(
         lambda _, __, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True
     )
-    prompts = [prompt for prompt in PROMPTS for _ in range(8)]
+    prompts = [*PROMPTS, [40, 41]] * 6
     answers = sample(policy, prompts, max_tokens=30, temperature=1.0, eos=1, batch_size=24, seed=0)
     (read, *steps), lengths = shapes, [len(a.response) for a in answers]
-    assert read == (3, 6)
+    assert read == (4, 6)
     assert sum(rows for rows, _ in steps) <= sum(lengths) + 2 * len(lengths)  # at most three tokens more than drawn
     assert sum(lengths) < 15 * len(lengths)
 
