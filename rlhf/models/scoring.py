@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.batching.batches import SequenceBatch
+from rlhf.models.vocabulary import chosen_log_probs
 from rlhf.objectives.advantages import last_index
 
 
@@ -28,13 +29,11 @@ def token_log_probs(
 ) -> TokenScores:
     """Log-probability of each counted token at the sampling temperature."""
     states = states_before(policy, batch)
-    head = policy.get_output_embeddings()
-    log_softmax = head(states / temperature).float().log_softmax(dim=-1)  # (N, V): the head is linear
-    chosen = log_softmax.gather(-1, batch.ids[batch.mask].unsqueeze(-1)).squeeze(-1)
-    log_probs = _spread(chosen, batch.mask)
-    if not entropy:
-        return TokenScores(log_probs, None, states)
-    return TokenScores(log_probs, _spread(-(log_softmax.exp() * log_softmax).sum(dim=-1), batch.mask), states)
+    log_probs, entropies = chosen_log_probs(
+        states, policy.get_output_embeddings(), batch.ids[batch.mask], temperature=temperature, entropy=entropy
+    )
+    spread = None if entropies is None else _spread(entropies, batch.mask)
+    return TokenScores(_spread(log_probs, batch.mask), spread, states)
 
 
 def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
