@@ -214,8 +214,8 @@ class OnlineSource:
         answers = self._config.rollout.answers
         rows = rows_of_step(number, len(batch), size, _mix(self._seed, iteration), together=answers)
         rows = rows[: len(batch) - number * size] if first_pass else rows
-        longest = batch.attention.sum(dim=1).cpu().numpy().reshape(-1, answers).max(axis=1)
-        parts = micro_batches(rows, longest.repeat(answers), self._config.loop.micro_batch_size)
+        lengths = batch.attention.sum(dim=1).cpu().numpy()
+        parts = micro_batches(rows, lengths, self._config.loop.micro_batch_size, together=answers)
         return [torch.from_numpy(part).to(batch.ids.device) for part in parts]
 
     def _minibatches(self, experience: Experience, metrics: dict[str, float], iteration: int) -> Iterator[Step]:

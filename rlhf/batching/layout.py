@@ -33,16 +33,15 @@ class Layout:
         return Layout(self.ids.to(device), self.places.to(device), positions, branches)
 
     def inputs(self) -> dict[str, Tensor]:
-        """What a model of transformers takes. A row without branches is padded on the right, which needs no mask.
+        """What a model of transformers takes. For trees, a mask (M, 1, L, L) bool, True where a token sees another.
 
-        Of a tree, the mask (M, 1, L, L) is added to the scores of attention: 0 where a token sees another.
+        Other rows are padded on the right, so that no token has padding before it to be kept from.
         """
         if self.branches is None or self.positions is None:
             return {"input_ids": self.ids}
         seeing, seen = self.branches[:, None, :, None], self.branches[:, None, None, :]
         sees = ((seen == 0) | (seen == seeing)).tril()
-        mask = torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, torch.finfo(torch.float32).min)
-        return {"input_ids": self.ids, "attention_mask": mask, "position_ids": self.positions}
+        return {"input_ids": self.ids, "attention_mask": sees, "position_ids": self.positions}
 
 
 def table(ids: Tensor) -> Layout:

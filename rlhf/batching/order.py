@@ -23,10 +23,11 @@ def rows_of_step(step: int, rows: int, batch_size: int, seed: int, *, together: 
     return stream[first - epochs[0] * rows : last - epochs[0] * rows]
 
 
-def micro_batches(indices: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+def micro_batches(indices: np.ndarray, lengths: np.ndarray, size: int, *, together: int = 1) -> list[np.ndarray]:
     """Cut a step's rows into micro-batches of at most `size` rows of like length, so that little is padding.
 
-    Neighbours of equal length stay neighbours.
+    lengths: of all rows. Groups of `together` rows stay side by side, but where a micro-batch ends.
     """
-    by_length = indices[np.argsort(lengths[indices], kind="stable")]
+    longest = lengths.reshape(-1, together).max(axis=1).repeat(together)
+    by_length = indices[np.argsort(longest[indices], kind="stable")]
     return [by_length[i : i + size] for i in range(0, len(by_length), size)]

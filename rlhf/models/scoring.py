@@ -85,13 +85,13 @@ def _states(model: PreTrainedModel, batch: SequenceBatch, choose: Callable[[Tens
 
 
 def _reads_trees(model: PreTrainedModel) -> bool:
-    """Whether all layers see what a mask says they see, and nothing of a token's place but its position.
+    """Whether every layer sees what a boolean mask says it sees, and nothing of a token's place but its position.
 
     Not so where states are carried along the row, windows are counted in it, or distances in it bias attention.
     """
     config = model.config
     return (
-        config._attn_implementation in ("sdpa", "eager")
+        config._attn_implementation == "sdpa"
         and not model._is_stateful
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not any(getattr(config, name, None) for name in ("sliding_window", "window_size", "alibi"))
