@@ -64,7 +64,7 @@ def main(stage: Stage) -> None:
 
 def judge(stage: Stage, model: PreTrainedModel, unseen: list[RankedTurns]) -> dict[str, Any]:
     """Accuracy, calibration and length bias on comparisons of prompts that the model never saw."""
-    scores = reward_scores(model, unseen, stage.config.reward.loop.micro_batch_size * 4)
+    scores = reward_scores(model, unseen, stage.config.reward.loop.micro_batch_size)
     margins, prompts, longer = untied_pairs(unseen, scores)
     if not len(margins):
         raise DataError("No comparison in the test split to measure the reward model on. Collect more prompts.")

@@ -64,7 +64,7 @@ def answer_log_probs(
 def reference_log_probs(reference: PreTrainedModel, groups: Sequence[RankedTurns], batch_size: int) -> Tensor:
     """log pi_ref(y | x) of every answer of every prompt, (prompts, K), zero where there is none."""
     table = torch.zeros(len(groups), max(len(g.ranks) for g in groups))
-    order = sorted(range(len(groups)), key=lambda i: max(len(t.prompt) + len(t.response) for t in groups[i].answers))
+    order = sorted(range(len(groups)), key=lambda i: groups[i].tokens)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = pad_rankings([groups[i] for i in rows]).to(reference.device)

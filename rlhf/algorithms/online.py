@@ -212,12 +212,16 @@ class OnlineSource:
     def _micro_batches(
         self, batch: SequenceBatch, number: int, iteration: int, *, first_pass: bool = False
     ) -> list[Tensor]:
-        """Rows of the micro-batches of an iteration's step. In `first_pass`, without those of the second."""
+        """Rows of the micro-batches of an iteration's step, answers to one prompt side by side.
+
+        In `first_pass`, without those of the second.
+        """
         size = self._config.loop.batch_size
-        rows = rows_of_step(number, len(batch), size, _mix(self._seed, iteration))
+        answers = self._config.rollout.answers
+        rows = rows_of_step(number, len(batch), size, _mix(self._seed, iteration), together=answers)
         rows = rows[: len(batch) - number * size] if first_pass else rows
         lengths = batch.attention.sum(dim=1).cpu().numpy()
-        parts = micro_batches(rows, lengths, self._config.loop.micro_batch_size)
+        parts = micro_batches(rows, lengths, self._config.loop.micro_batch_size, together=answers)
         return [torch.from_numpy(part).to(batch.ids.device) for part in parts]
 
     def _minibatches(self, experience: Experience, metrics: dict[str, float], iteration: int) -> Iterator[Step]:

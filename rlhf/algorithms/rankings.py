@@ -20,7 +20,7 @@ def ranking_steps(
 
     A micro-batch is (indices of its prompts (B,), RankingBatch).
     """
-    lengths = np.array([max(len(t.prompt) + len(t.response) for t in g.answers) for g in groups])
+    lengths = np.array([group.tokens for group in groups])
     total = steps_in(len(groups), config.batch_size, epochs)
 
     def steps(start: int) -> Iterator[Step]:

@@ -1,14 +1,19 @@
-"""Batch records, padded on the right. Masks are carried, never derived from token ids."""
+"""Batch records, padded on the right. Masks are carried, never derived from token ids.
+
+A batch is a table, a row a sequence: what formulas index. How a model reads it is its layout, where a prompt that
+several rows share may stand once.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, fields
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlhf.batching.encoding import Turn
+from rlhf.batching.layout import Layout, lay_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,9 @@ class SequenceBatch:
     ids: Tensor  # (B, T) int64, 0 where there is no token
     attention: Tensor  # (B, T) bool, True on tokens
     mask: Tensor  # (B, T) bool, True on the tokens that count: those of the response
+    starts: Tensor  # (B,) int64, P of each row: where its response starts
+    prompts: Tensor  # (B,) int64, number of each row's prompt; side by side, rows of one number share it
+    layout: Layout  # how a model reads the rows
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -30,13 +38,18 @@ class SequenceBatch:
     def rows(self, index: Tensor | slice) -> "SequenceBatch":
         """Some of the rows, trimmed to the longest of them."""
         width = int(self.attention[index].sum(dim=1).max())
-        return SequenceBatch(
-            ids=self.ids[index, :width], attention=self.attention[index, :width], mask=self.mask[index, :width]
-        )
+        ids, attention, mask = (tensor[index, :width] for tensor in (self.ids, self.attention, self.mask))
+        return make_batch(ids, attention, mask, self.starts[index], self.prompts[index])
 
     def to(self, device: torch.device) -> "SequenceBatch":
         """The same batch on `device`."""
-        return SequenceBatch(ids=self.ids.to(device), attention=self.attention.to(device), mask=self.mask.to(device))
+        return SequenceBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def make_batch(ids: Tensor, attention: Tensor, mask: Tensor, starts: Tensor, prompts: Tensor) -> SequenceBatch:
+    """A batch, laid out. The arguments as in `SequenceBatch`."""
+    layout = lay_out(ids, attention, starts, prompts)
+    return SequenceBatch(ids=ids, attention=attention, mask=mask, starts=starts, prompts=prompts, layout=layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +79,17 @@ class RankedTurns:
     answers: tuple[Turn, ...]
     ranks: tuple[int, ...]
 
+    @property
+    def tokens(self) -> int:
+        """Of the prompt and all its answers."""
+        return len(self.answers[0].prompt) + sum(len(t.response) for t in self.answers)
+
 
 def pad(turns: Sequence[Turn]) -> SequenceBatch:
-    """Prompts and responses side by side, padded on the right; response tokens count, but for those that are given."""
+    """Prompts and responses side by side, padded on the right; response tokens count, but for those that are given.
+
+    Neighbours with equal prompts share theirs.
+    """
     starts = np.array([len(t.prompt) for t in turns])[:, None]
     ends = starts + np.array([len(t.response) for t in turns])[:, None]
     position = np.arange(ends.max())
@@ -77,7 +98,8 @@ def pad(turns: Sequence[Turn]) -> SequenceBatch:
     ids[attention] = np.fromiter(chain.from_iterable(chain(t.prompt, t.response) for t in turns), np.int64, ends.sum())
     first, last = np.hsplit(starts + np.array([t.given for t in turns]), 2)
     mask = attention & (position >= starts) & ~((first <= position) & (position < last))
-    return SequenceBatch(ids=torch.from_numpy(ids), attention=torch.from_numpy(attention), mask=torch.from_numpy(mask))
+    prompts = np.cumsum([0, *(a.prompt != b.prompt for a, b in pairwise(turns))])
+    return make_batch(*map(torch.from_numpy, (ids, attention, mask, starts[:, 0], prompts)))
 
 
 def pad_rankings(groups: Sequence[RankedTurns]) -> RankingBatch:

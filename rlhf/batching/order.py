@@ -11,15 +11,23 @@ def steps_in(rows: int, batch_size: int, epochs: float) -> int:
     return max(1, round(rows * epochs / batch_size))
 
 
-def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> np.ndarray:
-    """Rows of optimizer step `step` (0-based): the next `batch_size` indices of an endless row of permutations."""
+def rows_of_step(step: int, rows: int, batch_size: int, seed: int, *, together: int = 1) -> np.ndarray:
+    """Rows of optimizer step `step` (0-based): the next `batch_size` indices of an endless row of permutations.
+
+    Groups of `together` rows, of which there is a whole number, are permuted as groups.
+    """
     first, last = step * batch_size, (step + 1) * batch_size
     epochs = range(first // rows, (last - 1) // rows + 1)
-    stream = np.concatenate([np.random.default_rng((seed, epoch)).permutation(rows) for epoch in epochs])
+    groups = np.concatenate([np.random.default_rng((seed, epoch)).permutation(rows // together) for epoch in epochs])
+    stream = (groups[:, None] * together + np.arange(together)).ravel()
     return stream[first - epochs[0] * rows : last - epochs[0] * rows]
 
 
-def micro_batches(indices: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut a step's rows into micro-batches of at most `size` rows of like length, so that little is padding."""
-    by_length = indices[np.argsort(lengths[indices], kind="stable")]
+def micro_batches(indices: np.ndarray, lengths: np.ndarray, size: int, *, together: int = 1) -> list[np.ndarray]:
+    """Cut a step's rows into micro-batches of at most `size` rows of like length, so that little is padding.
+
+    lengths: of all rows. Groups of `together` rows stay side by side, but where a micro-batch ends.
+    """
+    longest = lengths.reshape(-1, together).max(axis=1).repeat(together)
+    by_length = indices[np.argsort(longest[indices], kind="stable")]
     return [by_length[i : i + size] for i in range(0, len(by_length), size)]

@@ -12,14 +12,16 @@ from rlhf.models.scoring import rewards
 
 @torch.no_grad()
 def reward_scores(model: PreTrainedModel, groups: Sequence[RankedTurns], batch_size: int) -> list[np.ndarray]:
-    """Scores of every prompt's answers, an array (K,) a prompt."""
-    turns = [t for g in groups for t in g.answers]
-    order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt) + len(turns[i].response))
-    scores = np.zeros(len(turns))
+    """Scores of every prompt's answers, an array (K,) a prompt, `batch_size` prompts at a time."""
+    order = sorted(range(len(groups)), key=lambda i: groups[i].tokens)
+    scores: dict[int, np.ndarray] = {}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        scores[rows] = rewards(model, pad([turns[i] for i in rows]).to(model.device)).cpu().numpy()
-    return np.split(scores, np.cumsum([len(g.ranks) for g in groups])[:-1])
+        values = (
+            rewards(model, pad([t for i in rows for t in groups[i].answers]).to(model.device)).double().cpu().numpy()
+        )
+        scores.update(zip(rows, np.split(values, np.cumsum([len(groups[i].ranks) for i in rows])[:-1]), strict=True))
+    return [scores[i] for i in range(len(groups))]
 
 
 def untied_pairs(

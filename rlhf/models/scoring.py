@@ -3,14 +3,17 @@
 A head is applied to the hidden states that a loss needs: logits of prompts and padding are never made. Softmax in fp32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.batching.batches import SequenceBatch
+from rlhf.batching.layout import table
+from rlhf.models.vocabulary import chosen_log_probs
 from rlhf.objectives.advantages import last_index
 
 
@@ -28,13 +31,11 @@ def token_log_probs(
 ) -> TokenScores:
     """Log-probability of each counted token at the sampling temperature."""
     states = states_before(policy, batch)
-    head = policy.get_output_embeddings()
-    log_softmax = head(states / temperature).float().log_softmax(dim=-1)  # (N, V): the head is linear
-    chosen = log_softmax.gather(-1, batch.ids[batch.mask].unsqueeze(-1)).squeeze(-1)
-    log_probs = _spread(chosen, batch.mask)
-    if not entropy:
-        return TokenScores(log_probs, None, states)
-    return TokenScores(log_probs, _spread(-(log_softmax.exp() * log_softmax).sum(dim=-1), batch.mask), states)
+    log_probs, entropies = chosen_log_probs(
+        states, policy.get_output_embeddings(), batch.ids[batch.mask], temperature=temperature, entropy=entropy
+    )
+    spread = None if entropies is None else _spread(entropies, batch.mask)
+    return TokenScores(_spread(log_probs, batch.mask), spread, states)
 
 
 def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
@@ -62,9 +63,8 @@ def linear_values(head: nn.Linear, states: Tensor, mask: Tensor) -> Tensor:
 
 def rewards(reward_model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """Score of each whole answer, read at its last token. Returns (B,)."""
-    states = _states(reward_model, batch)
-    last = states[torch.arange(len(states), device=states.device), last_index(batch.attention)]
-    return _score(reward_model, last)
+    last = last_index(batch.attention)[:, None]
+    return _score(reward_model, _states(reward_model, batch, lambda places: places.gather(1, last).squeeze(1)))
 
 
 def _score(model: PreTrainedModel, states: Tensor) -> Tensor:
@@ -72,15 +72,31 @@ def _score(model: PreTrainedModel, states: Tensor) -> Tensor:
     return cast(nn.Linear, model.score)(states).float().squeeze(-1)
 
 
-def _states(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
-    """Hidden states of the last layer, (B, T, d)."""
-    output = model.base_model(input_ids=batch.ids, attention_mask=batch.attention.long(), use_cache=False)
-    return output.last_hidden_state
-
-
 def states_before(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """Hidden states from which the counted tokens are predicted, (N, d), row by row."""
-    return _states(model, batch)[:, :-1][batch.mask[:, 1:]]
+    return _states(model, batch, lambda places: places[:, :-1][batch.mask[:, 1:]])
+
+
+def _states(model: PreTrainedModel, batch: SequenceBatch, choose: Callable[[Tensor], Tensor]) -> Tensor:
+    """Hidden states of the last layer, (N, d), of the tokens that `choose` takes from a table, (B, T) to (N,)."""
+    layout = batch.layout if batch.layout.branches is None or _reads_trees(model) else table(batch.ids)
+    states = model.base_model(**layout.inputs(), use_cache=False).last_hidden_state
+    return states.flatten(0, 1).index_select(0, choose(layout.places))
+
+
+def _reads_trees(model: PreTrainedModel) -> bool:
+    """Whether every layer sees what a boolean mask says it sees, and nothing of a token's place but its position.
+
+    Not so where states are carried along the row, windows are counted in it, or distances in it bias attention.
+    """
+    config = model.config
+    return (
+        config._attn_implementation == "sdpa"
+        and not model._is_stateful
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and not any(getattr(config, name, None) for name in ("sliding_window", "window_size", "alibi"))
+        and "position_ids" in signature(model.base_model.forward).parameters
+    )
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.beliefs import Poll
-from rlhf.batching.order import rows_of_step
+from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.config.training import LoopConfig
 from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
 from rlhf.models.scoring import rewards
@@ -257,6 +257,24 @@ def test_gradient_noise_has_no_bias() -> None:
     assert np.mean(found, axis=0) == pytest.approx((25.0, 100.0), rel=1e-6)
     assert objective.weights.grad is None
     assert gradient_noise(objective, policy, [Step([mean], count=1.0)]) is None
+
+
+def test_groups_of_rows_stay_together_whatever_their_lengths() -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, size=24)
+    rows = rows_of_step(1, 24, 12, seed=7, together=4)
+    cut = micro_batches(rows, lengths, 8, together=4)
+    assert sorted(np.concatenate(cut)) == sorted(rows)
+    for group in np.concatenate(cut).reshape(-1, 4):
+        assert group.tolist() == list(range(group[0], group[0] + 4))
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_answers_to_one_prompt_are_learned_side_by_side(name: str, sft: Path) -> None:
+    """So that they share it, however the step is cut."""
+    _, steps, _, _ = make(name, sft, loop(batch_size=8, micro_batch_size=8))
+    for batch in (m.experience.batch for m in next(steps(0)).micro_batches):
+        assert torch.unique_consecutive(batch.prompts, return_counts=True)[1].tolist() == [4, 4]
+        assert batch.layout.branches is not None
 
 
 def test_a_tied_head_survives_a_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Log-probabilities of chosen tokens, with no more than a chunk of the logits (N, V) in memory.
+
+    log p(a) = z_a - log sum_j exp z_j          dz_j = (1[j = a] - p_j) dlog p(a) - p_j (log p_j + H) dH
+    H        = - sum_j p_j log p_j
+
+The backward pass makes the logits of a chunk again, and turns them into their gradient in place. Logits that all fit
+into one chunk are kept from the forward pass instead. Softmax in fp32.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+# Logits of a chunk. A processor has enough to do with few rows; an accelerator idles on less than some hundreds.
+_CPU_BYTES, _ACCELERATOR_BYTES = 2**26, 2**29
+
+
+def chosen_log_probs(
+    states: Tensor, head: nn.Linear, ids: Tensor, *, temperature: float = 1.0, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability of each id, (N,), and the entropy in nats of its distribution, (N,), if asked for.
+
+    states: (N, d) from which the ids, (N,), are predicted. head: d to V. The logits are divided by `temperature`.
+    """
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    bias = None if head.bias is None else (head.bias / temperature).to(dtype)
+    size = (_CPU_BYTES if device == "cpu" else _ACCELERATOR_BYTES) // (4 * len(head.weight))
+    return _Chosen.apply((states / temperature).to(dtype), head.weight.to(dtype), bias, ids, max(1, size), entropy)
+
+
+class _Chosen(torch.autograd.Function):
+    """(states, weight, bias, ids, rows of a chunk, whether entropy is asked for) to (log-probabilities, entropy)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, size: int, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        log_probs = torch.empty(len(states), device=states.device)
+        entropies = torch.empty_like(log_probs) if entropy else None
+        kept = None
+        for part in _chunks(len(states), size):
+            log_softmax = linear(states[part], weight, bias).float().log_softmax(dim=-1)
+            log_probs[part] = log_softmax.gather(-1, ids[part, None]).squeeze(-1)
+            if entropies is not None:
+                entropies[part] = -(log_softmax.exp() * log_softmax).sum(dim=-1)
+            kept = log_softmax if len(states) <= size else None
+        ctx.save_for_backward(states, weight, bias, ids, entropies, kept)
+        ctx.size = size
+        ctx.set_materialize_grads(False)
+        return log_probs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_log_probs: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        states, weight, bias, ids, entropies, kept = ctx.saved_tensors
+        of_log_probs = states.new_zeros(len(states), dtype=torch.float32) if of_log_probs is None else of_log_probs
+        of_states = torch.empty_like(states)
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        of_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
+        for part in _chunks(len(states), ctx.size):
+            log_softmax = linear(states[part], weight, bias).float().log_softmax(dim=-1) if kept is None else kept
+            slope = -of_log_probs[part, None]
+            if of_entropy is not None:
+                slope = slope - of_entropy[part, None] * (log_softmax + entropies[part, None])
+            gradient = log_softmax.exp_().mul_(slope).scatter_add_(-1, ids[part, None], of_log_probs[part, None])
+            if of_bias is not None:
+                of_bias += gradient.sum(dim=0)
+            gradient = gradient.to(states.dtype)
+            of_states[part] = gradient @ weight
+            if of_weight is not None:
+                of_weight += gradient.T @ states[part]
+        return of_states, of_weight, of_bias, None, None, None
+
+
+def _chunks(rows: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, rows, size))

@@ -1,0 +1,130 @@
+"""A prompt that several answers share is read once, and no loss or gradient can tell."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig
+
+from rlhf.algorithms.dpo import Dpo
+from rlhf.algorithms.grpo import Grpo
+from rlhf.algorithms.online import Experience, Minibatch
+from rlhf.algorithms.reward import RewardObjective
+from rlhf.algorithms.supervised import LikelihoodObjective
+from rlhf.batching import layout
+from rlhf.batching.batches import RankedTurns, SequenceBatch, pad, pad_rankings
+from rlhf.batching.encoding import Turn
+from rlhf.batching.layout import table
+from rlhf.models.scoring import sequence_log_probs
+from tests.algorithms.tiny import PARAMS, groups
+
+MODELS = {
+    "llama": LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=0, num_labels=1,
+    ),
+    "gpt2": GPT2Config(vocab_size=300, n_embd=16, n_layer=2, n_head=2, n_positions=64, pad_token_id=0, num_labels=1),
+}  # fmt: skip
+# Uneven lengths, answers of one token, a prompt with one answer, one of one token.
+GROUPS = [
+    *groups(5),
+    RankedTurns((Turn([7], [8]), Turn([7], [9, 10, 1]), Turn([7], [11])), (1, 2, 2)),
+    RankedTurns((Turn([5, 6, 7], [8]), Turn([5, 6, 7], [9])), (2, 1)),
+]
+ANSWERS = [*[t for g in GROUPS for t in g.answers], Turn([20, 21, 22], [23, 1])]
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model(request: pytest.FixtureRequest) -> Callable[[type], nn.Module]:
+    def make(kind: type) -> nn.Module:
+        torch.manual_seed(0)
+        return kind.from_config(deepcopy(MODELS[request.param])).eval()  # type: ignore[attr-defined, no-any-return]
+
+    return make
+
+
+def apart(batch: SequenceBatch) -> SequenceBatch:
+    """The same batch, a copy of the prompt for each answer."""
+    assert batch.layout.branches is not None, "not shared"
+    assert batch.layout.ids.numel() < batch.ids.numel()
+    return replace(batch, layout=table(batch.ids))
+
+
+def agree(objective: nn.Module, shared: object, separate: object) -> None:
+    """Loss and gradient of the two are equal."""
+    found = []
+    for batch in (shared, separate):
+        objective.zero_grad()
+        loss = objective(batch)[0]
+        loss.backward()
+        found.append((loss, torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])))
+    torch.testing.assert_close(*(f[0] for f in found), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*(f[1] for f in found), rtol=1e-5, atol=1e-5 * float(found[1][1].abs().max()))
+
+
+def test_reward_and_dpo(model: Callable[[type], nn.Module]) -> None:
+    batch, rows = pad_rankings(GROUPS), np.arange(len(GROUPS))
+    separate = replace(batch, sequences=apart(batch.sequences))
+    reference = batch.per_answer(torch.randn(len(batch.sequences)))
+    dpo = Dpo(model(AutoModelForCausalLM), reference, PARAMS.align.dpo)
+    reward = RewardObjective(model(AutoModelForSequenceClassification), center=0.1)
+    for objective in (dpo, reward):
+        agree(objective, (rows, batch), (rows, separate))
+
+
+def test_supervised_and_grpo(model: Callable[[type], nn.Module]) -> None:
+    batch, policy = pad(ANSWERS), model(AutoModelForCausalLM)
+    agree(LikelihoodObjective(policy), batch, apart(batch))
+    torch.manual_seed(1)
+    old = {name: torch.randn(batch.ids.shape) for name in ("log_probs", "reference", "advantages")}
+
+    def experience(some: SequenceBatch) -> Minibatch:
+        return Minibatch(Experience(some, old), first=False)
+
+    agree(Grpo(policy, PARAMS.align.grpo, max_tokens=9), experience(batch), experience(apart(batch)))
+
+
+def test_a_subset_of_rows_is_laid_out_anew(model: Callable[[type], nn.Module]) -> None:
+    """Part of a group, and rows of different groups side by side."""
+    batch, policy = pad(ANSWERS), model(AutoModelForCausalLM)
+    index = torch.tensor([1, 2, 0, 9, 3, 4, 5, 6])
+    with torch.no_grad():
+        whole, some = sequence_log_probs(policy, apart(batch)), sequence_log_probs(policy, batch.rows(index))
+    torch.testing.assert_close(some, whole[index], rtol=1e-5, atol=1e-5)
+
+
+def read(batch: SequenceBatch) -> list[list[int]]:
+    """Token ids of every row, by way of the layout."""
+    flat: Tensor = batch.layout.ids.flatten()
+    return [flat[places[there]].tolist() for places, there in zip(batch.layout.places, batch.attention, strict=True)]
+
+
+def test_what_costs_more_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long answers to a short prompt would attend over each other's columns for nothing."""
+    short, long = ([Turn([5, 6, 7], [8] * n) for _ in range(8)] for n in (2, 400))
+    assert pad(short).layout.branches is not None
+    assert pad(long).layout.branches is None
+    for turns in (short, long):
+        assert read(pad(turns)) == [t.prompt + t.response for t in turns]
+    monkeypatch.setattr(layout, "_ROW_LENGTH_OF_EQUAL_COST", 10**6)
+    assert pad(long).layout.ids.shape == (1, 3 + 8 * 400)
+
+
+@pytest.mark.parametrize("change", [{"sliding_window": 4}, {"layer_types": ["full_attention", "linear_attention"]}])
+def test_a_model_that_reads_rows_otherwise_gets_the_table(
+    change: dict[str, object], model: Callable[[type], nn.Module]
+) -> None:
+    policy, batch = model(AutoModelForCausalLM), pad(ANSWERS)
+    seen: list[torch.Size] = []
+    policy.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    sequence_log_probs(policy, batch)
+    for name, value in change.items():
+        setattr(policy.config, name, value)
+    sequence_log_probs(policy, batch)
+    assert seen == [batch.layout.ids.shape, batch.ids.shape]

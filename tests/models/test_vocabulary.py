@@ -1,0 +1,56 @@
+"""Log-probabilities made chunk by chunk are those of the plain formula, and so are their gradients."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlhf.models import vocabulary
+from rlhf.models.vocabulary import chosen_log_probs
+
+N, D, V = 13, 6, 50
+
+
+def plain(
+    states: Tensor, head: nn.Linear, ids: Tensor, *, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    log_softmax = (head(states) / temperature).float().log_softmax(dim=-1)
+    entropies = -(log_softmax.exp() * log_softmax).sum(dim=-1) if entropy else None
+    return log_softmax.gather(-1, ids[:, None]).squeeze(-1), entropies
+
+
+def results(function: object, *, bias: bool, entropy: bool, autocast: bool) -> list[Tensor]:
+    """Values, and the gradients of a weighted sum of them by states, weight and bias."""
+    torch.manual_seed(0)
+    head, states, ids = nn.Linear(D, V, bias=bias), torch.randn(N, D, requires_grad=True), torch.randint(V, (N,))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        values = [v for v in function(states, head, ids, temperature=0.7, entropy=entropy) if v is not None]  # type: ignore[operator]
+    sum((v * torch.randn(N)).sum() for v in values).backward()
+    return [*values, *[p.grad for p in (states, *head.parameters())]]
+
+
+@pytest.mark.parametrize("chunk", [1, 5, N, 100])
+@pytest.mark.parametrize(("bias", "entropy"), [(False, False), (True, True), (False, True)])
+def test_chunks_give_the_plain_formula(chunk: int, bias: bool, entropy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "_CPU_BYTES", chunk * 4 * V)
+    options = {"bias": bias, "entropy": entropy, "autocast": False}
+    for ours, theirs in zip(results(chosen_log_probs, **options), results(plain, **options), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [5, N])
+def test_autocast_rounds_the_logits_and_nothing_after(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "_CPU_BYTES", chunk * 4 * V)
+    options = {"bias": False, "entropy": True, "autocast": True}
+    for ours, theirs in zip(results(chosen_log_probs, **options), results(plain, **options), strict=True):
+        assert ours.dtype == theirs.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+def test_no_more_than_a_chunk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What autograd holds for the backward pass is linear in N + V, not N V."""
+    monkeypatch.setattr(vocabulary, "_CPU_BYTES", 5 * 4 * V)
+    head, states = nn.Linear(D, V, bias=False), torch.randn(N, D, requires_grad=True)
+    held: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t.numel()), t)[1], lambda t: t):
+        chosen_log_probs(states, head, torch.zeros(N, dtype=torch.int64), entropy=True)
+    assert max(held) <= max(N, V) * D < N * V
