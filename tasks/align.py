@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,11 +24,11 @@ from rlhf.algorithms.supervised import pack
 from rlhf.batching.encoding import Turn, encode, encode_prompt, fits
 from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import LoopConfig
-from rlhf.data.rows import read_rows
+from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
-from rlhf.models.scoring import rewards
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
 from rlhf.training.loop import train
@@ -56,9 +55,22 @@ class Run:
         """Of everything random in the algorithm."""
         return self.stage.seed + int(self.stage.config.align.seed)
 
-    def reward_model(self) -> PreTrainedModel:
-        """A fresh copy: the judge of answers, or the start of a critic."""
-        return load_reward_model(self.stage.input("models/reward"))
+    @property
+    def criteria(self) -> dict[str, float]:
+        """By which answers are judged, with the weight of each."""
+        return dict(self.stage.config.reward.criteria)
+
+    def reward(self) -> Rewards:
+        """What answers are worth to the online algorithms."""
+        return Rewards.load(self.stage.input("models/reward"), self.criteria, self.stage.config.reward.combine)
+
+    def critic(self) -> PreTrainedModel:
+        """The start of a separate critic: the reward model of the first criterion."""
+        return load_reward_model(self.stage.input(f"models/reward/{next(iter(self.criteria))}"))
+
+    def judgements(self, table: str) -> list[dict[str, Any]]:
+        """Rows of the train split for the algorithms that do not sample: by every criterion, each as it stands."""
+        return read_judgements(self.stage.input("data/judgements"), table, "train", self.criteria)
 
     def train(self, objective: nn.Module, steps: Callable, total: int, loop: LoopConfig) -> Curves:
         """The loop, with this stage's checkpoints and journal."""
@@ -69,8 +81,8 @@ class Run:
 ONLINE: dict[str, Callable[[Run], OnlineAlgorithm]] = {
     "reinforce": lambda run: Reinforce(run.policy, run.config),
     "rloo": lambda run: Rloo(run.policy, run.config),
-    "actor_critic": lambda run: ActorCritic(run.policy, run.reward_model(), run.config),
-    "ppo": lambda run: Ppo(run.policy, run.reward_model() if run.config.critic == "separate" else None, run.config),
+    "actor_critic": lambda run: ActorCritic(run.policy, run.critic(), run.config),
+    "ppo": lambda run: Ppo(run.policy, run.critic() if run.config.critic == "separate" else None, run.config),
     "grpo": lambda run: Grpo(run.policy, run.config, max_tokens=run.stage.config.tokens.response),
 }
 ON_RANKINGS: dict[str, Callable[[Run, Tensor], nn.Module]] = {
@@ -102,7 +114,7 @@ def main(stage: Stage) -> None:
 
 
 def learn_online(run: Run) -> Outcome:
-    """From answers to prompts of the train split, which the reward model judges."""
+    """From answers to prompts of the train split, which the reward models judge."""
     stage, tokens, config = run.stage, run.stage.config.tokens, run.config
     rows = read_rows(stage.input("data/clean"), "prompts", "train")
     encoded = [encode_prompt(run.tokenizer, row["prompt"]) for row in rows]
@@ -115,7 +127,7 @@ def learn_online(run: Run) -> Outcome:
     source = OnlineSource(
         algorithm,
         load_policy(stage.input("models/sft")),
-        partial(rewards, run.reward_model()),
+        run.reward(),
         prompts,
         config,
         max_tokens=tokens.response,
@@ -124,7 +136,8 @@ def learn_online(run: Run) -> Outcome:
         text=pretraining_text(run) if getattr(config, "pretraining_coefficient", 0.0) else [],
     )
     history = run.train(algorithm, source.steps, source.total_steps, config.loop)
-    values = {name: tail_mean(history, name) for name in ("reward", "kl", "length")}
+    judged = [name for name in history[0] if name.startswith("reward")]
+    values = {name: tail_mean(history, name) for name in (*judged, "kl", "length")}
     done = len(history) // source.steps_an_iteration
     stopped = "" if len(history) == source.total_steps else f", stopped by max_kl after {done} iterations"
     reward = f"reward {history[0]['reward']:.2f} to {values['reward']:.2f}"
@@ -150,8 +163,7 @@ def pretraining_text(run: Run) -> list[Turn]:
 def learn_from_rankings(run: Run) -> Outcome:
     """From rankings of the train split."""
     stage, config = run.stage, run.config
-    rows = read_rows(stage.input("data/judgements"), "rankings", "train")
-    groups, too_long = encode_rankings(run.tokenizer, rows, stage.config.tokens)
+    groups, too_long = encode_rankings(run.tokenizer, run.judgements("rankings"), stage.config.tokens)
     if not groups:
         raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
     reference = kept(run, lambda: reference_log_probs(run.policy, groups, config.loop.micro_batch_size))
@@ -168,7 +180,7 @@ def learn_from_rankings(run: Run) -> Outcome:
 def learn_from_thumbs(run: Run) -> Outcome:
     """From answers of the train split that were judged one by one."""
     stage, config = run.stage, run.config
-    rows = read_rows(stage.input("data/judgements"), "thumbs", "train")
+    rows = run.judgements("thumbs")
     judged = [Judged(encode(run.tokenizer, row["prompt"], row["response"]), bool(row["thumb"])) for row in rows]
     fitting = [row for row in judged if fits(row.turn, stage.config.tokens)]
     if len({row.up for row in fitting}) < 2:

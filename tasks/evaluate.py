@@ -15,8 +15,9 @@ from rlhf.errors import DataError
 from rlhf.evaluation.answers import Answers, answer, distinct_2
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
-from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer
+from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.rewards import Rewards
 
 Row = dict[str, Any]
 
@@ -27,8 +28,9 @@ def main(stage: Stage) -> None:
     tokenizer = load_tokenizer(sft)
     prompts, encoded, too_long = test_prompts(stage, tokenizer)
     reference, policy = load_policy(sft), load_policy(policy_path)
-    answers = answer_both(stage, reference, policy, encoded, tokenizer.eos_token_id)
-    rows = table(prompts, answers, tokenizer)
+    reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
+    answers = answer_both(stage, reference, policy, reward, encoded, tokenizer.eos_token_id)
+    rows = table(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
         judge_by_gold(rows)
     pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
@@ -62,15 +64,19 @@ def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list
 
 
 def answer_both(
-    stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, prompts: Sequence[list[int]], eos: int
+    stage: Stage,
+    reference: PreTrainedModel,
+    policy: PreTrainedModel,
+    reward: Rewards,
+    prompts: Sequence[list[int]],
+    eos: int,
 ) -> dict[str, Answers]:
     """Answers of SFT and of the policy, drawn with different random numbers."""
-    reward_model = load_reward_model(stage.input("models/reward"))
     return {
         name: answer(
             model,
             reference,
-            reward_model,
+            reward,
             prompts,
             stage.config.evaluate,
             max_tokens=stage.config.tokens.response,
@@ -82,15 +88,19 @@ def answer_both(
     }
 
 
-def table(prompts: Sequence[Row], answers: dict[str, Answers], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """One row a prompt: both answers, and what was measured of each."""
+def table(
+    prompts: Sequence[Row], answers: dict[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
+) -> list[Row]:
+    """One row a prompt: both answers, and what was measured of each; `reward` is the weighted sum of the rewards."""
     rows = []
+    totals = {name: reward.total(found.rewards).tolist() for name, found in answers.items()}
     for index, prompt in enumerate(prompts):
         row: Row = {"prompt_id": prompt["id"], "prompt": prompt["prompt"], "use_case": prompt["use_case"]}
         for name, found in answers.items():
             row |= {
                 f"{name}_response": decode(tokenizer, found.samples[index].response),
-                f"{name}_reward": found.rewards[index],
+                f"{name}_reward": totals[name][index],
+                **{f"{name}_reward_{c}": float(r) for c, r in zip(reward.judges, found.rewards[index], strict=True)},
                 f"{name}_gold": float("nan"),
                 f"{name}_length": len(found.samples[index].response),
                 f"{name}_terminated": found.samples[index].terminated,
@@ -129,6 +139,7 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "win_rate": as_dict(by_judge),
         "reward_win_rate": as_dict(by_reward),
         "proxy_reward": means("reward"),
+        "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},
         "gold_reward": means("gold") if judge == "gold" else None,
         "kl": as_dict(bootstrap(column("kl"))),
         "length": means("length"),

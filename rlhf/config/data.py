@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.section import Section, Share
+from rlhf.config.section import CRITERION, Section, Share
 
 Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "prompts", "texts"]
 
@@ -57,6 +57,9 @@ class DialoguesSource(HubData):
     """Pairs of whole dialogues, as Anthropic's hh-rlhf: turns open with "\\n\\nHuman:" and "\\n\\nAssistant:"."""
 
     kind: Literal["dialogues"]
+    criterion: Annotated[
+        str, Field(pattern=f"^{CRITERION}$")
+    ]  # by which they were compared: helpful, harmless, overall
 
 
 class TreesSource(HubData):

@@ -114,8 +114,9 @@ def inputs(receipts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
 def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
     """The plots for which there are numbers."""
     algorithms = [candidate.algorithm for candidate in summary.decision.candidates]
-    reports = workspace / "reports"
-    trained = {name: read_curves(reports / name / "curves.csv") for name in ("base", "sft", "reward")}
+    reports, criteria = workspace / "reports", list(summary.rows[0].rewards) if summary.rows else []
+    trained = {name: read_curves(reports / name / "curves.csv") for name in ("base", "sft")}
+    trained |= {f"reward {name}": read_curves(reports / "reward" / name / "curves.csv") for name in criteria}
     aligned = {name: read_curves(reports / "align" / name / "curves.csv") for name in algorithms}
     with_loss = {name: curves for name, curves in (trained | aligned).items() if curves.get("loss")}
     if with_loss:
@@ -124,9 +125,9 @@ def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
     if found:
         online = {name: curves for name, curves in aligned.items() if curves.get("kl") and curves.get("reward")}
         yield plots.reward_against_kl(found, online)
-    bins = read_curves(reports / "reward" / "calibration.csv")
-    if bins.get("confidence"):
-        yield plots.reward_calibration(bins)
+    bins = {name: read_curves(reports / "reward" / name / "calibration.csv") for name in criteria}
+    if known := {name: found for name, found in bins.items() if found.get("confidence")}:
+        yield plots.reward_calibration(known)
     if algorithms:
         yield plots.lengths(answer_lengths(reports, algorithms))
 

@@ -25,6 +25,7 @@ from rlhf.batching.order import rows_of_step
 from rlhf.config.training import LoopConfig
 from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
 from rlhf.models.scoring import rewards
+from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
 from tests.algorithms.tiny import PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
@@ -97,7 +98,7 @@ def online(name: str, sft: Path, config: LoopConfig) -> Run:
     source = OnlineSource(
         algorithm,
         tiny_policy(),
-        partial(rewards, scalar_model_from(sft, 0)),
+        Rewards({"overall": partial(rewards, scalar_model_from(sft, 0))}, {"overall": 1.0}, "before"),
         [t.prompt for t in turns(20)],
         section,
         max_tokens=6,

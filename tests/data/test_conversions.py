@@ -121,7 +121,9 @@ def test_nothing_and_no_feedback() -> None:
         rankings, left_out = to_rankings(tables)
         assert len(rankings) == 0
         assert left_out == {}
-        assert {"id", "prompt", "responses", "ranks", "annotator", "group", "source", "split"} == set(rankings.columns)
+        assert {"id", "prompt", "responses", "ranks", "annotator", "group", "criterion", "source", "split"} == set(
+            rankings.columns
+        )
 
 
 def test_only_lonely_rows() -> None:

@@ -279,7 +279,9 @@ def test_a_data_set_saved_to_a_directory(tmp_path: Path) -> None:
 
 
 def test_a_hub_source_is_named_by_its_commit() -> None:
-    source = DialoguesSource(kind="dialogues", path="owner/data", revision="0123456789" * 4, split="train")
+    source = DialoguesSource(
+        kind="dialogues", criterion="overall", path="owner/data", revision="0123456789" * 4, split="train"
+    )
     assert source_name(source) == "owner/data@01234567"
     assert local_path(source) is None
 
@@ -294,4 +296,4 @@ def test_the_hub_out_of_reach_is_a_passing_fault() -> None:
 @pytest.mark.parametrize(("revision", "split"), [("main", "train"), ("0123456789" * 4, None)])
 def test_a_hub_source_needs_a_commit_and_a_split(revision: str, split: str | None) -> None:
     with pytest.raises(ValidationError, match=r"should match pattern|`split` is null"):
-        DialoguesSource(kind="dialogues", path="owner/data", revision=revision, split=split)
+        DialoguesSource(kind="dialogues", criterion="overall", path="owner/data", revision=revision, split=split)

@@ -27,7 +27,7 @@ def test_the_graph_of_the_repository_is_dvcs_own(tmp_path: Path) -> None:
     versioning.init_workspace(tmp_path)
     found = pairs(load_graph(tmp_path))
     assert found == versioning.edges(tmp_path)
-    assert ("align@dpo", "reward") in found
+    assert ("align@dpo", "reward@overall") in found
 
 
 def test_the_graph_of_a_workspace_with_shared_directories_is_dvcs_own(workspace: Path) -> None:

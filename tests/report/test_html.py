@@ -105,7 +105,7 @@ def test_every_check_of_every_candidate_is_there(html: str) -> None:
 
 
 def test_plots_that_have_no_numbers_are_left_out(workspace: Path) -> None:
-    (workspace / "reports/reward/calibration.csv").write_text("confidence,accuracy,count\n")
+    (workspace / "reports/reward/overall/calibration.csv").write_text("confidence,accuracy,count\n")
     (workspace / "reports/align/ppo/curves.csv").unlink()
     html = render_report(workspace, made_decision(), RECEIPTS)
     assert "Reward-model calibration" not in html

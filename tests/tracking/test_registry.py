@@ -109,11 +109,11 @@ def test_the_version_leads_to_runs_and_data(workspace: Workspace) -> None:
     store = connect(workspace.path)
     (version,) = store.client.search_model_versions("name = 'small-policy'")
     assert version.tags["upstream.models/sft"] == workspace.keys["sft"]
-    assert version.tags["upstream.models/reward"] == workspace.keys["reward"]
+    assert version.tags["upstream.models/reward/overall"] == workspace.keys["reward@overall"]
     for data in ("data/clean", "data/judgements"):
         assert version.tags[f"dvc.md5.{data}"].endswith(".dir")
     assert version.run_id
-    for path in ("models/sft", "models/reward", "data/raw"):
+    for path in ("models/sft", "models/reward/overall", "data/raw"):
         assert f"[{path}](#/experiments/" in version.description
 
 
