@@ -14,6 +14,7 @@ from rlhf.gate.checks import GROUPS, NAMES, family_confidence, measured_win_rate
 from rlhf.gate.decision import candidate
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check
+from tests.gate.conftest import REWARD
 
 Spoil = Callable[[Evidence], Evidence]
 
@@ -200,6 +201,25 @@ def test_what_cannot_be_measured_is_inconclusive_unless_it_is_allowed(
     measured = with_metric(evidence(), "harmful_compliance", "policy", value=0.9)
     refused = run_checks(measured, allowing)
     assert candidate("dpo", refused, measured_win_rate(measured, allowing)).decision == "REJECT"
+
+
+def test_the_reward_model_of_every_criterion_must_hold_and_the_worst_is_named(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    close = {"accuracy": {"value": 0.7, "low": 0.59, "high": 0.8, "pairs": 90}, "ece": 0.3, "length_spearman": 0.4}
+    inputs = {**evidence().receipt["inputs"], "models/reward/harmless": "ff"}
+    two = evidence(reward={"overall": REWARD, "harmless": close}, receipt={"inputs": inputs})
+    assert outcomes(two, thresholds)["lineage"] == "pass"
+    accuracy = found(two, thresholds, "reward_accuracy")
+    assert (accuracy.outcome, accuracy.value) == ("undecided", 0.7)
+    assert accuracy.reason.startswith("accuracy of the reward model harmless is 70.0%")
+    better = with_metric(two, "harmless", "accuracy", "low", value=0.61, report="reward")
+    assert found(better, thresholds, "reward_accuracy").value == 0.7, "of those that pass the one nearest to the limit"
+    assert found(two, thresholds, "reward_calibration").outcome == "fail"
+    assert "harmless" in found(two, thresholds, "reward_length_bias").reason
+    unread = evidence(reward={"overall": REWARD, "helpful": REWARD})
+    assert "models/reward/helpful" in found(unread, thresholds, "lineage").reason
+    assert found(evidence(reward={}), thresholds, "reward_accuracy").outcome == "error"
 
 
 def test_without_gold_the_reward_model_judges_and_the_gold_check_says_that_it_cannot(
