@@ -115,7 +115,7 @@ def test_judgements_by_different_criteria_are_never_mixed() -> None:
     assert listed(rankings, "responses", "ranks", "annotator", "criterion") == [
         (["a", "b"], [2, 1], "ann", "overall"),
         (["a", "b"], [1, 2], "ann", "helpful"),
-        (["c", "d", "f"], [2, 1, 1], "", "helpful"),
+        (["c", "d", "f"], [3, 1, 1], "", "helpful"),
     ]
     assert left_out == {"rating without a partner": 1}
     assert rankings["id"].is_unique
