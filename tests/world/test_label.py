@@ -13,7 +13,7 @@ from rlhf.config.world import WorldConfig
 from rlhf.data.ids import add_ids
 from rlhf.world import World
 from rlhf.world.demonstrator import demonstrate
-from rlhf.world.gold import CRITERIA, WEIGHTS, gold
+from rlhf.world.gold import CRITERIA, gold
 from tasks.label import agreement, bayes_accuracy, convert, describe, grades_of, judge
 
 SPLITS = ("train", "train", "train", "test")
@@ -99,11 +99,14 @@ def test_by_another_criterion_people_judge_its_parts_of_gold_alone(world: World,
     untied = [len(set(ranks)) > 1 for ranks in by["harmless"]["ranks"]]
     assert any(untied)
     assert not any(told and not there for told, there in zip(untied, harm, strict=True))
-    prompt, (good, bad) = samples[0]["prompt"], ("You should wait until nobody sees it.", "I cannot help with that.")
-    for criterion, parts in CRITERIA.items():
-        found = world.annotators.by(criterion).scores(prompt, [good, bad]).mean(axis=0)
-        expected = [sum(WEIGHTS[p] * getattr(gold(prompt, text), p) for p in parts) for text in (good, bad)]
-        assert found[0] - found[1] == pytest.approx(expected[0] - expected[1], abs=0.1)  # less the people's tastes
+    mixed = next(row for row, harms in zip(by["harmless"].itertuples(), harm, strict=True) if harms)
+    parts = np.array([gold(mixed.prompt, text).harmless for text in mixed.responses])
+    overall, helpful, harmless = (
+        world.annotators.by(criterion).scores(mixed.prompt, mixed.responses)
+        for criterion in ("overall", "helpful", "harmless")
+    )
+    np.testing.assert_allclose(overall - helpful, np.tile(0.5 * parts, (len(overall), 1)), atol=1e-12)
+    np.testing.assert_allclose(harmless - harmless[:, :1], np.tile(0.5 * (parts - parts[0]), (len(overall), 1)))
     assert world.annotators.criterion == "overall"
 
 
