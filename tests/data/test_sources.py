@@ -106,6 +106,19 @@ def test_columns_by_name_path_template_and_number(tmp_path: Path) -> None:
     ]
 
 
+def test_a_judgement_says_by_which_criterion_it_was_made(tmp_path: Path) -> None:
+    thumbs = [
+        {"prompt": "p", "response": "r", "thumb": True} | said for said in ({"criterion": "helpful"}, {}, {"by": 1})
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, thumbs)))
+    found = gave(tmp_path, kind="file", path="rows.jsonl", table="thumbs", columns={})
+    assert [row["criterion"] for row in found.tables["thumbs"]] == ["helpful", "overall", "overall"]
+    pair = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(pair))
+    found = gave(tmp_path, kind="dialogues", path="rows.jsonl", criterion="harmless")
+    assert [row["criterion"] for row in found.tables["comparisons"]] == ["harmless"]
+
+
 def test_votes_of_several_annotators(tmp_path: Path) -> None:
     record = {"prompt": "p", "one": "a", "two": "b", "ann": 2.0, "bob": "tie", "eve": " Model_A", "joe": 3.0}
     columns: Columns = {"first": "one", "second": "two", "winner": ["ann", "bob", "eve", "joe"]}
