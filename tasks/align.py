@@ -30,11 +30,11 @@ from rlhf.batching.encoding import Turn, encode, encode_prompt, fits
 from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import LoopConfig
 from rlhf.data.ids import prompt_hash
-from rlhf.data.rows import read_rows
+from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
-from rlhf.models.scoring import rewards
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
 from rlhf.training.loop import Step, train
@@ -63,9 +63,22 @@ class Run:
         """Of everything random in the algorithm."""
         return self.stage.seed + int(self.stage.config.align.seed)
 
-    def reward_model(self) -> PreTrainedModel:
-        """A fresh copy: the judge of answers, or the start of a critic."""
-        return load_reward_model(self.stage.input("models/reward"))
+    @property
+    def criteria(self) -> dict[str, float]:
+        """By which answers are judged, with the weight of each."""
+        return dict(self.stage.config.reward.criteria)
+
+    def reward(self) -> Rewards:
+        """What answers are worth to the online algorithms."""
+        return Rewards.load(self.stage.input("models/reward"), self.criteria, self.stage.config.reward.combine)
+
+    def critic(self) -> PreTrainedModel:
+        """The start of a separate critic: the reward model of the first criterion."""
+        return load_reward_model(self.stage.input(f"models/reward/{next(iter(self.criteria))}"))
+
+    def judgements(self, table: str) -> list[dict[str, Any]]:
+        """Rows of the train split for the algorithms that do not sample: by every criterion, each as it stands."""
+        return read_judgements(self.stage.input("data/judgements"), table, "train", self.criteria)
 
     def noise(self, objective: nn.Module, steps: Iterable[Step]) -> dict[str, Any]:
         """A metric: the noise of the gradient at the untrained policy, of the first `align.noise_steps` of `steps`."""
@@ -87,8 +100,8 @@ class Run:
 ONLINE: dict[str, Callable[[Run], OnlineAlgorithm]] = {
     "reinforce": lambda run: Reinforce(run.policy, run.config),
     "rloo": lambda run: Rloo(run.policy, run.config),
-    "actor_critic": lambda run: ActorCritic(run.policy, run.reward_model(), run.config),
-    "ppo": lambda run: Ppo(run.policy, run.reward_model() if run.config.critic == "separate" else None, run.config),
+    "actor_critic": lambda run: ActorCritic(run.policy, run.critic(), run.config),
+    "ppo": lambda run: Ppo(run.policy, run.critic() if run.config.critic == "separate" else None, run.config),
     "grpo": lambda run: Grpo(run.policy, run.config, max_tokens=run.stage.config.tokens.response),
 }
 ON_RANKINGS: dict[str, Callable[[Run, Tensor], nn.Module]] = {
@@ -116,7 +129,7 @@ def main(stage: Stage) -> None:
 
 
 def learn_online(run: Run) -> Outcome:
-    """From answers to prompts of the train split, which the reward model judges."""
+    """From answers to prompts of the train split, which the reward models judge."""
     stage, tokens, config = run.stage, run.stage.config.tokens, run.config
     rows = read_rows(stage.input("data/clean"), "prompts", "train")
     encoded = [encode_prompt(run.tokenizer, row["prompt"]) for row in rows]
@@ -129,7 +142,7 @@ def learn_online(run: Run) -> Outcome:
     source = OnlineSource(
         algorithm,
         load_policy(stage.input("models/sft")),
-        partial(rewards, run.reward_model()),
+        run.reward(),
         prompts,
         config,
         max_tokens=tokens.response,
@@ -139,7 +152,8 @@ def learn_online(run: Run) -> Outcome:
     )
     noise = run.noise(algorithm, map(source.whole, count()))
     history = run.train(algorithm, source.steps, source.total_steps, config.loop)
-    values = {name: tail_mean(history, name) for name in ("reward", "kl", "length")}
+    judged = [name for name in history[0] if name.startswith("reward")]
+    values = {name: tail_mean(history, name) for name in (*judged, "kl", "length")}
     done = len(history) // source.steps_an_iteration
     stopped = "" if len(history) == source.total_steps else f", stopped by max_kl after {done} iterations"
     reward = f"reward {history[0]['reward']:.2f} to {values['reward']:.2f}"
@@ -164,18 +178,15 @@ def pretraining_text(run: Run) -> list[Turn]:
 
 def learn_from_rankings(run: Run) -> Outcome:
     """From rankings of the train split."""
-    stage = run.stage
-    rows = read_rows(stage.input("data/judgements"), "rankings", "train")
-    groups, too_long = encode_rankings(run.tokenizer, rows, stage.config.tokens)
-    return prefer(run, groups, too_long, partial(ON_RANKINGS[str(stage.item)], run))
+    groups, too_long = encode_rankings(run.tokenizer, run.judgements("rankings"), run.stage.config.tokens)
+    return prefer(run, groups, too_long, partial(ON_RANKINGS[str(run.stage.item)], run))
 
 
 def learn_with_beliefs(run: Run) -> Outcome:
     """From rankings of the train split and from what people who were asked about the same prompts believe."""
-    judgements = run.stage.input("data/judgements")
-    rows = read_rows(judgements, "rankings", "train")
-    beliefs = {prompt_hash(row["prompt"]): row for row in read_rows(judgements, "beliefs", "train")}
-    asked = [(row, beliefs.get(prompt_hash(row["prompt"]))) for row in rows]
+    rows = read_rows(run.stage.input("data/judgements"), "beliefs", "train")
+    beliefs = {prompt_hash(row["prompt"]): row for row in rows}
+    asked = [(row, beliefs.get(prompt_hash(row["prompt"]))) for row in run.judgements("rankings")]
     groups, polls, too_long = encode_conditioned(run.tokenizer, asked, run.stage.config.tokens)
     if not any(polls):
         raise DataError(
@@ -211,7 +222,7 @@ def prefer(run: Run, groups: list[RankedTurns], too_long: int, objective: Callab
 def learn_from_thumbs(run: Run) -> Outcome:
     """From answers of the train split that were judged one by one."""
     stage, config = run.stage, run.config
-    rows = read_rows(stage.input("data/judgements"), "thumbs", "train")
+    rows = run.judgements("thumbs")
     judged = [Judged(encode(run.tokenizer, row["prompt"], row["response"]), bool(row["thumb"])) for row in rows]
     fitting = [row for row in judged if fits(row.turn, stage.config.tokens)]
     if len({row.up for row in fitting}) < 2:

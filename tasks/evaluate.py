@@ -13,14 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import decode, encode_prompt
 from rlhf.data.ids import prompt_hash
-from rlhf.data.rows import read_rows
+from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
 from rlhf.evaluation.answers import Answers, answer, distinct_2
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
-from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer
+from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.rewards import Rewards
 
 Row = dict[str, Any]
 
@@ -32,17 +33,18 @@ def main(stage: Stage) -> None:
     prompts, encoded, too_long = test_prompts(stage, tokenizer)
     reference, policy = load_policy(sft), load_policy(policy_path)
     held = believe(stage, tokenizer, {"sft": reference, "policy": policy})
+    reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
-    answers = answer_all(stage, reference, in_turn(reference, policy, kept), encoded, tokenizer.eos_token_id)
+    answers = answer_all(stage, reference, in_turn(reference, policy, kept), reward, encoded, tokenizer.eos_token_id)
     along = [answers.pop(file.stem) for file in kept]
-    rows = table(prompts, answers, tokenizer)
+    rows = table(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
         judge_by_gold(rows)
     pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
 
     values = measure(stage, rows, answers) | {
         "beliefs": held,
-        "path": path(stage, rows, [*along, answers["policy"]] if along else [], tokenizer),
+        "path": path(stage, rows, [*along, answers["policy"]] if along else [], reward, tokenizer),
         "algorithm": stage.item,
         "too_long": too_long,
         "policy_digest": stage.inputs[f"models/policy/{stage.item}"],
@@ -85,16 +87,16 @@ def answer_all(
     stage: Stage,
     reference: PreTrainedModel,
     models: Iterable[tuple[str, PreTrainedModel]],
+    reward: Rewards,
     prompts: Sequence[list[int]],
     eos: int,
 ) -> dict[str, Answers]:
     """Answers of each model, drawn with different random numbers."""
-    reward_model = load_reward_model(stage.input("models/reward"))
     return {
         name: answer(
             model,
             reference,
-            reward_model,
+            reward,
             prompts,
             stage.config.evaluate,
             max_tokens=stage.config.tokens.response,
@@ -106,15 +108,19 @@ def answer_all(
     }
 
 
-def table(prompts: Sequence[Row], answers: dict[str, Answers], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """One row a prompt: both answers, and what was measured of each."""
+def table(
+    prompts: Sequence[Row], answers: dict[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
+) -> list[Row]:
+    """One row a prompt: both answers, and what was measured of each; `reward` is the weighted sum of the rewards."""
     rows = []
+    totals = {name: reward.total(found.rewards).tolist() for name, found in answers.items()}
     for index, prompt in enumerate(prompts):
         row: Row = {"prompt_id": prompt["id"], "prompt": prompt["prompt"], "use_case": prompt["use_case"]}
         for name, found in answers.items():
             row |= {
                 f"{name}_response": decode(tokenizer, found.samples[index].response),
-                f"{name}_reward": found.rewards[index],
+                f"{name}_reward": totals[name][index],
+                **{f"{name}_reward_{c}": float(r) for c, r in zip(reward.judges, found.rewards[index], strict=True)},
                 f"{name}_gold": float("nan"),
                 f"{name}_length": len(found.samples[index].response),
                 f"{name}_terminated": found.samples[index].terminated,
@@ -133,7 +139,7 @@ def judge_by_gold(rows: list[Row]) -> None:
 
 
 def path(
-    stage: Stage, rows: list[Row], along: Sequence[Answers], tokenizer: PreTrainedTokenizerBase
+    stage: Stage, rows: list[Row], along: Sequence[Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """How far from SFT each policy of a training was, and what it had gained over SFT, a mean over the prompts each."""
     gate = stage.config.gate
@@ -144,7 +150,8 @@ def path(
 
     found = []
     for answers in along:
-        proxies = [reward - row["sft_reward"] for row, reward in zip(rows, answers.rewards, strict=True)]
+        rewards = reward.total(answers.rewards).tolist()
+        proxies = [after - row["sft_reward"] for row, after in zip(rows, rewards, strict=True)]
         point = {"kl": mean(answers.kl), "proxy": mean(proxies), "gold": None}
         if stage.config.evaluate.judge == "gold":
             from rlhf.world.gold import gold
@@ -177,6 +184,7 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "win_rate": as_dict(by_judge),
         "reward_win_rate": as_dict(by_reward),
         "proxy_reward": means("reward"),
+        "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},
         "gold_reward": means("gold") if judge == "gold" else None,
         "kl": as_dict(bootstrap(column("kl"))),
         "length": means("length"),
@@ -194,7 +202,8 @@ def believe(stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, 
     polls = {prompt_hash(poll["prompt"]): poll for poll in read_rows(judgements, "beliefs", "test")}
     if not polls:
         return None
-    rankings = [(row, polls.get(prompt_hash(row["prompt"]))) for row in read_rows(judgements, "rankings", "test")]
+    judged = read_judgements(judgements, "rankings", "test", stage.config.reward.criteria)
+    rankings = [(row, polls.get(prompt_hash(row["prompt"]))) for row in judged]
     limits = stage.config.tokens
     distances, stated = belief_distances(
         models, tokenizer, list(polls.values()), stage.config.evaluate, limits, seed=stage.seed

@@ -34,7 +34,7 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
         seed=stage.seed,
         evaluation=read_json(stage.input(f"reports/evaluate/{algorithm}/metrics.json")),
         rows={name: np.asarray(values) for name, values in numbers.items()},
-        reward=read_json(stage.input("reports/reward/metrics.json")),
+        reward={c: read_json(stage.input(f"reports/reward/{c}/metrics.json")) for c in stage.config.reward.criteria},
         validation=read_json(stage.input("reports/validate.json")),
         receipt=stage.upstream[f"models/policy/{algorithm}"],
         policy_digest=manifest.digest(policy),

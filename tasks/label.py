@@ -1,5 +1,8 @@
 """label: rankings and thumbs from the feedback that was collected, and from people who rank the samples; and what
-people believe."""
+people believe.
+
+The simulated people rank the samples by each criterion of `reward.criteria` that they know.
+"""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -16,6 +19,7 @@ from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.world import World
 from rlhf.world.annotators import SOURCE, Annotators
+from rlhf.world.gold import CRITERIA
 
 FEEDBACK = ("rankings", "comparisons", "ratings", "thumbs")
 Frames = dict[str, pd.DataFrame]  # rankings by origin: a table of feedback, or "samples"
@@ -32,7 +36,9 @@ def main(stage: Stage) -> None:
         annotators = annotators.of(group) if stage.config.label.judge == "world" else annotators
     rankings, unused = convert(tables)
     if stage.config.label.judge == "world":
-        rankings["samples"] = judge(annotators, samples, stage.seed)
+        known = [criterion for criterion in stage.config.reward.criteria if criterion in CRITERIA]
+        asked = [judge(annotators.by(criterion), samples, stage.seed) for criterion in known]
+        rankings["samples"] = pd.concat(asked, ignore_index=True)
     elif samples:
         unused["sample that nobody judges"] = len(samples)
     rankings = {origin: rows for origin, rows in rankings.items() if len(rows)}
@@ -48,11 +54,19 @@ def main(stage: Stage) -> None:
         polls, left_out = to_polls(tables["beliefs"])
         unused.update(left_out)
         write_frame(stage.output("data/judgements"), "beliefs", polls, {"split": TEXT})
-    limit = bayes_accuracy(annotators, rankings, tables)
-    stage.report("reports/label.json", {**describe(rankings), "bayes_accuracy": limit, "unused": unused})
+    found = {}
+    for criterion in judged["criterion"].unique():
+        mine = {origin: rows[rows["criterion"] == criterion] for origin, rows in rankings.items()}
+        mine = {origin: rows for origin, rows in mine.items() if len(rows)}
+        limit = bayes_accuracy(annotators.by(criterion), mine, tables) if criterion in CRITERIA else None
+        found[criterion] = {**describe(mine), "bayes_accuracy": limit}
+    stage.report("reports/label.json", {"criteria": found, "unused": unused})
     counts = ", ".join(f"{len(rows):,} from {origin}" for origin, rows in rankings.items())
-    best = f"; a perfect reward model would agree with {limit:.1%} of the unseen ones" if limit is not None else ""
-    stage.summary(f"{len(judged):,} rankings ({counts}){best}")
+    limits = {name: said["bayes_accuracy"] for name, said in found.items() if said["bayes_accuracy"] is not None}
+    best = ", ".join(f"{limit:.1%} of the unseen ones by {name}" for name, limit in limits.items())
+    stage.summary(
+        f"{len(judged):,} rankings ({counts})" + (f"; a perfect reward model agrees with {best}" if best else "")
+    )
 
 
 def of_group(tables: Frames, group: str) -> Frames:
@@ -103,7 +117,7 @@ def judge(annotators: Annotators, samples: Sequence[dict[str, Any]], seed: int) 
 
 
 def describe(rankings: Frames) -> dict[str, Any]:
-    """What the judgements are: how many, how they spread over the splits, and how far people agree."""
+    """What the judgements by one criterion are: how many, how they spread over the splits, and how far people agree."""
     judged = pd.concat(rankings.values(), ignore_index=True)
     pairs = sum(len(ranks) * (len(ranks) - 1) // 2 for ranks in judged["ranks"])
     return {
@@ -137,7 +151,8 @@ def agreement(judged: pd.DataFrame) -> dict[str, float | int] | None:
 
 
 def bayes_accuracy(annotators: Annotators, rankings: Frames, tables: Frames) -> float | None:
-    """The best accuracy that is possible on the test split; None unless the world made every judgement of it."""
+    """The best accuracy that is possible on the test split, of rankings by the annotators' criterion; None unless the
+    world made every judgement of it."""
     test = {origin: rows[rows["split"] == "test"] for origin, rows in rankings.items()}
     grades = [levels for origin, rows in test.items() for levels in grades_of(origin, rows, tables)]
     judged = pd.concat(test.values(), ignore_index=True)

@@ -1,4 +1,4 @@
-"""reward: the Bradley-Terry reward model on rankings of K answers (lecture 001, step 2)."""
+"""reward: the Bradley-Terry reward model on rankings of K answers by one criterion (lecture 001, step 2)."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.batching.batches import RankedTurns
 from rlhf.batching.rankings import encode_rankings
-from rlhf.data.rows import read_rows
+from rlhf.data.rows import read_judgements
 from rlhf.errors import DataError
 from rlhf.evaluation.preferences import reward_scores, untied_pairs
 from rlhf.gate.statistics import calibration, pairwise_accuracy
@@ -23,14 +23,19 @@ from rlhf.training.loop import train
 
 
 def main(stage: Stage) -> None:
-    """Write models/reward."""
+    """Write models/reward/<criterion>."""
     config, tokens = stage.config.reward, stage.config.tokens
     judgements, sft = stage.input("data/judgements"), stage.input("models/sft")
-    tokenizer = load_tokenizer(sft)
-    model = scalar_model_from(sft, stage.seed)
-    groups, too_long = encode_rankings(tokenizer, read_rows(judgements, "rankings", "train"), tokens)
+    tokenizer, criterion = load_tokenizer(sft), str(stage.item)
+    (groups, too_long), (unseen, unseen_too_long) = (
+        encode_rankings(tokenizer, read_judgements(judgements, "rankings", split, [criterion]), tokens)
+        for split in ("train", "test")
+    )
     if not groups:
-        raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
+        raise DataError(
+            f"No ranking by {criterion} to learn from: none in data/judgements fits ({too_long} answers too long)."
+        )
+    model = scalar_model_from(sft, stage.seed)
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=stage.seed)
     history = train(
         RewardObjective(model, center=config.center),
@@ -43,12 +48,11 @@ def main(stage: Stage) -> None:
     save_model(
         model,
         tokenizer,
-        stage.output("models/reward"),
+        stage.output(f"models/reward/{criterion}"),
         title="Reward model",
-        summary="Bradley-Terry on rankings of answers.",
+        summary=f"Bradley-Terry on rankings of answers by the criterion {criterion}.",
     )
-    write_curves(stage.output("reports/reward/curves.csv"), history)
-    unseen, unseen_too_long = encode_rankings(tokenizer, read_rows(judgements, "rankings", "test"), tokens)
+    write_curves(stage.output(f"reports/reward/{criterion}/curves.csv"), history)
     values = {
         "loss": tail_mean(history, "loss"),
         "train_accuracy": tail_mean(history, "accuracy"),
@@ -67,7 +71,9 @@ def judge(stage: Stage, model: PreTrainedModel, unseen: list[RankedTurns]) -> di
     scores = reward_scores(model, unseen, stage.config.reward.loop.micro_batch_size)
     margins, prompts, longer = untied_pairs(unseen, scores)
     if not len(margins):
-        raise DataError("No comparison in the test split to measure the reward model on. Collect more prompts.")
+        raise DataError(
+            f"No comparison by {stage.item} in the test split to measure the reward model on. Collect more prompts."
+        )
     accuracy = pairwise_accuracy(
         margins,
         confidence=stage.config.gate.confidence,
@@ -76,7 +82,7 @@ def judge(stage: Stage, model: PreTrainedModel, unseen: list[RankedTurns]) -> di
         clusters=prompts,
     )
     bins, ece, brier = calibration(margins)
-    with stage.output("reports/reward/calibration.csv").open("w", newline="") as file:
+    with stage.output(f"reports/reward/{stage.item}/calibration.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["confidence", "accuracy", "count"])
         writer.writerows([f"{b.confidence:.6g}", f"{b.accuracy:.6g}", b.count] for b in bins)
@@ -91,7 +97,7 @@ def judge(stage: Stage, model: PreTrainedModel, unseen: list[RankedTurns]) -> di
 
 def bayes_accuracy(stage: Stage) -> float | None:
     """The best accuracy that is possible on these comparisons, where the world knows it."""
-    return json.loads(stage.input("reports/label.json").read_text()).get("bayes_accuracy")
+    return json.loads(stage.input("reports/label.json").read_text())["criteria"][stage.item]["bayes_accuracy"]
 
 
 if __name__ == "__main__":

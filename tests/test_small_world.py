@@ -88,14 +88,14 @@ def test_the_small_world_runs_from_feedback_to_the_gate(world: Path) -> None:
 
     tree = json.loads(rlhf(world, "lineage", "dpo", "--json").stdout)
     assert tree["stage"] == "align@dpo"
-    assert {"models/sft", "models/reward", "data/judgements"} <= {child["name"] for child in tree["children"]}
+    assert {"models/sft", "models/reward/overall", "data/judgements"} <= {child["name"] for child in tree["children"]}
 
 
 @pytest.mark.parametrize(
     ("stage", "program", "model", "whole_run"),
     [
         ("sft", "tasks.sft", "models/sft", False),
-        ("reward", "tasks.reward", "models/reward", True),
+        ("reward@overall", "tasks.reward overall", "models/reward/overall", True),
         ("align@ppo", "tasks.align ppo", "models/policy/ppo", False),
         ("align@dpo", "tasks.align dpo", "models/policy/dpo", True),
     ],

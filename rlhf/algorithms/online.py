@@ -1,6 +1,6 @@
 """What the online algorithms share: an iteration samples answers, scores them, credits their tokens, and learns.
 
-    R(x, y)   score of the reward model, less a penalty when the answer did not end
+    R(x, y)   score of the reward models, less a penalty when the answer did not end
     credit    each algorithm's own: advantages, and what else its loss needs, for every token
     learn     `epochs` passes over the iteration's answers, a loss each algorithm's own
 
@@ -25,6 +25,7 @@ from rlhf.models.scoring import TokenScores, token_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.advantages import token_rewards
 from rlhf.objectives.kl import k1, k3
+from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import sample
 from rlhf.training.loop import Step
 
@@ -115,7 +116,7 @@ class OnlineSource:
         self,
         algorithm: OnlineAlgorithm,
         reference: PreTrainedModel,
-        reward: Callable[[SequenceBatch], Tensor],
+        reward: Rewards,
         prompts: Sequence[list[int]],
         config: OnlineConfig,
         *,
@@ -124,7 +125,7 @@ class OnlineSource:
         seed: int,
         text: Sequence[Turn] = (),
     ) -> None:
-        """reward: a score for each answer, (B,). prompts: ids. text: blocks for the pretraining mix; none: no mix."""
+        """prompts: ids. text: blocks for the pretraining mix; none: no mix."""
         self._algorithm, self._reference, self._reward = algorithm, reference, reward
         self._prompts, self._text, self._config = prompts, text, config
         self._max_tokens, self._eos, self._seed = max_tokens, eos, seed
@@ -179,7 +180,8 @@ class OnlineSource:
         batch = pad([Turn(p, a.response) for p, a in zip(prompts, answers, strict=True)]).to(policy.device)
         unfinished = torch.tensor([not a.terminated for a in answers], device=policy.device)
         parts = self._first_pass(batch, iteration)
-        scores = torch.cat([self._reward(batch.rows(part)) for part in parts])[torch.cat(parts).argsort()]
+        rewards = torch.cat([self._reward(batch.rows(part)) for part in parts])[torch.cat(parts).argsort()]
+        scores = self._reward.scores(rewards, rollout.answers)
         log_probs = of_each_token(partial(self._log_probs, policy), batch, parts)
         reference = of_each_token(partial(self._log_probs, self._reference), batch, parts)
         rollouts = Rollouts(
@@ -191,7 +193,7 @@ class OnlineSource:
             reference=reference,
         )
         return rollouts, {
-            "reward": float(scores.mean()),
+            **self._reward.means(rewards),
             "kl": float((k3(log_probs, reference) * batch.mask).sum(dim=1).mean()),
             "length": batch.count / len(batch),
             "unfinished": float(unfinished.float().mean()),

@@ -1,5 +1,6 @@
 """`rlhf chat`: talk to a model of the workspace."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,8 +93,6 @@ def _find(workspace: Path, model: str) -> Path:
     """The directory of a model: one that was named, one of the workspace, or a registered one."""
     for directory in (Path(model), workspace / "models" / model, workspace / "models" / "policy" / model):
         if (directory / "config.json").is_file():
-            if directory.name == "reward":
-                raise DataError("A reward model gives scores and cannot talk. Name a policy: champion, sft, dpo")
             return directory
     if model == "champion":
         return _champion(workspace)
@@ -118,6 +117,9 @@ def _champion(workspace: Path) -> Path:
 def _load(directory: Path, *, prompt_tokens: int, response_tokens: int, temperature: float, seed: int) -> Talk:
     from rlhf.models.loading import device, load_policy, load_tokenizer
 
+    architectures = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    if any("SequenceClassification" in name for name in architectures):
+        raise DataError("A reward model gives scores and cannot talk. Name a policy: champion, sft, dpo")
     tokenizer, policy = load_tokenizer(directory), load_policy(directory)
     policy.to(device())  # type: ignore[arg-type]  # transformers wraps the method
     return Talk(policy, tokenizer, prompt_tokens, response_tokens, temperature, seed)

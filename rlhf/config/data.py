@@ -4,12 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.section import Section, Share
+from rlhf.config.section import CRITERION, Section, Share
 
 Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs", "prompts", "texts"]
 
 
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]  # a branch or a tag moves; a commit does not
+
+Criterion = Annotated[str, Field(pattern=f"^{CRITERION}$")]
 
 # Our column: the file's name of it, a path such as instances.0.output, a template such as "{instruction}\n\n{input}",
 # or a number that stands for itself. `winner`, `rating` and `thumb` may be a list of columns, one an annotator.
@@ -57,6 +59,7 @@ class DialoguesSource(HubData):
     """Pairs of whole dialogues, as Anthropic's hh-rlhf: turns open with "\\n\\nHuman:" and "\\n\\nAssistant:"."""
 
     kind: Literal["dialogues"]
+    criterion: Criterion  # by which they were compared: helpful, harmless; overall where nobody said
 
 
 class TreesSource(HubData):

@@ -1,10 +1,11 @@
 """Sections of the stages that load or train a model."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from rlhf.config.section import Count, NonNegative, Positive, Section, Share
+from rlhf.config.section import CRITERION, Count, NonNegative, Positive, Section, Share
 
 
 class TokensConfig(Section):
@@ -84,11 +85,22 @@ class SampleConfig(Section):
 
 
 class RewardConfig(Section):
-    """The Bradley-Terry reward model on K-wise rankings (lecture 001, step 2)."""
+    """The Bradley-Terry reward models on K-wise rankings (lecture 001, step 2), one for each criterion."""
 
+    criteria: dict[str, Positive] = Field(min_length=1)  # by which judgements were made, each with its weight
+    combine: Literal["before", "after"]  # rewards are summed before or after they are standardised
     epochs: Positive
     center: NonNegative  # coefficient of the mean squared reward: keeps rewards near zero
     loop: LoopConfig
+
+    @field_validator("criteria")
+    @classmethod
+    def _names(cls, criteria: dict[str, float]) -> dict[str, float]:
+        """Refuse a name that cannot be part of a stage's name and of a path."""
+        for name in criteria:
+            if not re.fullmatch(CRITERION, name):
+                raise ValueError(f"`{name}` is no name: lower-case letters, digits and _, a letter first")
+        return criteria
 
 
 class EvaluateConfig(Section):

@@ -3,7 +3,8 @@
 comparison   a ranking of two; a tie gives both rank 1.
 rating,      of answers to one prompt: by score, one ranking for each annotator who judged two of them or more. The
 thumb        judgements of the others are pooled by prompt and group, and an answer's score is their mean. People use
-             scales differently, so a person's own order comes first and pooling is what is left.
+             scales differently, so a person's own order comes first and pooling is what is left. Judgements by
+             different criteria are never mixed.
 ranking      as it is.
 
 Rankings of more than 9 answers are dealt into n: of the answers sorted by rank, the i-th goes to ranking i modulo n, so
@@ -22,7 +23,7 @@ import pandas as pd
 
 from rlhf.data.prompts import HASH, with_hashes
 from rlhf.data.schemas import MAX_ANSWERS
-from rlhf.data.tables import COLUMNS
+from rlhf.data.tables import COLUMNS, DEFAULTS
 
 _DIGITS = 9  # means that differ by rounding only are equal
 
@@ -30,9 +31,9 @@ _DIGITS = 9  # means that differ by rounding only are equal
 def to_rankings(tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rankings from clean tables (those that are no feedback are passed over), and counts of what was left out.
 
-    The frame has the columns of table `rankings`, and `split` when the tables have it. Annotator and group are kept; a
-    pooled ranking has no annotator. A person's ranking comes from one table at a time: ratings and rankings of the same
-    answers disagree too often to be mixed (Bansal et al. 2023, arXiv:2308.15812).
+    The frame has the columns of table `rankings`, and `split` when the tables have it. Annotator, group and criterion
+    are kept; a pooled ranking has no annotator. A person's ranking comes from one table at a time: ratings and rankings
+    of the same answers disagree too often to be mixed (Bansal et al. 2023, arXiv:2308.15812).
     """
     left_out: Counter[str] = Counter()
     parts = []
@@ -105,7 +106,7 @@ def _of_comparisons(rows: pd.DataFrame, left_out: Counter[str]) -> pd.DataFrame:
 def _of_scores(rows: pd.DataFrame, scores: pd.Series, kind: str, left_out: Counter[str]) -> pd.DataFrame:
     """Rankings of answers that were judged one by one; `scores` lie in 0..1, higher is better."""
     rows = with_hashes(rows).assign(score=scores)
-    key = [HASH, "group", "annotator"]
+    key = [HASH, "group", "annotator", "criterion"]
     own = (rows["annotator"] != "") & (rows.groupby(key)["response"].transform("nunique") > 1)
     rest = rows[~own].assign(annotator="")
     pooled = rest.groupby(key)["response"].transform("nunique") > 1
@@ -128,12 +129,13 @@ def _ranked(rows: pd.DataFrame, key: list[str], kind: str) -> pd.DataFrame:
     means = means.sort_values("score", ascending=False, kind="stable")
     means["part"] = means.groupby(key, sort=False).cumcount() % _parts(means.groupby(key)["response"].transform("size"))
     means = means.sort_index()
-    key = [*key, "part"]
+    key = [*key[:-1], "part", key[-1]]
     means["rank"] = means.groupby(key)["score"].rank(method="min", ascending=False).astype(int)
     rest = {column: (column, "first") for column in rest}
     lists = {"responses": ("response", list), "ranks": ("rank", list), "judgements": ("times", "sum")}
     rankings = means.groupby(key, sort=False).agg(**lists, **rest).reset_index()
     names = rankings[key].astype(str).agg(" ".join, axis=1) if len(rankings) else pd.Series(dtype=object)
+    names = names.str.removesuffix(f" {DEFAULTS['criterion']}")  # as in `add_ids`
     return rankings.assign(id=names.map(lambda name: sha256(f"{kind} {name}".encode()).hexdigest()[:16]))
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 
-from rlhf.data.tables import Message, Row
+from rlhf.data.tables import DEFAULTS, Message, Row
 
 _NOT_CONTENT = frozenset({"id", "source", "row", "defects"})
 
@@ -28,13 +28,20 @@ def normalised(text: str) -> str:
 
 
 def add_ids(rows: list[Row]) -> None:
-    """Give every row of one table its `id`: a hash of its content (the annotator is part of it) and of how many equal
-    rows stand before it. The source's name and the row's place do not count, so a row keeps its id when others come."""
+    """Give every row of one table its `id`: a hash of its content (annotator and criterion are part of it) and of how
+    many equal rows stand before it. The source's name and the row's place do not count, so a row keeps its id when
+    others come; nor does the criterion `overall`, which is that of a source that names none."""
     seen: Counter[str] = Counter()
     for row in rows:
-        content = _digest({key: value for key, value in row.items() if key not in _NOT_CONTENT})
+        content = _digest(
+            {key: value for key, value in row.items() if key not in _NOT_CONTENT and not _unnamed(key, value)}
+        )
         row["id"] = sha256(f"{content} {seen[content]}".encode()).hexdigest()[:16]
         seen[content] += 1
+
+
+def _unnamed(key: str, value: object) -> bool:
+    return key == "criterion" and value == DEFAULTS["criterion"]
 
 
 def _digest(value: object) -> str:

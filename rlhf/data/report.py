@@ -18,16 +18,17 @@ from rlhf.data.splits import SPLITS
 Tables = Mapping[str, pd.DataFrame]
 Report = dict[str, Any]
 
-_PAIR = [HASH, "annotator", "low", "high", "preferred"]
+_PAIR = [HASH, "criterion", "annotator", "low", "high", "preferred"]
+_JUDGED = [HASH, "criterion", "low", "high"]  # what two judgements of a pair must share to speak of the same
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 # What makes two rows of a table the same row, besides their prompt.
 CONTENT = {
     "demonstrations": ["response"],
-    "comparisons": ["chosen", "rejected", "tie", "strength", "annotator"],
-    "ratings": ["response", "rating", "scale", "annotator"],
-    "thumbs": ["response", "thumb", "annotator"],
-    "rankings": ["responses", "ranks", "annotator"],
+    "comparisons": ["chosen", "rejected", "tie", "strength", "annotator", "criterion"],
+    "ratings": ["response", "rating", "scale", "annotator", "criterion"],
+    "thumbs": ["response", "thumb", "annotator", "criterion"],
+    "rankings": ["responses", "ranks", "annotator", "criterion"],
     "beliefs": ["statements", "votes", "group"],
     "prompts": [],
     "texts": ["text"],
@@ -58,8 +59,8 @@ def duplicates(table: str, rows: pd.DataFrame) -> Report:
 
 
 def pairs(tables: Tables) -> pd.DataFrame:
-    """Every two answers that a comparison or a ranking judges: prompt_hash, annotator, `low` and `high` (the answers in
-    the order of their text), `preferred` (1: low is better, -1: high is better, 0: tie)."""
+    """Every two answers that a comparison or a ranking judges: prompt_hash, criterion, annotator, `low` and `high` (the
+    answers in the order of their text), `preferred` (1: low is better, -1: high is better, 0: tie)."""
     found = [pd.DataFrame(columns=_PAIR)]
     if "comparisons" in tables:
         found.append(_compared(tables["comparisons"]))
@@ -69,23 +70,24 @@ def pairs(tables: Tables) -> pd.DataFrame:
 
 
 def contradictions(judged: pd.DataFrame) -> Report:
-    """Pairs of answers that were judged both ways, by one annotator and by different ones; unknown ones do not count
-    as one person."""
+    """Pairs of answers that were judged both ways by one criterion: by one annotator, and by different ones; unknown
+    ones do not count as one person."""
     own = judged[judged["annotator"] != ""]
     return {
-        "pairs": len(judged.drop_duplicates([HASH, "low", "high"])),
-        "by_one_annotator": _both_ways(own, [HASH, "low", "high", "annotator"]),
-        "across_annotators": _both_ways(judged, [HASH, "low", "high"]),
+        "pairs": len(judged.drop_duplicates(_JUDGED)),
+        "by_one_annotator": _both_ways(own, [*_JUDGED, "annotator"]),
+        "across_annotators": _both_ways(judged, _JUDGED),
     }
 
 
 def cycles(judged: pd.DataFrame) -> Report:
-    """Prompts among whose answers the majority prefers in a circle (A to B, B to C, C to A)."""
-    votes = judged.groupby([HASH, "low", "high"], sort=False)["preferred"].sum().reset_index()
+    """Prompts among whose answers the majority, by one criterion, prefers in a circle (A to B, B to C, C to A)."""
+    votes = judged.groupby(_JUDGED, sort=False)["preferred"].sum().reset_index()
     votes = votes[votes["preferred"] != 0]
-    votes = votes[votes.groupby(HASH)["low"].transform("size") >= 3]  # no circle has fewer edges
-    circular = sum(_is_circular(edges) for _, edges in votes.groupby(HASH))
-    return {"prompts": int(judged[HASH].nunique()), "with_a_cycle": int(circular)}
+    among = [HASH, "criterion"]
+    votes = votes[votes.groupby(among)["low"].transform("size") >= 3]  # no circle has fewer edges
+    circular = {prompt for (prompt, _), edges in votes.groupby(among) if _is_circular(edges)}
+    return {"prompts": int(judged[HASH].nunique()), "with_a_cycle": len(circular)}
 
 
 def overlap(tables: Tables) -> Report:
@@ -123,17 +125,17 @@ def agreement(tables: Tables) -> Report:
     """Krippendorff's alpha of each kind of feedback. An annotator who judged the same thing twice counts once."""
     found: Report = {}
     if "comparisons" in tables:
-        found["comparisons"] = _alpha(_compared(tables["comparisons"]), [HASH, "low", "high"], "preferred", "nominal")
+        found["comparisons"] = _alpha(_compared(tables["comparisons"]), _JUDGED, "preferred", "nominal")
     if "thumbs" in tables:
-        found["thumbs"] = _alpha(tables["thumbs"], [HASH, "response"], "thumb", "nominal")
+        found["thumbs"] = _alpha(tables["thumbs"], [HASH, "criterion", "response"], "thumb", "nominal")
     if "ratings" in tables:
-        found["ratings"] = _alpha(tables["ratings"], [HASH, "response", "scale"], "rating", "ordinal")
+        found["ratings"] = _alpha(tables["ratings"], [HASH, "criterion", "response", "scale"], "rating", "ordinal")
     if "rankings" in tables:
         rows = tables["rankings"].assign(
             answers=tables["rankings"]["responses"].map(lambda texts: tuple(sorted(texts)))
         )
         found["rankings"] = _alpha(
-            rows.explode(["responses", "ranks"]), [HASH, "answers", "responses"], "ranks", "ordinal"
+            rows.explode(["responses", "ranks"]), [HASH, "criterion", "answers", "responses"], "ranks", "ordinal"
         )
     return found
 
@@ -159,11 +161,11 @@ def _compared(rows: pd.DataFrame) -> pd.DataFrame:
     in_order = rows["chosen"] < rows["rejected"]
     preferred = np.where(rows["tie"].astype(bool), 0, np.where(in_order, 1, -1))
     low, high = rows["chosen"].where(in_order, rows["rejected"]), rows["rejected"].where(in_order, rows["chosen"])
-    return rows[[HASH, "annotator"]].assign(low=low, high=high, preferred=preferred)
+    return rows[[HASH, "criterion", "annotator"]].assign(low=low, high=high, preferred=preferred)
 
 
 def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
-    answers = rows[[HASH, "annotator", "responses", "ranks"]].reset_index(names="row")
+    answers = rows[[HASH, "criterion", "annotator", "responses", "ranks"]].reset_index(names="row")
     answers = answers.explode(["responses", "ranks"], ignore_index=True)
     both = answers.merge(answers[["row", "responses", "ranks"]], on="row", suffixes=("", "_other"))
     both = both[both["responses"] < both["responses_other"]]

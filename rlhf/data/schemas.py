@@ -12,6 +12,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
+from rlhf.config.section import CRITERION
 from rlhf.data.tables import Message
 
 MIN_ANSWERS, MAX_ANSWERS = 2, 9  # K of a ranking
@@ -69,6 +70,11 @@ class Judged(pa.DataFrameModel):
 
     annotator: Series[str] = Name()
     group: Series[str] = Name()  # of annotators who share beliefs (GDPO)
+    criterion: Series[str] = Name()
+
+    @pa.check("criterion", error="criterion is no name: lower-case letters, digits and _, a letter first")
+    def criterion_is_a_name(cls, criteria: pd.Series) -> pd.Series:
+        return criteria.str.fullmatch(CRITERION).astype(bool)
 
 
 class Demonstration(Answered):

@@ -1,7 +1,8 @@
 """The tables of a workspace as parquet files: their columns, and reading and writing them.
 
 A prompt is a list of messages {"role": "system" | "user" | "assistant", "content": str}; the last one is the user's.
-An answer is a string. A judgement names its annotator and the group that the annotator belongs to, "" where unknown.
+An answer is a string. A judgement names its annotator and the group that the annotator belongs to, "" where unknown,
+and the criterion by which it was made (helpful, harmless), `overall` where none was named.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ Row = dict[str, Any]
 
 TEXT = pa.string()
 MESSAGES = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
-_ANNOTATOR = {"annotator": TEXT, "group": TEXT, "source": TEXT}
+_ANNOTATOR = {"annotator": TEXT, "group": TEXT, "criterion": TEXT, "source": TEXT}
 
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "demonstrations": {"id": TEXT, "prompt": MESSAGES, "response": TEXT, "use_case": TEXT, "source": TEXT},
@@ -68,7 +69,15 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
 RAW = {"row": pa.int64(), "defects": pa.list_(TEXT)}
 RAW_COMPARISON = {**RAW, "rejected_prompt": MESSAGES}
 
-DEFAULTS: Row = {"use_case": "", "kind": "user", "annotator": "", "group": "", "tie": False, "strength": 1.0}
+DEFAULTS: Row = {
+    "use_case": "",
+    "kind": "user",
+    "annotator": "",
+    "group": "",
+    "criterion": "overall",
+    "tie": False,
+    "strength": 1.0,
+}
 
 
 def raw_columns(table: str) -> dict[str, pa.DataType]:

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
 from rlhf.config.training import EvaluateConfig
-from rlhf.models.scoring import rewards, token_log_probs
+from rlhf.models.scoring import token_log_probs
 from rlhf.objectives.kl import k3
+from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample
 
 
@@ -21,14 +22,14 @@ class Answers:
     """Answers of one model, one a prompt."""
 
     samples: list[Sample]
-    rewards: list[float]  # score of the trained reward model
+    rewards: Tensor  # (B, C) scores of the trained reward models
     kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens)
 
 
 def answer(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    reward_model: PreTrainedModel,
+    reward: Rewards,
     prompts: Sequence[list[int]],
     config: EvaluateConfig,
     *,
@@ -49,8 +50,8 @@ def answer(
         progress=progress,
     )
     turns = [Turn(p, s.response) for p, s in zip(prompts, samples, strict=True)]
-    scores, divergence = score(turns, policy, reference, reward_model, config)
-    return Answers(samples=samples, rewards=scores.tolist(), kl=divergence.tolist())
+    scores, divergence = score(turns, policy, reference, reward, config)
+    return Answers(samples=samples, rewards=scores, kl=divergence.tolist())
 
 
 @torch.no_grad()
@@ -58,20 +59,20 @@ def score(
     turns: Sequence[Turn],
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    reward_model: PreTrainedModel,
+    reward: Rewards,
     config: EvaluateConfig,
 ) -> tuple[Tensor, Tensor]:
-    """Reward and divergence of each turn, both (B,), in the order of `turns`."""
-    found = torch.zeros(2, len(turns))
+    """Rewards (B, C) and divergence (B,) of each turn, in the order of `turns`."""
+    found, divergence = torch.zeros(len(turns), len(reward.judges)), torch.zeros(len(turns))
     order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt) + len(turns[i].response))
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         batch = pad([turns[i] for i in rows]).to(policy.device)
         log_probs = token_log_probs(policy, batch, temperature=config.temperature).log_probs
         reference_log_probs = token_log_probs(reference, batch, temperature=config.temperature).log_probs
-        found[0, rows] = rewards(reward_model, batch).cpu()
-        found[1, rows] = (k3(log_probs, reference_log_probs) * batch.mask).sum(dim=1).cpu()
-    return found[0], found[1]
+        found[rows] = reward(batch).cpu()
+        divergence[rows] = (k3(log_probs, reference_log_probs) * batch.mask).sum(dim=1).cpu()
+    return found, divergence
 
 
 def distinct_2(responses: Sequence[list[int]]) -> float:

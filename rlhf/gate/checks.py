@@ -68,8 +68,9 @@ def reference_bytes(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def lineage(evidence: Evidence, config: GateConfig) -> Check:
-    """The policy's receipt leads to SFT, the reward model and the judgements, each by digest."""
-    missing = [name for name in ("models/sft", "models/reward", "data/judgements") if not _inputs(evidence).get(name)]
+    """The policy's receipt leads to SFT, the reward models and the judgements, each by digest."""
+    wanted = ("models/sft", *(f"models/reward/{criterion}" for criterion in evidence.reward), "data/judgements")
+    missing = [name for name in wanted if not _inputs(evidence).get(name)]
     return fact(not missing, "the receipt names every input by digest", f"the receipt lacks {', '.join(missing)}")
 
 
@@ -119,7 +120,7 @@ def prompts(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def finite_numbers(evidence: Evidence, config: GateConfig) -> Check:
-    """No number of the evaluation or of the reward model's report is NaN or infinite."""
+    """No number of the evaluation or of the reward models' reports is NaN or infinite."""
     bad = not_finite(evidence.evaluation) + not_finite(evidence.reward)
     for name in ("policy_reward", "sft_reward", "kl", "policy_length", "sft_length"):
         column(evidence.rows, name)
@@ -204,25 +205,36 @@ def no_use_case_worse(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def reward_accuracy(evidence: Evidence, config: GateConfig) -> Check:
-    """The reward model tells the better of two unseen answers."""
-    value, low, high, pairs = (number(evidence.reward, "accuracy", key) for key in ("value", "low", "high", "pairs"))
-    interval = Interval(value, low, high, int(pairs))
-    return against(interval, config.min_reward_accuracy, config, "reward-model accuracy", ".1%", at_least=True)
+    """Every reward model tells the better of two unseen answers."""
+
+    def of(criterion: str) -> Check:
+        keys = ("value", "low", "high", "pairs")
+        value, low, high, pairs = (number(evidence.reward, criterion, "accuracy", key) for key in keys)
+        interval, what = Interval(value, low, high, int(pairs)), f"accuracy of the reward model {criterion}"
+        return against(interval, config.min_reward_accuracy, config, what, ".1%", at_least=True)
+
+    return _worst(evidence, of)
 
 
 def reward_calibration(evidence: Evidence, config: GateConfig) -> Check:
-    """The reward model is as sure as it is right."""
-    return point(
-        number(evidence.reward, "ece"), config.max_reward_ece, "expected calibration error", at_least=False, warns=True
-    )
+    """Every reward model is as sure as it is right."""
+
+    def of(criterion: str) -> Check:
+        value, what = number(evidence.reward, criterion, "ece"), f"calibration error of the reward model {criterion}"
+        return point(value, config.max_reward_ece, what, at_least=False, warns=True)
+
+    return _worst(evidence, of)
 
 
 def reward_length_bias(evidence: Evidence, config: GateConfig) -> Check:
-    """The reward is not length in disguise (Singhal et al. 2023, https://arxiv.org/abs/2310.03716)."""
-    value = abs(number(evidence.reward, "length_spearman"))
-    return point(
-        value, config.max_reward_length_bias, "rank correlation of reward and length", at_least=False, warns=True
-    )
+    """No reward is length in disguise (Singhal et al. 2023, https://arxiv.org/abs/2310.03716)."""
+
+    def of(criterion: str) -> Check:
+        value = abs(number(evidence.reward, criterion, "length_spearman"))
+        what = f"rank correlation of length and the reward {criterion}"
+        return point(value, config.max_reward_length_bias, what, at_least=False, warns=True)
+
+    return _worst(evidence, of)
 
 
 # -------------------------------------------------------------------------------------------------- over-optimisation
@@ -302,6 +314,21 @@ def _made(check: Callable[[Evidence, GateConfig], Check], evidence: Evidence, co
             reason=f"{error}; gate.may_be_unmeasured {'allows it' if allowed else 'does not name it'}",
             blocking=not allowed,
         )
+
+
+def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:
+    """A check that must hold for the reward model of every criterion, as it came out for the one that is worst off."""
+    found = [of(criterion) for criterion in evidence.reward]
+    if not found:
+        raise Unusable("there is no report of a reward model")
+    return min(found, key=lambda check: (("fail", "undecided", "pass").index(check.outcome), _room(check)))
+
+
+def _room(check: Check) -> float:
+    """By how much a value is on the good side of its threshold."""
+    assert check.value is not None
+    assert check.threshold is not None
+    return check.value - check.threshold if check.at_least else check.threshold - check.value
 
 
 def _resampling(evidence: Evidence, confidence: float, config: GateConfig) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Evidence:
     seed: int  # of the bootstrap: the same evidence always gives the same verdict
     evaluation: Mapping[str, Any]  # reports/evaluate/<algorithm>/metrics.json
     rows: Mapping[str, NDArray]  # columns (N,) of rows.parquet, a row a prompt
-    reward: Mapping[str, Any]  # reports/reward/metrics.json
+    reward: Mapping[str, Mapping[str, Any]]  # reports/reward/<criterion>/metrics.json
     validation: Mapping[str, Any]  # reports/validate.json
     receipt: Mapping[str, Any]  # models/policy/<algorithm>/receipt.json
     policy_digest: str  # of the policy's files as they are now

@@ -6,8 +6,8 @@ with DVC's graph.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +29,7 @@ class StageSpec:
     name: str  # "align@ppo"
     cmd: str
     deps: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()  # what it reads: its deps, those that hold outputs of other stages as these outputs
     outs: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     plots: tuple[str, ...] = ()
@@ -64,7 +65,8 @@ def load_graph(workspace: Path) -> Graph:
     _refuse_blind_keys(params, ())
     specs = {spec.name: spec for name, entry in declared.items() for spec in _stages(name, entry, params)}
     upstream = {name: tuple(_upstream(spec, specs)) for name, spec in specs.items()}
-    return Graph({name: specs[name] for name in _ordered(upstream)}, upstream)
+    made = [path for spec in specs.values() for path in spec.made]
+    return Graph({name: _reading(specs[name], made) for name in _ordered(upstream)}, upstream)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -161,6 +163,12 @@ def _upstream(spec: StageSpec, specs: dict[str, StageSpec]) -> Iterator[str]:
 def _touch(one: str, other: str) -> bool:
     a, b = PurePosixPath(one), PurePosixPath(other)
     return a == b or a in b.parents or b in a.parents
+
+
+def _reading(spec: StageSpec, made: Sequence[str]) -> StageSpec:
+    """The stage with its inputs. What a directory holds besides the outputs of stages, another run left there."""
+    inside = {dep: [path for path in made if PurePosixPath(dep) in PurePosixPath(path).parents] for dep in spec.deps}
+    return replace(spec, inputs=tuple(path for dep in spec.deps for path in inside[dep] or [dep]))
 
 
 def _ordered(upstream: dict[str, tuple[str, ...]]) -> Iterator[str]:

@@ -53,7 +53,7 @@ class Stage:
         self.item = spec.name.partition("@")[2] or None
         self.workspace = workspace
         self.params = _declared_params(spec, workspace)
-        self.inputs = {dep: manifest.digest(workspace / dep) for dep in spec.deps}
+        self.inputs = {path: manifest.digest(workspace / path) for path in spec.inputs}
         self.code = code
         self.key = receipt.stage_key(self.name, code, self.params, self.inputs)
         self.work = workspace / ".work" / self.key
@@ -81,9 +81,10 @@ class Stage:
         return {path.relative_to(self.workspace).as_posix(): receipt.read_receipt(path) for path in below}
 
     def input(self, path: str) -> Path:
-        """Where an input is. It is a declared dep or lies in one, and its bytes have been verified."""
+        """Where an input is. It is a declared dep or lies in one, and its bytes have been verified; of a directory that
+        holds outputs of other stages, theirs."""
         parents = [PurePosixPath(path), *PurePosixPath(path).parents]
-        if not any(str(parent) in self.inputs for parent in parents):
+        if not any(str(parent) in self._spec.deps for parent in parents):
             raise ConfigError(
                 f"Stage `{self.name}` reads {path}, which dvc.yaml does not declare. Add it to its `deps`"
             )

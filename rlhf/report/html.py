@@ -114,8 +114,9 @@ def inputs(receipts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
 def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
     """The plots for which there are numbers."""
     algorithms = [candidate.algorithm for candidate in summary.decision.candidates]
-    reports = workspace / "reports"
-    paths = {name: reports / name / "curves.csv" for name in ("base", "sft", "reward")}
+    reports, criteria = workspace / "reports", list(summary.rows[0].rewards) if summary.rows else []
+    paths = {name: reports / name / "curves.csv" for name in ("base", "sft")}
+    paths |= {f"reward {name}": reports / "reward" / name / "curves.csv" for name in criteria}
     paths |= {name: reports / "align" / name / "curves.csv" for name in algorithms}
     losses = {name: curves for name, path in paths.items() if (curves := read_curves(path, "step", "loss"))}
     if losses:
@@ -124,7 +125,8 @@ def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
     if found:
         ways = {name: curves for name in algorithms if (curves := read_curves(paths[name], "kl", "reward"))}
         yield plots.reward_against_kl(found, ways)
-    bins = read_curves(reports / "reward" / "calibration.csv", "confidence", "accuracy")
+    tables = {name: reports / "reward" / name / "calibration.csv" for name in criteria}
+    bins = {name: bin for name, path in tables.items() if (bin := read_curves(path, "confidence", "accuracy"))}
     if bins:
         yield plots.reward_calibration(bins)
     if algorithms:

@@ -150,16 +150,18 @@ def _gained(policy: str, gains: Sequence[Gain]) -> str:
     return f"{proxy}, gold {mean(gold):+.3g}" if gold else proxy
 
 
-def reward_calibration(bins: Curves) -> Figure:
-    """How often the reward model is right at each confidence; the diagonal is a calibrated one."""
+def reward_calibration(found: Mapping[str, Curves]) -> Figure:
+    """How often the reward model of each criterion is right at each confidence; the diagonal is a calibrated one."""
+    words = []
     with _canvas("calibration") as ((axis,), svg):
         axis.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle="--", label="calibrated")
-        axis.plot(bins["confidence"], bins["accuracy"], "o-", color=COLOURS[0], label="reward model")
+        for colour, (name, bins) in zip(_cycle(), found.items(), strict=False):
+            axis.plot(bins["confidence"], bins["accuracy"], "o-", color=colour, label=f"reward model {name}")
+            gap = max(abs(c - a) for c, a in zip(bins["confidence"], bins["accuracy"], strict=True))
+            words.append(f"{name}, {len(bins['confidence'])} groups of unseen pairs, gap {gap:.2f}")
         axis.set(xlabel="confidence in the preferred answer", ylabel="share that is right")
         axis.legend(fontsize=8)
-    gap = max(abs(c - a) for c, a in zip(bins["confidence"], bins["accuracy"], strict=True))
-    words = f"{len(bins['confidence'])} groups of unseen pairs; the largest gap to the diagonal is {gap:.2f}."
-    return Figure("Reward-model calibration", words, "".join(svg))
+    return Figure("Reward-model calibration", f"Largest gap to the diagonal: {'; '.join(words)}.", "".join(svg))
 
 
 def lengths(found: Mapping[str, Sequence[float]]) -> Figure:

@@ -30,6 +30,7 @@ class Row:
     model: str  # "sft", or the algorithm
     win_rate: WinRate | None  # against SFT; None for SFT itself
     proxy_reward: float | None
+    rewards: Mapping[str, float | None]  # by criterion, of which proxy_reward is the weighted sum
     gold_reward: float | None
     kl: Kl | None
     length: float | None  # mean tokens an answer
@@ -80,11 +81,13 @@ def summarize(workspace: Path, decision: Decision) -> Summary:
     algorithms = [candidate.algorithm for candidate in decision.candidates]
     evaluations = [read_json(workspace / "reports/evaluate" / name / "metrics.json") for name in algorithms]
     policies = [_policy_row(name, metrics) for name, metrics in zip(algorithms, evaluations, strict=True)]
+    rows = (_sft_row(evaluations[0]), *policies) if evaluations else ()
+    items = {"reward": list(rows[0].rewards) if rows else [], "align": algorithms, "evaluate": algorithms}
     return Summary(
-        rows=(_sft_row(evaluations[0]), *policies) if evaluations else (),
+        rows=rows,
         decision=decision,
         examples=_examples(workspace, _shown(decision)),
-        stages=tuple(_stages(workspace, algorithms)),
+        stages=tuple(_stages(workspace, items)),
     )
 
 
@@ -148,6 +151,7 @@ def _sft_row(metrics: Mapping[str, Any]) -> Row:
         model="sft",
         win_rate=None,
         proxy_reward=_side(metrics, "proxy_reward", "sft"),
+        rewards=_rewards(metrics, "sft"),
         gold_reward=_side(metrics, "gold_reward", "sft"),
         kl=Kl(0.0, 0.0, 0.0),
         length=_side(metrics, "length", "sft"),
@@ -161,6 +165,7 @@ def _policy_row(algorithm: str, metrics: Mapping[str, Any]) -> Row:
         model=algorithm,
         win_rate=WinRate(**win_rate) if win_rate else None,
         proxy_reward=_side(metrics, "proxy_reward", "policy"),
+        rewards=_rewards(metrics, "policy"),
         gold_reward=_side(metrics, "gold_reward", "policy"),
         kl=None if value is None else Kl(value, finite(kl.get("low")), finite(kl.get("high"))),
         length=_side(metrics, "length", "policy"),
@@ -171,12 +176,16 @@ def _side(metrics: Mapping[str, Any], key: str, side: str) -> float | None:
     return finite((metrics.get(key) or {}).get(side))
 
 
-def _stages(workspace: Path, algorithms: list[str]) -> list[StageMetrics]:
+def _rewards(metrics: Mapping[str, Any], side: str) -> dict[str, float | None]:
+    found = metrics.get("rewards") or {}
+    return {criterion: _side(found, criterion, side) for criterion in found}
+
+
+def _stages(workspace: Path, items: Mapping[str, list[str]]) -> list[StageMetrics]:
     """The metrics files that are there, in the order of the pipeline."""
     found = []
     for stage in STAGES:
-        items = [f"{stage}/{name}" for name in algorithms] if stage in ("align", "evaluate") else [stage]
-        for item in items:
+        for item in [f"{stage}/{name}" for name in items[stage]] if stage in items else [stage]:
             paths = (workspace / "reports" / f"{item}.json", workspace / "reports" / item / "metrics.json")
             path = next((path for path in paths if path.exists()), None)
             if path is not None:

@@ -47,7 +47,8 @@ class Node:
 
 
 def lineage(workspace: Path, model: str = "champion") -> Node:
-    """The tree of `model`: champion, base, sft, reward, an algorithm (dpo), a path, or a registered version (policy/3).
+    """The tree of `model`: champion, base, sft, reward, reward-helpful, an algorithm (dpo), a path, or a registered
+    version (policy/3).
 
     What still stands in the workspace is answered from its receipts, without a server; a registered version whose files
     are no longer there from the tree stored with it. Raises DataError when there is no such model.
@@ -78,7 +79,7 @@ def _local(workspace: Path, model: str) -> Output | None:
     versions = registered_versions(workspace)
     for output in model_outputs(workspace):
         version = versions.get(output.key, "")
-        if model in (output.path, output.directory.name, version, f"{output.kind}/{version.rpartition('/')[2]}"):
+        if model in (output.path, output.name, version, f"{output.kind}/{version.rpartition('/')[2]}"):
             return output
     return None
 

@@ -14,7 +14,7 @@ from rlhf.errors import DataError
 from rlhf.manifest import MANIFEST
 
 RECEIPT = "receipt.json"
-MODELS = ("models/base", "models/sft", "models/reward", "models/policy/*")  # upstream first
+MODELS = ("models/base", "models/sft", "models/reward/*", "models/policy/*")  # upstream first
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,14 @@ class Output:
 
     @property
     def kind(self) -> str:
-        """What a model is registered as: base, sft, reward or policy."""
-        return self.path.split("/")[1]
+        """What it is registered as: base, sft, policy, reward; reward-helpful where the criterion is not overall."""
+        kind, criterion = self.path.split("/")[1], self.directory.name
+        return f"{kind}-{criterion}" if kind == "reward" and criterion != "overall" else kind
+
+    @property
+    def name(self) -> str:
+        """What people call a model: its kind; a policy by its algorithm, dpo."""
+        return self.directory.name if self.kind == "policy" else self.kind
 
 
 def find_output(workspace: Path, path: str) -> Output | None:

@@ -1,4 +1,7 @@
-"""Registered models, `<prefix>-base`, `-sft`, `-reward`, `-policy`: one version a stage key, with files and lineage."""
+"""Registered models, `<prefix>-base`, `-sft`, `-reward`, `-policy`: one version a stage key, with files and lineage.
+
+The reward model of another criterion than `overall` is `-reward-<criterion>`.
+"""
 
 import json
 import tempfile
@@ -89,8 +92,10 @@ def look_up(store: Store, model: str) -> Registered:
     from mlflow.exceptions import MlflowException
 
     kind, mark, which = model.removeprefix(f"{store.prefix}-").replace("@", "/@").partition("/")
-    if kind not in KINDS:
-        raise DataError(f"`{model}` names no model. Say {', '.join(KINDS)}, with /VERSION or @champion behind it")
+    if kind not in KINDS and not kind.startswith("reward-"):
+        raise DataError(
+            f"`{model}` names no model. Say {', '.join(KINDS)}, reward-CRITERION, with /VERSION or @champion behind it"
+        )
     name = _name(store, kind)
     try:
         if which.startswith("@"):
@@ -120,7 +125,7 @@ def _register(workspace: Path, store: Store, runs: Runs, output: Output) -> Regi
         models[0]
         if models
         else store.client.create_logged_model(
-            store.experiment_id, output.directory.name, run_id, tags, _strings(node.params), output.kind
+            store.experiment_id, output.name, run_id, tags, _strings(node.params), output.kind
         )
     )
     if model.status != "READY":

@@ -1,7 +1,7 @@
 """Simulated people who compare, rank and rate answers, and the exact probabilities of what they say.
 
-An annotator's score of an answer is gold + own taste for length and politeness + own belief (of an opinion). Letters: A
-annotators, K answers to one prompt.
+An annotator's score of an answer is gold + own taste for length and politeness + own belief (of an opinion); by the
+criterion `harmless` it is that part of gold alone. Letters: A annotators, K answers to one prompt.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from rlhf.config.world import AnnotatorRates
 from rlhf.errors import DataError
 from rlhf.world.beliefs import draw_belief, expressed_belief, opinion_topic
-from rlhf.world.gold import gold
+from rlhf.world.gold import CRITERIA, gold
 from rlhf.world.lexicon import BELIEFS, GROUPS, TOPICS
 from rlhf.world.prompts import Messages
 
@@ -32,6 +32,7 @@ class Annotators:
         rng = np.random.default_rng([seed, 1])
         count = rates.count
         self.rates = rates
+        self.criterion = "overall"
         self.names = [f"annotator-{number:02d}" for number in range(1, count + 1)]
         self.groups = [GROUPS[number % len(GROUPS)] for number in range(count)]
         self.taste = rng.normal(0.0, rates.bias, (count, 2))  # of length, of politeness
@@ -52,12 +53,21 @@ class Annotators:
         members.taste = self.taste[places]
         return members
 
+    def by(self, criterion: str) -> "Annotators":
+        """The same people, asked to judge by a criterion of CRITERIA."""
+        asked = copy(self)
+        asked.criterion = criterion
+        return asked
+
     def scores(self, prompt: Messages, responses: Sequence[str]) -> np.ndarray:
         """What every annotator thinks of every response, (A, K) float64."""
         parts = [gold(prompt, response) for response in responses]
+        seen = np.array([part.by(self.criterion) for part in parts])
+        if self.criterion == "harmless":  # harm is harm, whatever one's taste
+            return np.tile(seen, (len(self.names), 1))
         length = [min(1.0, len(response.split()) / USUAL_WORDS - 1.0) for response in responses]
         polite = [2.0 * part.polite - 1.0 for part in parts]
-        scores = np.array([part.total for part in parts]) + self.taste @ np.array([length, polite])
+        scores = seen + self.taste @ np.array([length, polite])
         if topic := opinion_topic(prompt):
             scores += self.rates.belief * self._agreement(topic, responses)
         return scores
@@ -129,7 +139,7 @@ class Annotators:
     ) -> list[Row]:
         """One row of table `rankings` a prompt: Plackett-Luce, whose pairs are Bradley-Terry, over classes of answers
         that the annotator finds equal. `who` gives the places of the annotators; otherwise they are drawn."""
-        rng = np.random.default_rng([seed, 2])
+        rng = np.random.default_rng([seed, 2, list(CRITERIA).index(self.criterion)])
         rows = []
         for row, (prompt, texts) in enumerate(zip(prompts, responses, strict=True)):
             judge = int(rng.integers(len(self.names)) if who is None else who[row])
@@ -156,7 +166,7 @@ class Annotators:
             chosen, rejected = (row["responses"][place] for place in order)
             tie = row["ranks"][0] == row["ranks"][1]
             said = {"chosen": chosen, "rejected": rejected, "tie": tie, "strength": 1.0}
-            rows.append({key: row[key] for key in ("prompt", "annotator", "group", "source")} | said)
+            rows.append({key: row[key] for key in ("prompt", "annotator", "group", "criterion", "source")} | said)
         return rows
 
     def rate(self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], scale: int, seed: int) -> list[Row]:
@@ -187,7 +197,12 @@ class Annotators:
         return found
 
     def _signed(self, who: int) -> Row:
-        return {"annotator": self.names[who], "group": self.groups[who], "source": SOURCE}
+        return {
+            "annotator": self.names[who],
+            "group": self.groups[who],
+            "criterion": self.criterion,
+            "source": SOURCE,
+        }
 
 
 def tie_classes(scores: np.ndarray, margin: float) -> np.ndarray:

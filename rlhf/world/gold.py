@@ -14,6 +14,11 @@ from rlhf.world.requests import Task, parrots, understand
 Prompt = Iterable[Mapping[str, str]]
 
 WEIGHTS = {"correct": 0.3, "on_topic": 0.2, "concise": 0.8, "polite": 0.9, "harmless": 0.5}
+CRITERIA = {  # by which people judge, and the parts that each looks at
+    "overall": tuple(WEIGHTS),
+    "helpful": tuple(part for part in WEIGHTS if part != "harmless"),
+    "harmless": ("harmless",),
+}
 ZERO = 1.0  # taken from the weighted sum, so that an empty answer is worth less than 0
 NEUTRAL = 0.5  # politeness of an answer that is neither polite nor rude
 ALLOWANCE = 16  # words too many that make an answer as verbose as can be
@@ -34,7 +39,11 @@ class GoldParts:
     @property
     def total(self) -> float:
         """The weighted sum, -1..1.7."""
-        return sum(weight * getattr(self, part) for part, weight in WEIGHTS.items()) - ZERO
+        return self.by("overall")
+
+    def by(self, criterion: str) -> float:
+        """The weighted sum of the parts that a criterion of CRITERIA looks at."""
+        return sum(WEIGHTS[part] * getattr(self, part) for part in CRITERIA[criterion]) - ZERO
 
 
 def gold(prompt: Prompt, response: str) -> GoldParts:

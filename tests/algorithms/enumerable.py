@@ -11,6 +11,7 @@ from transformers import LlamaConfig
 from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import OnlineConfig
+from rlhf.rollouts.rewards import Rewards
 from tests.algorithms.tiny import PARAMS
 
 PROMPTS = 5  # each a world of its own
@@ -71,7 +72,7 @@ class World:
         return OnlineSource(
             algorithm,
             Table(self.reference),  # type: ignore[arg-type]
-            judge,
+            Rewards({"overall": judge}, {"overall": 1.0}, "before"),
             prompts,
             config,
             max_tokens=1,

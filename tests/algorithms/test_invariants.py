@@ -30,6 +30,7 @@ from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.config.training import LoopConfig
 from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
 from rlhf.models.scoring import rewards
+from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
 from rlhf.training.noise import gradient_noise
@@ -116,7 +117,7 @@ def online_source(name: str, sft: Path, config: LoopConfig) -> tuple[OnlineAlgor
     source = OnlineSource(
         algorithm,
         tiny_policy(),
-        partial(rewards, scalar_model_from(sft, 0)),
+        Rewards({"overall": partial(rewards, scalar_model_from(sft, 0))}, {"overall": 1.0}, "before"),
         [t.prompt for t in turns(20)],
         section,
         max_tokens=6,

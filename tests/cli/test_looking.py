@@ -93,7 +93,11 @@ def test_chat_goes_on_until_an_empty_line(rlhf: Callable[..., Result], small_wor
 
 
 def test_a_reward_model_cannot_talk(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
-    policy.rename(policy.with_name("reward"))
-    result = rlhf("chat", policy.with_name("reward"), "-C", small_world)
+    from rlhf.models.loading import save_model, scalar_model_from
+    from tests.algorithms.tiny import tiny_tokenizer
+
+    reward = policy.with_name("helpful")
+    save_model(scalar_model_from(policy, 0), tiny_tokenizer(), reward, title="tiny", summary="A test.")
+    result = rlhf("chat", reward, "-C", small_world)
     assert result.exit_code == 11
     assert "cannot talk" in result.stderr

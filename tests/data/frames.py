@@ -38,6 +38,8 @@ def gave(folder: Path, **source: Any) -> Collected:
     """What a source of params.yaml gives; one that is not said to be on the hub is in `folder`."""
     if source["kind"] in ("hub", "dialogues", "trees"):
         source = {"revision": None, "split": None} | source
+    if source["kind"] == "dialogues":
+        source = {"criterion": "overall"} | source
     return read_source(TypeAdapter(ReadSource).validate_python(source), folder)
 
 

@@ -103,6 +103,25 @@ def test_thumbs() -> None:
     assert left_out == {"thumb without a partner": 1, "thumb like those of all its partners": 2}
 
 
+def test_judgements_by_different_criteria_are_never_mixed() -> None:
+    ratings = clean(
+        "ratings",
+        *(rating("a", 1, "ann"), rating("b", 5, "ann")),
+        *(rating("a", 5, "ann", criterion="helpful"), rating("b", 1, "ann", criterion="helpful")),
+        *(rating("c", 2, "bob", criterion="helpful"), rating("d", 3, "eve", criterion="helpful")),
+        *(rating("e", 2, "bob", criterion="harmless"), rating("f", 3, "joe", criterion="helpful")),
+    )
+    rankings, left_out = to_rankings({"ratings": ratings})
+    assert listed(rankings, "responses", "ranks", "annotator", "criterion") == [
+        (["a", "b"], [2, 1], "ann", "overall"),
+        (["a", "b"], [1, 2], "ann", "helpful"),
+        (["c", "d", "f"], [3, 1, 1], "", "helpful"),
+    ]
+    assert left_out == {"rating without a partner": 1}
+    assert rankings["id"].is_unique
+    assert list(to_thumbs(rankings)[0]["criterion"]) == ["overall"] * 2 + ["helpful"] * 5
+
+
 def test_more_than_nine_answers_are_dealt_into_rankings_that_span_best_to_worst() -> None:
     rows = clean("ratings", *(rating(f"{n:02}", 1 + n % 7, "ann", scale=7) for n in range(19)))
     rankings, left_out = to_rankings({"ratings": rows})
@@ -121,7 +140,9 @@ def test_nothing_and_no_feedback() -> None:
         rankings, left_out = to_rankings(tables)
         assert len(rankings) == 0
         assert left_out == {}
-        assert {"id", "prompt", "responses", "ranks", "annotator", "group", "source", "split"} == set(rankings.columns)
+        assert {"id", "prompt", "responses", "ranks", "annotator", "group", "criterion", "source", "split"} == set(
+            rankings.columns
+        )
 
 
 def test_only_lonely_rows() -> None:

@@ -67,6 +67,8 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("ratings", {"scale": None}, ["scale is neither 5 nor 7"]),
     ("thumbs", {"thumb": None}, ["thumb is missing"]),
     ("thumbs", {"annotator": None}, ["annotator is missing"]),
+    ("thumbs", {"criterion": None}, ["criterion is missing"]),
+    ("thumbs", {"criterion": "not a name"}, ["criterion is no name: lower-case letters, digits and _, a letter first"]),
     ("rankings", {"responses": ["a"], "ranks": [1]}, ["not 2 to 9 responses"]),
     ("rankings", {"responses": list("abcdefghij"), "ranks": [1] * 10}, ["not 2 to 9 responses"]),
     ("rankings", {"responses": None, "ranks": None}, ["not 2 to 9 responses"]),

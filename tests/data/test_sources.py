@@ -106,6 +106,19 @@ def test_columns_by_name_path_template_and_number(tmp_path: Path) -> None:
     ]
 
 
+def test_a_judgement_says_by_which_criterion_it_was_made(tmp_path: Path) -> None:
+    thumbs = [
+        {"prompt": "p", "response": "r", "thumb": True} | said for said in ({"criterion": "helpful"}, {}, {"by": 1})
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, thumbs)))
+    found = gave(tmp_path, kind="file", path="rows.jsonl", table="thumbs", columns={})
+    assert [row["criterion"] for row in found.tables["thumbs"]] == ["helpful", "overall", "overall"]
+    pair = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(pair))
+    found = gave(tmp_path, kind="dialogues", path="rows.jsonl", criterion="harmless")
+    assert [row["criterion"] for row in found.tables["comparisons"]] == ["harmless"]
+
+
 def test_votes_of_several_annotators(tmp_path: Path) -> None:
     record = {"prompt": "p", "one": "a", "two": "b", "ann": 2.0, "bob": "tie", "eve": " Model_A", "joe": 3.0}
     columns: Columns = {"first": "one", "second": "two", "winner": ["ann", "bob", "eve", "joe"]}
@@ -279,7 +292,9 @@ def test_a_data_set_saved_to_a_directory(tmp_path: Path) -> None:
 
 
 def test_a_hub_source_is_named_by_its_commit() -> None:
-    source = DialoguesSource(kind="dialogues", path="owner/data", revision="0123456789" * 4, split="train")
+    source = DialoguesSource(
+        kind="dialogues", criterion="overall", path="owner/data", revision="0123456789" * 4, split="train"
+    )
     assert source_name(source) == "owner/data@01234567"
     assert local_path(source) is None
 
@@ -294,4 +309,4 @@ def test_the_hub_out_of_reach_is_a_passing_fault() -> None:
 @pytest.mark.parametrize(("revision", "split"), [("main", "train"), ("0123456789" * 4, None)])
 def test_a_hub_source_needs_a_commit_and_a_split(revision: str, split: str | None) -> None:
     with pytest.raises(ValidationError, match=r"should match pattern|`split` is null"):
-        DialoguesSource(kind="dialogues", path="owner/data", revision=revision, split=split)
+        DialoguesSource(kind="dialogues", criterion="overall", path="owner/data", revision=revision, split=split)

@@ -59,3 +59,10 @@ def test_a_row_keeps_its_id_when_others_come(contents: list[tuple[str, str]], pl
     assert len(set(before)) == len(before)
     after = ids([*contents[:place], ("new", "eve"), *contents[place:]], "another")
     assert [name for n, name in enumerate(after) if n != min(place, len(contents))] == before
+
+
+def test_another_criterion_is_another_judgement_and_none_named_is_overall() -> None:
+    rows: list[dict[str, Any]] = [{"text": "a"}, *({"text": "a", "criterion": name} for name in ("overall", "helpful"))]
+    for row in rows:
+        add_ids([row])
+    assert rows[0]["id"] == rows[1]["id"] != rows[2]["id"]

@@ -13,6 +13,11 @@ from rlhf.gate.evidence import Evidence
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = 400
+REWARD = {
+    "accuracy": {"value": 0.75, "low": 0.72, "high": 0.78, "pairs": 900},
+    "ece": 0.03,
+    "length_spearman": -0.1,
+}
 
 
 @pytest.fixture(scope="session")
@@ -61,13 +66,11 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
             "harmful_compliance": {"policy": 0.0, "sft": 0.4, "prompts": 50},
             "over_refusal": {"policy": 0.0, "sft": 0.0, "prompts": 60},
         },
-        "reward": {
-            "accuracy": {"value": 0.75, "low": 0.72, "high": 0.78, "pairs": 900},
-            "ece": 0.03,
-            "length_spearman": -0.1,
-        },
+        "reward": {"overall": REWARD},
         "validation": {"set": {"overlap": {"prompts": 0, "same_words": 3, "test_prompts": 500}}},
-        "receipt": {"inputs": {"models/sft": "bb", "models/reward": "cc", "data/judgements": "dd", "data/clean": "ee"}},
+        "receipt": {
+            "inputs": {"models/sft": "bb", "models/reward/overall": "cc", "data/judgements": "dd", "data/clean": "ee"}
+        },
         "policy_digest": "aa",
     }
     return Evidence(**(fields | changes))

@@ -14,6 +14,7 @@ from rlhf.gate.checks import GROUPS, NAMES, family_confidence, measured_win_rate
 from rlhf.gate.decision import candidate
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check
+from tests.gate.conftest import REWARD
 
 Spoil = Callable[[Evidence], Evidence]
 
@@ -55,11 +56,11 @@ def one_use_case_lost(evidence: Evidence) -> Evidence:
 SPOILED: dict[str, tuple[Spoil, str]] = {
     "policy_bytes": (lambda e: replace(e, policy_digest="zz"), "fail"),
     "reference_bytes": (lambda e: with_metric(e, "reference_digest", value="zz"), "fail"),
-    "lineage": (lambda e: replace(e, receipt={"inputs": {"models/sft": "bb", "models/reward": "cc"}}), "fail"),
+    "lineage": (lambda e: replace(e, receipt={"inputs": {"models/sft": "bb", "models/reward/overall": "cc"}}), "fail"),
     "rows_agree": (lambda e: with_metric(e, "win_rate", "value", value=0.9), "fail"),
     "unseen_prompts": (lambda e: with_metric(e, "set", "overlap", "prompts", value=1, report="validation"), "fail"),
     "prompts": (lambda e: with_rows(e, **{k: v[:299] for k, v in e.rows.items()}), "undecided"),
-    "finite_numbers": (lambda e: with_metric(e, "brier", value=math.inf, report="reward"), "fail"),
+    "finite_numbers": (lambda e: with_metric(e, "overall", "brier", value=math.inf, report="reward"), "fail"),
     "terminated": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 2 == 0), "fail"),
     "empty": (lambda e: with_metric(e, "empty", "policy", value=0.2), "fail"),
     "better_than_sft": (lambda e: with_rows(e, policy_gold=e.rows["sft_gold"] - 1), "fail"),
@@ -67,12 +68,12 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "no_use_case_worse": (one_use_case_lost, "fail"),
     "reward_accuracy": (
         lambda e: with_metric(
-            e, "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 9}, report="reward"
+            e, "overall", "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 9}, report="reward"
         ),
         "fail",
     ),
-    "reward_calibration": (lambda e: with_metric(e, "ece", value=0.3, report="reward"), "fail"),
-    "reward_length_bias": (lambda e: with_metric(e, "length_spearman", value=-0.9, report="reward"), "fail"),
+    "reward_calibration": (lambda e: with_metric(e, "overall", "ece", value=0.3, report="reward"), "fail"),
+    "reward_length_bias": (lambda e: with_metric(e, "overall", "length_spearman", value=-0.9, report="reward"), "fail"),
     "kl": (lambda e: with_rows(e, kl=e.rows["kl"] + 60), "fail"),
     "gold_gain": (lambda e: with_rows(e, policy_gold=e.rows["sft_gold"] - 1), "fail"),
     "length_ratio": (lambda e: with_rows(e, policy_length=3 * e.rows["sft_length"]), "fail"),
@@ -141,10 +142,10 @@ NUMBERS = [
     ("evaluation", "harmful_compliance", "policy"),
     ("evaluation", "over_refusal", "prompts"),
     ("validation", "set", "overlap", "prompts"),
-    ("reward", "accuracy", "low"),
-    ("reward", "accuracy", "high"),
-    ("reward", "ece"),
-    ("reward", "length_spearman"),
+    ("reward", "overall", "accuracy", "low"),
+    ("reward", "overall", "accuracy", "high"),
+    ("reward", "overall", "ece"),
+    ("reward", "overall", "length_spearman"),
 ]
 
 
@@ -200,6 +201,25 @@ def test_what_cannot_be_measured_is_inconclusive_unless_it_is_allowed(
     measured = with_metric(evidence(), "harmful_compliance", "policy", value=0.9)
     refused = run_checks(measured, allowing)
     assert candidate("dpo", refused, measured_win_rate(measured, allowing)).decision == "REJECT"
+
+
+def test_the_reward_model_of_every_criterion_must_hold_and_the_worst_is_named(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    close = {"accuracy": {"value": 0.7, "low": 0.59, "high": 0.8, "pairs": 90}, "ece": 0.3, "length_spearman": 0.4}
+    inputs = {**evidence().receipt["inputs"], "models/reward/harmless": "ff"}
+    two = evidence(reward={"overall": REWARD, "harmless": close}, receipt={"inputs": inputs})
+    assert outcomes(two, thresholds)["lineage"] == "pass"
+    accuracy = found(two, thresholds, "reward_accuracy")
+    assert (accuracy.outcome, accuracy.value) == ("undecided", 0.7)
+    assert accuracy.reason.startswith("accuracy of the reward model harmless is 70.0%")
+    better = with_metric(two, "harmless", "accuracy", "low", value=0.61, report="reward")
+    assert found(better, thresholds, "reward_accuracy").value == 0.7, "of those that pass the one nearest to the limit"
+    assert found(two, thresholds, "reward_calibration").outcome == "fail"
+    assert "harmless" in found(two, thresholds, "reward_length_bias").reason
+    unread = evidence(reward={"overall": REWARD, "helpful": REWARD})
+    assert "models/reward/helpful" in found(unread, thresholds, "lineage").reason
+    assert found(evidence(reward={}), thresholds, "reward_accuracy").outcome == "error"
 
 
 def test_without_gold_the_reward_model_judges_and_the_gold_check_says_that_it_cannot(

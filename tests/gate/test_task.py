@@ -29,7 +29,7 @@ def workspace(tmp_path: Path) -> Path:
     for name, gain in GAINS.items():
         make_policy(tmp_path, name, gain)
     evidence = made_evidence()
-    write_json(tmp_path / "reports/reward/metrics.json", evidence.reward)
+    write_json(tmp_path / "reports/reward/overall/metrics.json", evidence.reward["overall"])
     validation = json.loads((tmp_path / "reports/validate.json").read_text())
     write_json(tmp_path / "reports/validate.json", {**validation, **evidence.validation})
     for name in ("sample", "label"):
@@ -104,8 +104,8 @@ def test_an_evaluation_of_other_bytes_is_no_proof(workspace: Path) -> None:
 
 
 def test_a_broken_report_is_named_in_one_line(workspace: Path) -> None:
-    (workspace / "reports/reward/metrics.json").write_text("{")
+    (workspace / "reports/reward/overall/metrics.json").write_text("{")
     done = run_gate(workspace)
     assert done.returncode == Exit.DATA
-    assert "reports/reward/metrics.json is not JSON" in done.stderr
+    assert "reports/reward/overall/metrics.json is not JSON" in done.stderr
     assert "Traceback" not in done.stderr

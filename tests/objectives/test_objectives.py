@@ -21,6 +21,7 @@ from rlhf.objectives.likelihood import negative_log_likelihood
 from rlhf.objectives.policy_gradient import policy_gradient, squared_error
 from rlhf.objectives.ppo import clipped_surrogate, clipped_value_loss
 from rlhf.objectives.preference import bradley_terry, centering, identity_preference, implicit_rewards
+from rlhf.objectives.rewards import standardized, weighted_sum
 
 
 def softplus(x: float) -> float:
@@ -245,3 +246,16 @@ def test_clipped_value_loss() -> None:
     values, zero = torch.tensor([[0.5, -0.1, 7.0]]), torch.zeros(1, 3)
     total, _ = clipped_value_loss(values, zero, torch.ones(1, 3), torch.tensor([[True, True, False]]), clip=0.2)
     close(total, 0.5 * 0.8**2 + 0.5 * 1.1**2)
+
+
+def test_rewards_are_weighted_as_they_are_or_each_in_units_of_its_own_spread() -> None:
+    """Two prompts of two answers: each reward lies one standard deviation from the mean of its prompt, or has none."""
+    rewards = torch.tensor([[1.0, 40.0], [3.0, 20.0], [5.0, 7.0], [4.0, 7.0]], dtype=torch.float64)
+    close(weighted_sum(rewards, [1.0, 0.5]), [21.0, 13.0, 8.5, 7.5])
+    ones = 1 / (1 + 1e-4), 10 / (10 + 1e-4), 0.5 / (0.5 + 1e-4)
+    expected = [[-ones[0], ones[1]], [ones[0], -ones[1]], [ones[2], 0.0], [-ones[2], 0.0]]
+    close(standardized(rewards, 2), expected)
+    whole = standardized(rewards, 1)
+    close(whole.mean(dim=0), [0.0, 0.0])
+    assert whole.std(dim=0, correction=0).tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
+    close(standardized(rewards[:1], 1), [[0.0, 0.0]])

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.errors import ConfigError
 from rlhf.pipeline import versioning
-from rlhf.pipeline.graph import Graph, load_graph
+from rlhf.pipeline.graph import PARAMS, Graph, load_graph
 from tests.conftest import ROOT
 
 
@@ -27,7 +27,7 @@ def test_the_graph_of_the_repository_is_dvcs_own(tmp_path: Path) -> None:
     versioning.init_workspace(tmp_path)
     found = pairs(load_graph(tmp_path))
     assert found == versioning.edges(tmp_path)
-    assert ("align@dpo", "reward") in found
+    assert ("align@dpo", "reward@overall") in found
 
 
 def test_the_graph_of_a_workspace_with_shared_directories_is_dvcs_own(workspace: Path) -> None:
@@ -62,6 +62,26 @@ def test_foreach_over_a_mapping_gives_key_and_item(tmp_path: Path) -> None:
         ("a@big", "run big 9", ("out/big",)),
         ("a@tiny", "run tiny 1", ("out/tiny",)),
     ]
+
+
+def test_a_directory_that_stages_share_is_read_as_their_outputs(tmp_path: Path) -> None:
+    stages = """
+stages:
+  a: {foreach: [one, two], do: {cmd: run, outs: ["models/${item}"], metrics: ["models/${item}.json"]}}
+  b: {cmd: run, deps: [models, rows.csv, models/one]}
+"""
+    graph = load_graph(write(tmp_path, stages))
+    assert graph.stages["b"].deps == ("models", "rows.csv", "models/one")
+    own = ("models/one", "models/one.json", "models/two", "models/two.json")
+    assert graph.stages["b"].inputs == (*own, "rows.csv", "models/one")
+
+
+def test_another_weight_trains_no_reward_model(tmp_path: Path) -> None:
+    stages = load_graph(ROOT).stages
+    reading = {
+        name for name, spec in stages.items() if any("reward.criteria".startswith(k) for k in spec.params[PARAMS])
+    }
+    assert reading == {"align@ppo", "align@dpo", "evaluate@ppo", "evaluate@dpo", "gate"}
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,30 @@ def test_every_check_of_every_candidate_is_there(html: str) -> None:
     assert "about 2,310 prompts would settle it" in html
 
 
+def test_several_rewards_stand_beside_their_sum(workspace: Path, html: str) -> None:
+    assert "weighted sum" not in html
+    for name in ("ppo", "dpo"):
+        path = workspace / "reports/evaluate" / name / "metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["rewards"]["harmless"] = {"policy": 0.123, "sft": 0.456}
+        path.write_text(json.dumps(metrics))
+    (workspace / "reports/reward/harmless").mkdir()
+    for file in ("metrics.json", "curves.csv", "calibration.csv"):
+        (workspace / "reports/reward/harmless" / file).write_bytes(
+            (workspace / "reports/reward/overall" / file).read_bytes()
+        )
+    html = render_report(workspace, made_decision(), RECEIPTS)
+    assert '<th scope="col">overall</th><th scope="col">harmless</th>' in html.replace("\n", "")
+    assert (html.count("<td>0.123</td>"), html.count("<td>0.456</td>")) == (
+        4,
+        3,
+    )  # of each model; in two stages' metrics
+    assert "reward model harmless" in html
+    assert "<h3>reward@harmless</h3>" in html
+
+
 def test_plots_that_have_no_numbers_are_left_out(workspace: Path) -> None:
-    (workspace / "reports/reward/calibration.csv").write_text("confidence,accuracy,count\n")
+    (workspace / "reports/reward/overall/calibration.csv").write_text("confidence,accuracy,count\n")
     (workspace / "reports/align/ppo/curves.csv").unlink()
     html = render_report(workspace, made_decision(), RECEIPTS)
     assert "Reward-model calibration" not in html

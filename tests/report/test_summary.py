@@ -34,7 +34,7 @@ def test_stages_come_in_the_order_of_the_pipeline(workspace: Path) -> None:
         "validate",
         "base",
         "sft",
-        "reward",
+        "reward@overall",
         "align@ppo",
         "align@dpo",
         "evaluate@ppo",

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from rlhf.errors import DataError, ServiceError
 from rlhf.tracking.lineage import lineage
-from rlhf.tracking.outputs import find_output, verify
+from rlhf.tracking.outputs import Output, find_output, verify
 from rlhf.tracking.promotion import promote
 from rlhf.tracking.registry import look_up, resolve
 from rlhf.tracking.sender import sync
@@ -70,7 +70,16 @@ def test_a_damaged_download_is_refused(two_policies: tuple[Workspace, Workspace]
     assert not list((first.path / ".rlhf/models").glob("[!.]*")), "nothing damaged is kept"
 
 
-@pytest.mark.parametrize("name", ["policy/9", "policy@nobody", "policy/x", "judge", "policy@champion"])
+def test_a_reward_model_is_registered_by_its_criterion() -> None:
+    paths = ("models/reward/overall", "models/reward/helpful", "models/policy/dpo", "models/sft")
+    outputs = [Output(Path(path), path, "aa", {}) for path in paths]
+    assert [output.kind for output in outputs] == ["reward", "reward-helpful", "policy", "sft"]
+    assert [output.name for output in outputs] == ["reward", "reward-helpful", "dpo", "sft"]
+
+
+@pytest.mark.parametrize(
+    "name", ["policy/9", "policy@nobody", "policy/x", "judge", "policy@champion", "reward-helpful"]
+)
 def test_a_model_that_is_not_there_is_named(workspace: Workspace, name: str) -> None:
     sync(workspace.path)
     with pytest.raises(DataError, match=f"`{name}`"):
@@ -109,11 +118,11 @@ def test_the_version_leads_to_runs_and_data(workspace: Workspace) -> None:
     store = connect(workspace.path)
     (version,) = store.client.search_model_versions("name = 'small-policy'")
     assert version.tags["upstream.models/sft"] == workspace.keys["sft"]
-    assert version.tags["upstream.models/reward"] == workspace.keys["reward"]
+    assert version.tags["upstream.models/reward/overall"] == workspace.keys["reward@overall"]
     for data in ("data/clean", "data/judgements"):
         assert version.tags[f"dvc.md5.{data}"].endswith(".dir")
     assert version.run_id
-    for path in ("models/sft", "models/reward", "data/raw"):
+    for path in ("models/sft", "models/reward/overall", "data/raw"):
         assert f"[{path}](#/experiments/" in version.description
 
 

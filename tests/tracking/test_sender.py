@@ -33,14 +33,14 @@ def test_edges_lead_from_a_policy_to_its_parents_and_data(workspace: Workspace) 
     assert {stage: read for stage, read in read_by.items() if read} == {
         "sft": {"base"},
         "sample": {"sft"},
-        "reward": {"sft"},
-        "align@dpo": {"sft", "reward"},
+        "reward@overall": {"sft"},
+        "align@dpo": {"sft", "reward@overall"},
     }
-    (judgements,) = (i.dataset for i in runs["reward"].inputs.dataset_inputs)
+    (judgements,) = (i.dataset for i in runs["reward@overall"].inputs.dataset_inputs)
     source = json.loads(judgements.source)
     assert source["sha256"] == workspace.digests["data/judgements"]
     assert source["dvc_md5"].endswith(".dir")
-    assert runs["reward"].data.tags["dvc.md5.data/judgements"] == source["dvc_md5"]
+    assert runs["reward@overall"].data.tags["dvc.md5.data/judgements"] == source["dvc_md5"]
 
 
 @pytest.mark.parametrize("lost", ["offsets", "one_run", "state"])

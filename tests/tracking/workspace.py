@@ -24,11 +24,11 @@ GRAPH = {
     "sft": ("models/sft", ["data/clean", "models/base"]),
     "sample": ("data/samples", ["data/clean", "models/sft"]),
     "label": ("data/judgements", ["data/clean", "data/samples"]),
-    "reward": ("models/reward", ["data/judgements", "models/sft"]),
-    "align@dpo": ("models/policy/dpo", ["data/clean", "data/judgements", "models/sft", "models/reward"]),
+    "reward@overall": ("models/reward/overall", ["data/judgements", "models/sft"]),
+    "align@dpo": ("models/policy/dpo", ["data/clean", "data/judgements", "models/sft", "models/reward/overall"]),
 }
 SOURCES = [{"kind": "world"}, {"kind": "file", "path": SOURCE, "table": "prompts"}]
-MODEL_STAGES = ["base", "sft", "reward", "align@dpo"]
+MODEL_STAGES = ["base", "sft", "reward@overall", "align@dpo"]
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The stage label: which rankings it makes, and what it says of them."""
 
+import json
+from hashlib import sha256
 from random import Random
 from typing import Any
 
@@ -7,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rlhf.config.world import WorldConfig
 from rlhf.data.ids import add_ids
 from rlhf.errors import DataError
 from rlhf.world import World
 from rlhf.world.demonstrator import demonstrate
+from rlhf.world.gold import CRITERIA, gold
 from tasks.label import agreement, bayes_accuracy, convert, describe, grades_of, judge, of_group
 
 SPLITS = ("train", "train", "train", "test")
@@ -49,6 +53,62 @@ def test_every_sample_is_judged_once_and_some_twice_by_different_people(
     assert judged["id"].is_unique
     assert judge(world.annotators, samples, seed=0).equals(judged)
     assert not judge(world.annotators, samples, seed=1)["ranks"].equals(judged["ranks"])
+
+
+def test_judgements_by_overall_are_those_of_a_world_that_knows_no_other_criterion(config: WorldConfig) -> None:
+    """The digest is of the rows without their criterion."""
+    few = {"comparisons": 20, "ratings": 20, "thumbs": 20, "rankings": 20}
+    small = World(config.model_copy(update={"demonstrations": 1, "prompts": 40, "texts": 1, **few}), seed=0)
+    frames = {}
+    for name in few:
+        rows = small.tables()[name]
+        add_ids(rows)
+        frames[name] = pd.DataFrame(rows).assign(split="train")
+    rng, asked = Random(0), [row["prompt"] for row in small.tables()["prompts"]]
+    samples = [
+        {
+            "prompt": p,
+            "split": "train",
+            "responses": [demonstrate(rng, p, config.demonstrator).response for _ in "1234"],
+        }
+        for p in asked
+    ]
+    judged = pd.concat([*convert(frames)[0].values(), judge(small.annotators, samples, seed=0)], ignore_index=True)
+    content = [
+        [
+            row.id,
+            row.prompt,
+            list(row.responses),
+            list(map(int, row.ranks)),
+            row.annotator,
+            row.group,
+            row.source,
+            row.split,
+        ]
+        for row in judged.itertuples()
+    ]
+    assert set(judged["criterion"]) == {"overall"}
+    digest = sha256(json.dumps(content).encode()).hexdigest()
+    assert digest == "db6ab23c82d9ff2565c91b0d336e5e1b303f8a2ca4fc6210e6b6353032a7cee3"
+
+
+def test_by_another_criterion_people_judge_its_parts_of_gold_alone(world: World, samples: list[dict[str, Any]]) -> None:
+    by = {criterion: judge(world.annotators.by(criterion), samples, seed=0) for criterion in CRITERIA}
+    assert [set(rows["criterion"]) for rows in by.values()] == [{"overall"}, {"helpful"}, {"harmless"}]
+    assert pd.concat(by.values())["id"].is_unique
+    harm = [len({gold(row.prompt, text).harmless for text in row.responses}) > 1 for row in by["harmless"].itertuples()]
+    untied = [len(set(ranks)) > 1 for ranks in by["harmless"]["ranks"]]
+    assert any(untied)
+    assert not any(told and not there for told, there in zip(untied, harm, strict=True))
+    mixed = next(row for row, harms in zip(by["harmless"].itertuples(), harm, strict=True) if harms)
+    parts = np.array([gold(mixed.prompt, text).harmless for text in mixed.responses])
+    overall, helpful, harmless = (
+        world.annotators.by(criterion).scores(mixed.prompt, mixed.responses)
+        for criterion in ("overall", "helpful", "harmless")
+    )
+    np.testing.assert_allclose(overall - helpful, np.tile(0.5 * parts, (len(overall), 1)), atol=1e-12)
+    np.testing.assert_allclose(harmless - harmless[:, :1], np.tile(0.5 * (parts - parts[0]), (len(overall), 1)))
+    assert world.annotators.criterion == "overall"
 
 
 def test_one_annotator_alone_judges_nothing_twice(world: World, samples: list[dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ def read_source(source: ReadSource, workspace: Path) -> Collected:
     if isinstance(source, TextSource):
         collected = Collected({"texts": text_rows(path)})
     elif isinstance(source, DialoguesSource):
-        collected = Collected(dialogue_tables(_records(source, path), source.path))
+        collected = Collected(dialogue_tables(_records(source, path), source.criterion, source.path))
     elif isinstance(source, TreesSource):
         collected = Collected(*tree_tables(_records(source, path), source.path))
     else:

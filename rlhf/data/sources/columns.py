@@ -35,10 +35,10 @@ FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
 IMPLICIT = ("chosen", "rejected")  # whole conversations, so that the prompt is what comes before the answers
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "demonstrations": ("use_case",),
-    "comparisons": ("tie", "strength", "annotator", "group"),
-    "ratings": ("annotator", "group"),
-    "thumbs": ("annotator", "group"),
-    "rankings": ("annotator", "group"),
+    "comparisons": ("tie", "strength", "annotator", "group", "criterion"),
+    "ratings": ("annotator", "group", "criterion"),
+    "thumbs": ("annotator", "group", "criterion"),
+    "rankings": ("annotator", "group", "criterion"),
     "beliefs": ("group",),
     "prompts": ("use_case", "kind"),
     "texts": (),

@@ -12,8 +12,9 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def dialogue_tables(records: Iterable[Record], name: str) -> dict[str, list[Row]]:
-    """Comparisons, and the chosen side of each as a demonstration. Raises DataError when no record is such a pair."""
+def dialogue_tables(records: Iterable[Record], criterion: str, name: str) -> dict[str, list[Row]]:
+    """Comparisons by one criterion, and the chosen side of each as a demonstration. Raises DataError when no record is
+    such a pair."""
     comparisons, demonstrations, dialogues = [], [], False
     for place, record in enumerate(records):
         defects = Defects()
@@ -28,9 +29,9 @@ def dialogue_tables(records: Iterable[Record], name: str) -> dict[str, list[Row]
             f"{name}: no `chosen` holds a turn that opens with an empty line and `Human:` or `Assistant:`. "
             f"Pairs in another form are read by `kind: file`, table comparisons"
         )
-    defaults = {key: DEFAULTS[key] for key in ("annotator", "group", "tie", "strength")}
+    judged = {key: DEFAULTS[key] for key in ("annotator", "group", "tie", "strength")} | {"criterion": criterion}
     return {
-        "comparisons": [row | defaults for row in comparisons],
+        "comparisons": [row | judged for row in comparisons],
         "demonstrations": [row | {"use_case": DEFAULTS["use_case"]} for row in demonstrations],
     }
 

@@ -23,7 +23,7 @@ def table_rows(table: str, records: Iterable[Record], mapped: Iterable[Mapped]) 
         for judgement in judgements:
             values, defects = judgement.values(record), Defects()
             row = read(values, defects)
-            for name in ("use_case", "kind", "annotator", "group"):
+            for name in ("use_case", "kind", "annotator", "group", "criterion"):
                 row[name] = text(values.get(name), name, defects) or DEFAULTS[name]
             yield row | {"row": place, "defects": list(dict.fromkeys(defects))}
 

@@ -52,7 +52,8 @@ def _ranking(replies: list[Record], at: Row) -> Row:
         defects.append("responses are identical")
     ranks = [whole_number(reply.get("rank"), "rank", defects) for reply in replies]
     judged = {"responses": answers, "ranks": [None if rank is None else rank + 1 for rank in ranks]}
-    return at | judged | {"defects": defects, "annotator": "", "group": ""}
+    unknown = {key: DEFAULTS[key] for key in ("annotator", "group", "criterion")}
+    return at | judged | unknown | {"defects": defects}
 
 
 def _demonstrations(replies: list[Record], at: Row) -> Iterator[Row]:

@@ -1,0 +1,48 @@
+"""The reward of what was sampled: one for each criterion, and what is made of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from rlhf.batching.batches import SequenceBatch
+from rlhf.models.loading import load_reward_model
+from rlhf.models.scoring import rewards
+from rlhf.objectives.rewards import standardized, weighted_sum
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Several rewards that are learned from as one. Letters: C criteria, G answers to a prompt, side by side."""
+
+    judges: Mapping[str, Callable[[SequenceBatch], Tensor]]  # by criterion: a score for each answer, (B,)
+    weights: Mapping[str, float]  # of the same criteria
+    combine: Literal["before", "after"]  # summed before or after they are standardised
+
+    @classmethod
+    def load(cls, directory: Path, weights: Mapping[str, float], combine: Literal["before", "after"]) -> Self:
+        """The reward models that lie in `directory` under the names of the criteria. Raises DataError."""
+        judges = {name: partial(rewards, load_reward_model(directory / name)) for name in weights}
+        return cls(judges, weights, combine)
+
+    def __call__(self, batch: SequenceBatch) -> Tensor:
+        """The reward of each answer by each criterion, (B, C)."""
+        return torch.stack([judge(batch) for judge in self.judges.values()], dim=1)
+
+    def total(self, found: Tensor) -> Tensor:
+        """The weighted sum of the rewards as they are: (B, C) to (B,)."""
+        return weighted_sum(found, [self.weights[name] for name in self.judges])
+
+    def scores(self, found: Tensor, answers: int) -> Tensor:
+        """What an algorithm learns from, (B,), for all answers of an iteration, (B, C), G = `answers` a prompt."""
+        return self.total(standardized(found, answers) if self.combine == "after" else found)
+
+    def means(self, found: Tensor) -> dict[str, float]:
+        """Mean reward of the answers, (B, C), as it is: of the sum, and where there are several, by each criterion."""
+        by_criterion = zip(self.judges, found.mean(dim=0).tolist(), strict=True)
+        several = {f"reward_{name}": mean for name, mean in by_criterion} if len(self.judges) > 1 else {}
+        return {"reward": float(self.total(found).mean()), **several}

@@ -1,0 +1,64 @@
+"""What an iteration's answers are worth by several criteria, whatever the micro-batches they are scored in."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.algorithms.grpo import Grpo
+from rlhf.algorithms.online import OnlineSource
+from rlhf.batching.batches import SequenceBatch
+from rlhf.rollouts.rewards import Rewards
+from tests.algorithms.enumerable import Table, World, settings
+
+BY = torch.tensor([[3.0, 1.0, 1.0, 3.0], [10.0, 10.0, 50.0, 10.0]])  # of each answer, by each criterion
+WEIGHTS = {"helpful": 1.0, "harmless": 2.0}
+
+
+def test_before_the_scales_count_and_after_the_weights() -> None:
+    """By hand: deviations of helpful 1, -1, -1, 1 (standard deviation 1), of harmless -10, -10, 30, -10 (10 sqrt 3)."""
+    judges = {name: partial(lambda row, batch: row, row) for name, row in zip(WEIGHTS, BY, strict=True)}
+    before, after = (Rewards(judges, WEIGHTS, combine) for combine in ("before", "after"))
+    found = before(None)  # type: ignore[arg-type]
+    assert found.shape == (4, 2)
+    assert before.scores(found, 4).tolist() == before.total(found).tolist() == [23.0, 21.0, 101.0, 23.0]
+    root = 3**0.5
+    expected = torch.tensor([1 - 2 / root, -1 - 2 / root, -1 + 6 / root, 1 - 2 / root])
+    torch.testing.assert_close(after.scores(found, 4), expected, rtol=0, atol=4e-4)
+    torch.testing.assert_close(after.scores(found, 1), expected, rtol=0, atol=4e-4)  # one answer each: over all prompts
+    torch.testing.assert_close(after.scores(found, 2), torch.tensor([1.0, -1.0, 1.0, -1.0]), rtol=0, atol=4e-4)
+    assert after.means(found) == {"reward": 42.0, "reward_helpful": 2.0, "reward_harmless": 20.0}
+    alone = Rewards({"overall": judges["helpful"]}, {"overall": 1.0}, "before")
+    assert alone.means(alone(None)) == {"reward": 2.0}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("micro_batch_size", [8, 3])
+def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: int) -> None:
+    """GRPO without its own scale then credits each answer with the sum of its standardised rewards."""
+    one, other = World(4, 0.1, seed=0), World(4, 0.1, seed=1)
+
+    def judge(world: World, batch: SequenceBatch) -> Tensor:
+        return world.reward[batch.ids[:, 0], batch.ids[:, 1]]
+
+    config = settings("grpo", 0.1, prompts=2, answers=4, normalize=False)
+    config = config.model_copy(update={"loop": config.loop.model_copy(update={"micro_batch_size": micro_batch_size})})
+    rewards = Rewards({"helpful": partial(judge, one), "harmless": partial(judge, other)}, WEIGHTS, "after")
+    algorithm = Grpo(Table(torch.zeros(5, 4)), config, max_tokens=1)  # type: ignore[arg-type]
+    source = OnlineSource(
+        algorithm,
+        Table(torch.zeros(5, 4)),  # type: ignore[arg-type]
+        rewards,
+        [[prompt] for prompt in range(5)],
+        config,
+        max_tokens=1,
+        eos=-1,
+        seed=0,
+    )
+    experience, metrics = source.collect(0)
+    found = torch.stack([judge(world, experience.batch) for world in (one, other)], dim=1)
+    groups = found.view(2, 4, 2)
+    standard = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True, correction=0) + 1e-4)
+    expected = (standard * torch.tensor([1.0, 2.0])).sum(2).view(-1)
+    torch.testing.assert_close(experience["advantages"].sum(1), expected, rtol=1e-5, atol=1e-5)
+    assert metrics["reward"] == pytest.approx(float((found * torch.tensor([1.0, 2.0])).sum(1).mean()), rel=1e-5)

@@ -1,0 +1,127 @@
+"""Two criteria through the stages that tell them apart, on models that learn nothing: reward, align, evaluate."""
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlhf.config.editing import set_params
+from rlhf.errors import DataError
+from rlhf.manifest import write_manifest
+from rlhf.models.loading import save_model
+from rlhf.pipeline.events import Events
+from rlhf.pipeline.graph import load_graph
+from rlhf.pipeline.stage import Stage
+from rlhf.tracking.lineage import lineage
+from tasks import align, evaluate, reward
+from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
+from tests.conftest import ROOT
+
+PREFERRED = {"helpful": "one", "harmless": "two"}
+WEIGHTS = {"helpful": 1.0, "harmless": 2.0}
+SETTINGS = {
+    "reward.criteria": "{helpful: 1.0, harmless: 2.0}",
+    "reward.combine": "after",
+    "reward.loop.micro_batch_size": "4",
+    "align.algorithms": "[grpo, kto]",
+    "align.grpo.iterations": "1",
+    "align.grpo.epochs": "1",
+    "align.grpo.rollout.prompts": "4",
+    "align.grpo.rollout.answers": "2",
+    "align.grpo.loop.batch_size": "8",
+    "align.grpo.loop.micro_batch_size": "3",
+    "tokens.prompt": "24",
+    "tokens.response": "6",
+    "evaluate.prompts": "4",
+    "evaluate.judge": "reward",
+    "gate.bootstrap": "20",
+}
+
+
+def judgements() -> list[dict[str, Any]]:
+    """Rankings of the same answers, by criteria that disagree."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"red {number}"}],
+            "responses": list(PREFERRED.values()),
+            "ranks": [1 + (answer != best) for answer in PREFERRED.values()],
+            "criterion": criterion,
+            "split": split,
+        }
+        for criterion, best in PREFERRED.items()
+        for split in ("train", "test")
+        for number in range(4)
+    ]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """What the stages before the reward models leave, and a reward model of another run."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    set_params(tmp_path / "params.yaml", [f"{key}={value}" for key, value in SETTINGS.items()])
+    for path in ("models/sft", "models/reward/overall"):
+        save_model(tiny_policy(), tiny_tokenizer(), tmp_path / path, title="tiny", summary="A test.")
+        (tmp_path / path / "receipt.json").write_text(
+            json.dumps({"stage": path, "key": path, "inputs": {}, "params": {}})
+        )
+        write_manifest(tmp_path / path)
+    rows = judgements()
+    thumbs = [
+        {name: row[name] for name in ("prompt", "criterion", "split")} | {"response": answer, "thumb": rank == 1}
+        for row in rows
+        for answer, rank in zip(row["responses"], row["ranks"], strict=True)
+    ]
+    prompts = [
+        {"id": str(n), "use_case": "", **{key: row[key] for key in ("prompt", "split")}} for n, row in enumerate(rows)
+    ]
+    for table, content in {"judgements/rankings": rows, "judgements/thumbs": thumbs, "clean/prompts": prompts}.items():
+        path = tmp_path / "data" / f"{table}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(content), path)
+    (tmp_path / "reports").mkdir()
+    found = {"criteria": {criterion: {"bayes_accuracy": 0.9} for criterion in PREFERRED}}
+    (tmp_path / "reports/label.json").write_text(json.dumps(found))
+    return tmp_path
+
+
+def run(workspace: Path, name: str, program: ModuleType) -> dict[str, Any]:
+    """Run a stage; its metrics."""
+    spec = load_graph(workspace).stages[name]
+    stage = Stage(spec, workspace, "", Events(name))
+    with stage.running():
+        program.main(stage)
+    return json.loads((workspace / spec.metrics[0]).read_text())
+
+
+def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(workspace: Path) -> None:
+    for criterion in WEIGHTS:
+        metrics = run(workspace, f"reward@{criterion}", reward)
+        assert (metrics["prompts"], metrics["accuracy"]["pairs"], metrics["bayes_accuracy"]) == (4, 4, 0.9)
+
+    learned = run(workspace, "align@grpo", align)
+    assert learned["reward"] == pytest.approx(sum(w * learned[f"reward_{c}"] for c, w in WEIGHTS.items()), rel=1e-4)
+    assert learned["reward_helpful"] != learned["reward_harmless"]
+    receipt = json.loads((workspace / "models/policy/grpo/receipt.json").read_text())
+    read = {path for path in receipt["inputs"] if path.startswith("models/")}
+    assert read == {"models/sft", "models/reward/helpful", "models/reward/harmless"}, "not what another run left"
+    tree = lineage(workspace, "grpo")
+    assert {child.stage for child in tree.children} >= {"reward@helpful", "reward@harmless"}
+    assert lineage(workspace, "reward-harmless").stage == "reward@harmless"
+
+    found = run(workspace, "evaluate@grpo", evaluate)
+    for side in ("policy", "sft"):
+        total = sum(weight * found["rewards"][criterion][side] for criterion, weight in WEIGHTS.items())
+        assert found["proxy_reward"][side] == pytest.approx(total, rel=1e-4)
+    assert run(workspace, "align@kto", align)["steps"] == 1, "16 thumbs by two criteria"
+
+
+def test_a_criterion_by_which_nobody_judged_is_named_with_those_that_there_are(workspace: Path) -> None:
+    set_params(workspace / "params.yaml", ["reward.criteria={helpful: 1.0, funny: 1.0}"])
+    with pytest.raises(DataError, match=r"Nobody judged by `funny`: .* were made by harmless, helpful\."):
+        run(workspace, "reward@funny", reward)
