@@ -1,7 +1,8 @@
 """label: rankings and thumbs from the feedback that was collected, and from people who rank the samples; and what
 people believe.
 
-The simulated people rank the samples by each criterion of `reward.criteria` that they know.
+The simulated people rank the samples by every criterion that they know, whichever `reward.criteria` names: so no
+reward model is trained again when another one comes, goes or weighs more.
 """
 
 from collections.abc import Sequence
@@ -36,8 +37,7 @@ def main(stage: Stage) -> None:
         annotators = annotators.of(group) if stage.config.label.judge == "world" else annotators
     rankings, unused = convert(tables)
     if stage.config.label.judge == "world":
-        known = [criterion for criterion in stage.config.reward.criteria if criterion in CRITERIA]
-        asked = [judge(annotators.by(criterion), samples, stage.seed) for criterion in known]
+        asked = [judge(annotators.by(criterion), samples, stage.seed) for criterion in CRITERIA]
         rankings["samples"] = pd.concat(asked, ignore_index=True)
     elif samples:
         unused["sample that nobody judges"] = len(samples)
