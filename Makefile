@@ -1,5 +1,6 @@
-# make run: set up and run the pipeline.  make test: set up and run the tests.  Needs Python 3.11 or newer, git and make.
-.PHONY: setup run test check lock clean
+# make run: set up and run the pipeline.  make test: set up and run the tests.  make bench: measure against TRL.
+# Needs Python 3.11 or newer, git and make.
+.PHONY: setup run test bench check lock clean
 .DEFAULT_GOAL := run
 
 VENV := .venv
@@ -41,6 +42,9 @@ run: setup
 
 test: setup $(ORACLE)
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+bench: setup $(ORACLE)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check .
