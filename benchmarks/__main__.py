@@ -19,6 +19,7 @@ from benchmarks.results import PEERS, Results, Row, terminal_table, write_page
 
 TOLERANCE = {"cpu": 1e-5, "cuda": 2e-2}  # fp32, and bf16 autocast
 SIDES = ("ours", *PEERS)
+PPO = str(Path(__file__).parents[1] / ".venv" / "trl-1.12")  # the last release of TRL with PPO
 out = Console(highlight=False)
 
 Stages = Annotated[list[str] | None, typer.Option("--stage", help=f"One of {', '.join(STAGES)}; all without it.")]
@@ -81,12 +82,14 @@ def row(job: Job, repetitions: int, matmul: float, tolerance: float) -> Row:
 
 def measured(job: Job, side: str) -> Measurement:
     """One measurement of one side."""
-    if job.stage == "decode":
-        module, name = "benchmarks.decode", "measure_ours" if side == "ours" else "measure_peer"
-    else:
-        module, name = "benchmarks.ours" if side == "ours" else "benchmarks.peer", "measure"
     arguments = (job,) if side == "ours" else (job, side == "tuned")
-    return in_fresh_process(f"{module}.{name}", *arguments)
+    if job.stage == "decode":
+        return in_fresh_process(f"benchmarks.decode.{'measure_ours' if side == 'ours' else 'measure_peer'}", *arguments)
+    if side == "ours":
+        return in_fresh_process("benchmarks.ours.measure", *arguments)
+    if job.stage == "ppo":
+        return in_fresh_process("benchmarks.peer_ppo.measure", *arguments, method="spawn", path=PPO)
+    return in_fresh_process("benchmarks.peer.measure", *arguments)
 
 
 def machine() -> str:

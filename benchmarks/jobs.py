@@ -6,6 +6,7 @@ so that each process makes the same.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -15,9 +16,9 @@ from rlhf.batching.encoding import Turn
 from rlhf.batching.order import rows_of_step
 
 END = 1  # the end-of-turn token; 0 pads, every other id is a word
-STAGES = ("sft", "reward", "dpo", "grpo", "rloo", "decode")
+STAGES = ("sft", "reward", "dpo", "grpo", "rloo", "ppo", "decode")
 UNITS = {"sft": "rows", "reward": "pairs", "dpo": "pairs", "decode": "tokens"}  # what the rate counts; else completions
-ONLINE = ("grpo", "rloo")
+ONLINE = ("grpo", "rloo", "ppo")
 SPREAD = 0.6  # standard deviation of the logarithm of a length
 
 
@@ -57,11 +58,23 @@ class Job:
         return self.stage
 
     @property
+    def epochs(self) -> int:
+        """Passes over the answers of an iteration: those of TRL's PPO, where no schedule has to be equal; else one."""
+        return 4 if self.stage == "ppo" and not self.recorded else 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer."""
+        return self.answer.median if self.stage == "ppo" and self.recorded else self.answer.longest
+
+    @property
     def passes(self) -> int:
         """Forward passes over every token that the work takes; a backward pass counts as two."""
-        reference, sampling = self.stage in ("dpo", *ONLINE), self.stage in ONLINE and not self.recorded
-        critic = self.stage == "ppo"
-        return 1 if self.stage == "decode" else 3 + reference + sampling + 4 * critic
+        if self.stage == "decode":
+            return 1
+        models = 2 if self.stage == "ppo" else 1  # the critic learns as the policy does, and values come before
+        before = (self.stage in ("dpo", *ONLINE)) + (self.stage in ONLINE and not self.recorded)
+        return 3 * models * self.epochs + before + 2 * (self.stage == "ppo")
 
     @property
     def unit(self) -> str:
@@ -107,9 +120,11 @@ def pairs(job: Job) -> list[RankedTurns]:
 
 
 def recorded_answers(job: Job) -> dict[tuple[int, ...], list[list[int]]]:
-    """Answers to each prompt, G of them, as if a policy had sampled them."""
+    """Answers to each prompt, G of them, as if a policy had sampled them; for PPO all of them are of one length."""
     random = np.random.default_rng(job.seed + 1)
-    return {tuple(turn.prompt): [_answer(job, random) for _ in range(job.answers)] for turn in turns(job)}
+    equal = Lengths(job.longest, job.longest, job.longest)
+    one = partial(_ids, job, equal, random) if job.stage == "ppo" else partial(_answer, job, random)
+    return {tuple(turn.prompt): [one() for _ in range(job.answers)] for turn in turns(job)}
 
 
 def order(job: Job) -> list[int]:

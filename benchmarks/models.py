@@ -65,9 +65,9 @@ def policy(job: Job, *, ends: bool = False) -> PreTrainedModel:
     return model
 
 
-def scalar_model(job: Job) -> PreTrainedModel:
-    """A reward model or critic: one scalar over the last hidden state."""
-    set_seed(job.seed)
+def scalar_model(job: Job, offset: int = 0) -> PreTrainedModel:
+    """A reward model or critic: one scalar over the last hidden state. Another offset gives other weights."""
+    set_seed(job.seed + offset)
     config = type(CONFIGS[job.model]).from_dict(CONFIGS[job.model].to_dict() | {"num_labels": 1})
     return AutoModelForSequenceClassification.from_config(config).to(device()).eval()
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +17,7 @@ from rlhf.algorithms import online
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
+from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.rloo import Rloo
@@ -23,6 +25,7 @@ from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config import load_config
 from rlhf.config.training import LoopConfig, OptimizerConfig
+from rlhf.models.scoring import rewards
 from rlhf.rollouts.sampling import Sample, sample
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
@@ -40,7 +43,7 @@ def loop(job: Job) -> LoopConfig:
         weight_decay=0.0,
         betas=(0.9, 0.999),
         eps=1e-8,
-        max_grad_norm=1.0,
+        max_grad_norm=1e9 if job.stage == "ppo" else 1.0,  # TRL's PPO does not clip
     )
     return LoopConfig(
         batch_size=job.batch, micro_batch_size=job.batch, checkpoint_every=job.steps + 1, optimizer=optimizer
@@ -71,40 +74,51 @@ def measure(job: Job) -> Measurement:
 
 
 def learn_online(job: Job) -> Measurement:
-    """GRPO or RLOO, on answers that are sampled or given."""
+    """GRPO, RLOO or PPO, on answers that are sampled or given."""
     algorithm, config = online_algorithm(job)
     prompts = [turn.prompt for turn in turns(job)]
     source = OnlineSource(
         algorithm,
         policy(job, ends=True),
-        judge,
+        partial(rewards, scalar_model(job, offset=1)) if job.stage == "ppo" else judge,
         prompts,
         config,
-        max_tokens=job.answer.longest,
+        max_tokens=job.longest,
         eos=END,
         seed=job.seed,
     )
     with patch.object(online, "sample", replay(job) if job.recorded else sample):
         history, seconds = timed(job, algorithm, source.steps, source.total_steps)
-    timed_steps = history[job.warmup :]
+    timed_steps = history[job.warmup * job.epochs :]
     sampled = sum(row["length"] for row in timed_steps) / len(timed_steps)
     prompt = sum(map(len, prompts)) / len(prompts)
-    return report(job, history, seconds, tokens=(prompt + sampled) * job.batch * len(timed_steps))
+    return report(job, history, seconds, tokens=(prompt + sampled) * job.batch * (job.steps - job.warmup))
 
 
 def online_algorithm(job: Job) -> tuple[OnlineAlgorithm, Any]:
     """The algorithm, and its section."""
-    section = PARAMS.grpo if job.stage == "grpo" else PARAMS.rloo
+    section: Any = getattr(PARAMS, job.stage)
     rollout = {"prompts": job.batch // job.answers, "answers": job.answers, "batch_size": job.batch}
-    shared = {"iterations": job.steps, "epochs": 1, "missing_eos_penalty": 0.0, "max_kl": 1e9, "kl_coefficient": KL}
-    config: Any = section.model_copy(
-        update=shared | {"rollout": section.rollout.model_copy(update=rollout), "loop": loop(job)}
+    config = section.model_copy(
+        update={
+            "iterations": job.steps,
+            "epochs": job.epochs,
+            "rollout": section.rollout.model_copy(update=rollout),
+            "missing_eos_penalty": 0.0,
+            "max_kl": 1e9,
+            "kl_coefficient": KL,
+            "loop": loop(job),
+        }
     )
     model = policy(job, ends=True)
-    if job.stage == "rloo":
-        return Rloo(model, config), config
-    config = config.model_copy(update={"mean_over": "token", "normalize": True, "kl_estimator": "k3"})
-    return Grpo(model, config, max_tokens=job.answer.longest), config
+    match job.stage:
+        case "grpo":
+            config = config.model_copy(update={"mean_over": "token", "normalize": True, "kl_estimator": "k3"})
+            return Grpo(model, config, max_tokens=job.longest), config
+        case "rloo":
+            return Rloo(model, config), config
+        case _:
+            return Ppo(model, scalar_model(job), config), config
 
 
 def judge(batch: SequenceBatch) -> torch.Tensor:
@@ -130,7 +144,7 @@ def replay(job: Job) -> Callable[..., list[Sample]]:
 
 def timed(job: Job, objective: nn.Module, steps: Steps, total: int) -> tuple[list[dict[str, float]], float]:
     """The curves, and the seconds of the steps after the warm-up."""
-    clock = Clock(job.warmup, job.steps)
+    clock = Clock(job.warmup * job.epochs, job.steps * job.epochs)
     with tempfile.TemporaryDirectory() as directory:
         history = train(
             objective,

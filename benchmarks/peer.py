@@ -140,7 +140,7 @@ def of_stage(job: Job) -> dict[str, Any]:
     """The same algorithm as ours, on the rows in our order."""
     online: dict[str, Any] = {
         "num_generations": job.answers,
-        "max_completion_length": job.answer.longest,
+        "max_completion_length": job.longest,
         "beta": KL,
         "shuffle_dataset": False,
     }
