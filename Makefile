@@ -1,11 +1,13 @@
-# make run: set up and run the pipeline.  make test: set up and run the tests.  Needs Python 3.11 or newer, git and make.
-.PHONY: setup run test check lock clean
+# make run: set up and run the pipeline.  make test: set up and run the tests.  make bench: measure against TRL.
+# Needs Python 3.11 or newer, git and make.
+.PHONY: setup run test bench check lock clean
 .DEFAULT_GOAL := run
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 ORACLE := $(VENV)/.oracle
+PPO_ORACLE := $(VENV)/trl-1.12
 LOG := $(VENV)/setup.log
 ARGS ?=
 
@@ -36,11 +38,21 @@ $(ORACLE): $(STAMP)
 	  { tail -n 20 $(LOG) >&2; echo "error: TRL could not be installed; all of it is in $(LOG)" >&2; exit 1; }
 	@touch $@
 
+# The last release of TRL with PPO, apart: benchmarks/peer_ppo.py alone looks there.
+$(PPO_ORACLE): $(STAMP)
+	@$(BIN)/python -m pip install --no-input --disable-pip-version-check -q --no-deps --target $@.partial \
+	  trl==1.12.0 >$(LOG) 2>&1 || \
+	  { tail -n 20 $(LOG) >&2; echo "error: TRL 1.12 could not be installed; all of it is in $(LOG)" >&2; exit 1; }
+	@rm -rf $@ && mv $@.partial $@
+
 run: setup
 	@$(BIN)/rlhf run $(ARGS)
 
 test: setup $(ORACLE)
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+bench: setup $(ORACLE) $(PPO_ORACLE)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: setup
 	@$(BIN)/ruff check .

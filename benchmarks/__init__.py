@@ -1,0 +1,1 @@
+"""The trainer against TRL, and the sampler against transformers' `generate`, at equal losses: docs/performance.md."""

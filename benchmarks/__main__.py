@@ -1,0 +1,108 @@
+"""`python -m benchmarks`, which `make bench` calls."""
+
+import os
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.jobs import STAGES, Job, jobs
+from benchmarks.measure import Measurement, compare, in_fresh_process
+from benchmarks.models import CONFIGS, forward_flops
+from benchmarks.results import PEERS, Results, Row, terminal_table, write_page
+
+TOLERANCE = {"cpu": 1e-5, "cuda": 2e-2}  # fp32, and bf16 autocast
+SIDES = ("ours", *PEERS)
+PPO = str(Path(__file__).parents[1] / ".venv" / "trl-1.12")  # the last release of TRL with PPO
+out = Console(highlight=False)
+
+Stages = Annotated[list[str] | None, typer.Option("--stage", help=f"One of {', '.join(STAGES)}; all without it.")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="small, medium, or large (on a GPU).")]
+
+
+def main(
+    stage: Stages = None,
+    model: Models = None,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of every measurement, in turn with its peers.")] = 5,
+    threads: Annotated[int, typer.Option(min=1)] = psutil.cpu_count(logical=False) or 1,
+    short: Annotated[bool, typer.Option(help="Two repetitions of few steps, which are not kept.")] = False,
+) -> None:
+    """Train ours and TRL on the same tokens from the same weights, compare the losses, then the speed and memory."""
+    gpu = torch.cuda.is_available()
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    get_context("forkserver").set_forkserver_preload(["benchmarks.peer"])
+    repetitions = min(2, repetitions) if short else repetitions
+    results = Results(
+        machine=machine(),
+        threads=threads,
+        repetitions=repetitions,
+        matmul=in_fresh_process("benchmarks.measure.matmul_rate"),
+        versions={name: version(name) for name in ("torch", "transformers", "trl")},
+        rows=[],
+    )
+    models = model or (list(CONFIGS) if gpu else ["small", "medium"])
+    vocabularies = {name: config.vocab_size for name, config in CONFIGS.items()}
+    for job in jobs(stage or list(STAGES), models, vocabularies, gpu=gpu):
+        with out.status(f"{job.title}, {job.model}"):
+            some = replace(job, steps=job.warmup + 2) if short and job.stage != "decode" else job
+            results.rows.append(row(some, repetitions, results.matmul, TOLERANCE["cuda" if gpu else "cpu"]))
+    out.print(terminal_table(results))
+    if not short:
+        results.save()
+        write_page()
+    if any(row.error for row in results.rows):
+        raise typer.Exit(1)
+
+
+def row(job: Job, repetitions: int, matmul: float, tolerance: float) -> Row:
+    """All repetitions of a job. What computes something else than ours does is an error, not a time."""
+    made = Row(job.title, job.model, job.unit)
+    for _ in range(repetitions):
+        taken = {side: measured(job, side) for side in SIDES}
+        for side, one in taken.items():
+            flops = job.passes * forward_flops(job, one.tokens)
+            for values, value in (
+                (made.rate, one.units / one.seconds),
+                (made.tokens, one.tokens / one.seconds),
+                (made.peak_mb, one.peak_mb),
+                (made.share, flops / one.seconds / matmul),
+            ):
+                values.setdefault(side, []).append(value)
+        made.differences, made.error = compare({side: one.overlay for side, one in taken.items()}, tolerance)
+        if made.error:
+            break
+    return made
+
+
+def measured(job: Job, side: str) -> Measurement:
+    """One measurement of one side."""
+    arguments = (job,) if side == "ours" else (job, side == "tuned")
+    if job.stage == "decode":
+        return in_fresh_process(f"benchmarks.decode.{'measure_ours' if side == 'ours' else 'measure_peer'}", *arguments)
+    if side == "ours":
+        return in_fresh_process("benchmarks.ours.measure", *arguments)
+    if job.stage == "ppo":
+        return in_fresh_process("benchmarks.peer_ppo.measure", *arguments, method="spawn", path=PPO)
+    return in_fresh_process("benchmarks.peer.measure", *arguments)
+
+
+def machine() -> str:
+    """The GPU's name, or the processor's and its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    named = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{named[0]}, {len(named)} cores"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,57 @@
+"""The benchmark's own promises: what computes something else has no time, and the table is made from the file."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+from benchmarks.jobs import Job, Lengths
+from benchmarks.measure import compare
+from benchmarks.results import BEGIN, FINISH, Results, Row, load, markdown_table, write_page
+
+JOB = Job("reward", "small", 2_000, Lengths(4, 6, 9), Lengths(2, 4, 6), batch=4, steps=3, warmup=1)
+
+
+@pytest.mark.skipif(not find_spec("trl"), reason="TRL is not installed")
+def test_a_peer_that_learns_otherwise_is_an_error() -> None:
+    from benchmarks import ours, peer
+
+    here, there = ours.measure(JOB), peer.measure(JOB, True)
+    worst, error = compare({"ours": here.overlay, "tuned": there.overlay}, 1e-5)
+    assert (set(worst), error) == ({"loss", "grad_norm"}, "")
+    assert here.units == there.units == 8
+    assert here.tokens == there.tokens
+    other = peer.measure(replace(JOB, learning_rate=1e-3), True)
+    assert compare({"ours": here.overlay, "tuned": other.overlay}, 1e-5)[1].startswith("loss differs from TRL tuned")
+
+
+@pytest.mark.parametrize("theirs", [[1.0, 2.0], [1.0, 2.0, 3.1], [1.0, 2.0, float("nan")]])
+def test_missing_and_broken_losses_are_errors(theirs: list[float]) -> None:
+    assert compare({"ours": {"loss": [1.0, 2.0, 3.0]}, "tuned": {"loss": theirs}}, 1e-5)[1]
+
+
+def test_the_page_shows_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    good = Row("sft", "small", "rows", differences={"loss": 1e-7})
+    for values in (good.rate, good.tokens, good.peak_mb, good.share):
+        values |= {"ours": [30.0, 40.0], "tuned": [10.0, 20.0], "shipped": [5.0, 5.0]}
+    made = Results("A CPU, 2 cores", 2, 2, 1e11, {"trl": "1.16.0"}, [good, Row("dpo", "small", "pairs", error="loss")])
+    made.save()
+    replace(made, rows=[Row("reward", "small", "pairs", error="grad_norm")]).save()  # another part of the jobs
+    assert [row.stage for row in load(tmp_path / "a-cpu-2-cores.json").rows] == ["sft", "dpo", "reward"]
+
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{FINISH}\nafter\n")
+    write_page(page, tmp_path)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert markdown_table(load(made.path)) in text
+    assert "| 2.50x<br>2.00 to 3.00 | 7.00x<br>6.00 to 8.00 |" in text
+    assert "| dpo | small | differs |" in text
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="lacks the markers"):
+        write_page(page, tmp_path)
