@@ -26,6 +26,7 @@ from rlhf.batching.batches import SequenceBatch
 from rlhf.config import load_config
 from rlhf.config.training import LoopConfig, OptimizerConfig
 from rlhf.models.scoring import rewards
+from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
@@ -77,10 +78,11 @@ def learn_online(job: Job) -> Measurement:
     """GRPO, RLOO or PPO, on answers that are sampled or given."""
     algorithm, config = online_algorithm(job)
     prompts = [turn.prompt for turn in turns(job)]
+    judged = partial(rewards, scalar_model(job, offset=1)) if job.stage == "ppo" else judge
     source = OnlineSource(
         algorithm,
         policy(job, ends=True),
-        partial(rewards, scalar_model(job, offset=1)) if job.stage == "ppo" else judge,
+        Rewards({"overall": judged}, {"overall": 1.0}, "before"),
         prompts,
         config,
         max_tokens=job.longest,
