@@ -65,7 +65,9 @@ def make(job: Job, directory: str, tuned: bool, watch: Watch) -> Any:
     words = tokenizer(job)
     words.padding_side = "left"
     prompts = turns(job)
-    data = Dataset.from_list([{"input_ids": prompts[i].prompt} for i in order(job)])
+    rows = order(job)
+    rows += rows[: job.batch]  # never taken: on a loader's last batch, accelerate steps after every micro-batch
+    data = Dataset.from_list([{"input_ids": prompts[i].prompt} for i in rows])
     gpu = torch.cuda.is_available()
     parts = job.batch // (job.micro or job.batch) if tuned else 1
     quiet = {"gradient_checkpointing": False, "disable_tqdm": True, "dataloader_pin_memory": gpu} if tuned else {}
