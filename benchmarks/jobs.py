@@ -19,6 +19,7 @@ END = 1  # the end-of-turn token; 0 pads, every other id is a word
 STAGES = ("sft", "reward", "dpo", "grpo", "rloo", "ppo", "decode")
 UNITS = {"sft": "rows", "reward": "pairs", "dpo": "pairs", "decode": "tokens"}  # what the rate counts; else completions
 ONLINE = ("grpo", "rloo", "ppo")
+MICRO = 4  # on a CPU: the fastest of 2, 4, 8 and 16 for TRL, and for ours but on the larger model, where 8 is near
 SPREAD = 0.6  # standard deviation of the logarithm of a length
 
 
@@ -43,6 +44,7 @@ class Job:
     batch: int
     steps: int
     warmup: int  # steps before the clock starts
+    micro: int = 0  # rows that go through the model at once, of ours and of TRL tuned; 0: all of a step
     answers: int = 1  # G, to each prompt
     recorded: bool = False  # learn from given answers in place of sampling them
     learning_rate: float = 1e-5
@@ -91,7 +93,9 @@ def jobs(stages: list[str], models: list[str], vocabularies: dict[str, int], *, 
     """Every job of some stages and models, as large as the machine allows in minutes."""
     prompt, answer = (Lengths(20, 60, 200), Lengths(10, 50, 120)) if gpu else (Lengths(8, 24, 64), Lengths(4, 20, 48))
     for model, stage in product(models, stages):
-        some = Job(stage, model, vocabularies[model], prompt, answer, batch=16, steps=10, warmup=2)
+        some = Job(
+            stage, model, vocabularies[model], prompt, answer, batch=16, steps=10, warmup=2, micro=0 if gpu else MICRO
+        )
         if model == "medium" and not gpu:
             some = replace(some, batch=8, steps=4, warmup=1)
         if stage == "decode":

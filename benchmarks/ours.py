@@ -47,7 +47,10 @@ def loop(job: Job) -> LoopConfig:
         max_grad_norm=1e9 if job.stage == "ppo" else 1.0,  # TRL's PPO does not clip
     )
     return LoopConfig(
-        batch_size=job.batch, micro_batch_size=job.batch, checkpoint_every=job.steps + 1, optimizer=optimizer
+        batch_size=job.batch,
+        micro_batch_size=job.micro or job.batch,
+        checkpoint_every=job.steps + 1,
+        optimizer=optimizer,
     )
 
 
@@ -64,7 +67,7 @@ def measure(job: Job) -> Measurement:
         case "dpo":
             config, rows, model = PARAMS.dpo.model_copy(update={"beta": BETA}), pairs(job), policy(job)
             start = now()
-            reference = reference_log_probs(model, rows, job.batch)
+            reference = reference_log_probs(model, rows, job.micro or job.batch)
             before = (now() - start) * (job.steps - job.warmup) / job.steps  # the share of the steps that are timed
             objective = Dpo(model, reference, config)
             steps, total = ranking_steps(rows, loop(job), epochs=1.0, seed=job.seed)

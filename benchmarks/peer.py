@@ -165,11 +165,10 @@ TUNED: dict[str, Any] = {
 
 
 def tuned_of_stage(job: Job) -> dict[str, Any]:
-    """Two micro-batches of like length where the stage lets us order rows; the reference's pass once, before."""
-    if job.stage in ONLINE:
-        return {}
-    halves = {"per_device_train_batch_size": job.batch // 2, "gradient_accumulation_steps": 2}
-    return halves | ({"precompute_ref_log_probs": True} if job.stage == "dpo" else {})
+    """Micro-batches, of like length where the stage lets us order rows; DPO's reference pass once, before."""
+    parts = job.batch // (job.micro or job.batch)
+    smaller = {"per_device_train_batch_size": job.batch // parts, "gradient_accumulation_steps": parts}
+    return smaller | ({"precompute_ref_log_probs": True} if job.stage == "dpo" else {})
 
 
 def rows(job: Job, *, sort: bool) -> list[dict[str, Any]]:

@@ -59,19 +59,23 @@ def measure(job: Job, tuned: bool) -> Measurement:
 
 
 def make(job: Job, directory: str, tuned: bool, watch: Watch) -> Any:
-    """The trainer. Little is left to tune: it logs every iteration, and checkpointing is off whatever is asked."""
+    """The trainer. Tuned are micro-batches: it logs every iteration, and checkpointing is off whatever is asked."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     words = tokenizer(job)
     words.padding_side = "left"
     prompts = turns(job)
-    data = Dataset.from_list([{"input_ids": prompts[i].prompt} for i in order(job)])
+    rows = order(job)
+    rows += rows[: job.batch]  # never taken: on a loader's last batch, accelerate steps after every micro-batch
+    data = Dataset.from_list([{"input_ids": prompts[i].prompt} for i in rows])
     gpu = torch.cuda.is_available()
+    parts = job.batch // (job.micro or job.batch) if tuned else 1
     quiet = {"gradient_checkpointing": False, "disable_tqdm": True, "dataloader_pin_memory": gpu} if tuned else {}
     config = PPOConfig(
         output_dir=directory,
         total_episodes=job.batch * job.steps,
-        per_device_train_batch_size=job.batch,
+        per_device_train_batch_size=job.batch // parts,
+        gradient_accumulation_steps=parts,
         num_ppo_epochs=job.epochs,
         learning_rate=job.learning_rate,
         seed=job.seed,
@@ -105,14 +109,17 @@ def make(job: Job, directory: str, tuned: bool, watch: Watch) -> Any:
 
 
 def watched(trainer: Any, watch: Watch) -> Callable[[Tensor], None]:
-    """A backward pass that tells `watch` the loss and the gradient's norm, which ours computes too."""
-    backward = trainer.accelerator.backward
+    """A backward pass that tells `watch` a step's loss and the norm of its gradient, which ours computes too."""
+    backward, parts = trainer.accelerator.backward, trainer.args.gradient_accumulation_steps
+    losses: list[Tensor] = []
 
     def told(loss: Tensor) -> None:
         backward(loss)
-        watch.seen["loss"].append(loss.detach())
-        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
-        watch.seen["grad_norm"].append(torch.nn.utils.get_total_norm(gradients))
+        losses.append(loss.detach())
+        if len(losses) % parts == 0:
+            watch.seen["loss"].append(torch.stack(losses[-parts:]).mean())
+            gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+            watch.seen["grad_norm"].append(torch.nn.utils.get_total_norm(gradients))
 
     return told
 
