@@ -52,9 +52,10 @@ def main(
         with out.status(f"{job.title}, {job.model}"):
             some = replace(job, steps=job.warmup + 2) if short and job.stage != "decode" else job
             results.rows.append(row(some, repetitions, results.matmul, TOLERANCE["cuda" if gpu else "cpu"]))
+        if not short:
+            results.save()
     out.print(terminal_table(results))
     if not short:
-        results.save()
         write_page()
     if any(row.error for row in results.rows):
         raise typer.Exit(1)
