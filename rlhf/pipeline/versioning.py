@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ SETTINGS = {
 NOT_VERSIONED = ("/.work", "/.rlhf", "/mlflow.db*", "/mlartifacts", "__pycache__/")
 IGNORED_BY_DVC = (f"{durable.PARTIAL}*", ".gitignore")
 
+DYING = 5.0  # seconds that the processes of a run that was killed may take to end
+
 
 def init_workspace(workspace: Path) -> None:
     """Make a directory a git and DVC repository with the project's settings. What is there already is kept."""
@@ -44,9 +47,20 @@ def init_workspace(workspace: Path) -> None:
 
 
 def changes(workspace: Path) -> dict[str, list[Any]]:
-    """What is not as it was at the last run of a stage, by its name: what `dvc status --json` prints."""
-    with _repository(workspace) as repo:
-        return {address.rpartition(":")[2]: found for address, found in repo.status().items()}  # path:name
+    """What is not as it was at the last run of a stage, by its name: what `dvc status --json` prints.
+
+    The processes of a run that was killed take a moment to follow it. Raises Busy when others go on.
+    """
+    deadline = time.monotonic() + DYING
+    while True:
+        try:
+            with _repository(workspace) as repo:
+                return {address.rpartition(":")[2]: found for address, found in repo.status().items()}  # path:name
+        except Busy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+            clear_dead_locks(workspace)
 
 
 def stale_stages(workspace: Path) -> set[str]:

@@ -120,3 +120,20 @@ def test_locks_of_dead_processes_are_removed_and_those_of_living_ones_kept(works
     versioning.clear_dead_locks(workspace)
     assert json.loads(file.read_text()) == {"write": {"b": by["alive"]}, "read": {"d": [by["alive"]]}}
     dead.wait()
+
+
+def test_a_lock_is_waited_for_while_its_holder_may_be_dying(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = workspace / ".dvc/tmp/rwlock"
+    file.parent.mkdir(exist_ok=True)
+
+    def hold(pid: int) -> None:
+        file.write_text(json.dumps({"write": {str(workspace / "report.txt"): {"pid": pid, "cmd": "dvc repro"}}}))
+
+    holder = subprocess.Popen(["sleep", "1"])
+    hold(holder.pid)
+    assert "gate" in versioning.changes(workspace)
+    assert holder.poll() == 0
+    hold(os.getpid())
+    monkeypatch.setattr(versioning, "DYING", 0.0)
+    with pytest.raises(Busy, match=str(os.getpid())):
+        versioning.changes(workspace)
