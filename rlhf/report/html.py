@@ -116,17 +116,18 @@ def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
     algorithms = [candidate.algorithm for candidate in summary.decision.candidates]
     reports, criteria = workspace / "reports", list(summary.rows[0].rewards) if summary.rows else []
     paths = {name: reports / name / "curves.csv" for name in ("base", "sft")}
-    paths |= {f"reward {name}": reports / "reward" / name / "curves.csv" for name in criteria}
+    of = "reward {}" if len(criteria) > 1 else "reward"
+    paths |= {of.format(name): reports / "reward" / name / "curves.csv" for name in criteria}
     paths |= {name: reports / "align" / name / "curves.csv" for name in algorithms}
     losses = {name: curves for name, path in paths.items() if (curves := read_curves(path, "step", "loss"))}
     if losses:
         yield plots.losses(losses)
-    found = gains(summary.rows)
-    if found:
+    gained = gains(summary.rows)
+    if gained:
         ways = {name: curves for name in algorithms if (curves := read_curves(paths[name], "kl", "reward"))}
-        yield plots.reward_against_kl(found, ways)
+        yield plots.reward_against_kl(gained, ways)
     tables = {name: reports / "reward" / name / "calibration.csv" for name in criteria}
-    bins = {name: bin for name, path in tables.items() if (bin := read_curves(path, "confidence", "accuracy"))}
+    bins = {name: found for name, path in tables.items() if (found := read_curves(path, "confidence", "accuracy"))}
     if bins:
         yield plots.reward_calibration(bins)
     if algorithms:

@@ -1,5 +1,8 @@
 """What must not change a run: how a step is cut, padded and ordered, and whether the run was interrupted."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -36,6 +39,7 @@ from rlhf.training.loop import Step, train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
 from tests.algorithms.tiny import PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
+from tests.conftest import ROOT
 
 Run = tuple[nn.Module, Callable[[int], Iterator[Step]], int, LoopConfig]
 ONLINE = {
@@ -230,6 +234,22 @@ def test_micro_batches_do_not_change_the_gradient(name: str, micro_batch_size: i
     """The last pieces are narrower too, so this also holds padding."""
     whole, cut = (gradient(name, sft, loop(micro_batch_size=size)) for size in (8, micro_batch_size))
     torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_end_where_one_does(sft: Path, tmp_path: Path) -> None:
+    """Data parallelism on the CPU; a step's micro-batches are shared out, and the last round may lack one."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    program = ["-m", "tests.algorithms.two_processes", str(sft), str(tmp_path)]
+    done = subprocess.run([*launch, *program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    for name in ALGORITHMS:
+        one = finish(make(name, sft, loop(micro_batch_size=5)), tmp_path / f"one-{name}")
+        two = load_file(tmp_path / f"{name}.safetensors")
+        for key, value in one.items():
+            torch.testing.assert_close(
+                two[key], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
+            )
 
 
 class Linear(nn.Module):
