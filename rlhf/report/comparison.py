@@ -28,7 +28,7 @@ from rlhf.tracking.journal import read
 
 FIGURES = ("gradient_noise", "proxy_gain", "gold_gain", "kl", "length", "distinct_2", "seconds", "peak_memory")
 BELIEFS = ("distance", "sft_distance", "minority_margin", "majority_margin")
-PAGE, DATA = Path("reports/compare.html"), Path("reports/compare.json")
+PAGE, DATA, PICTURE = (Path(f"reports/compare.{kind}") for kind in ("html", "json", "svg"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,15 +195,16 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def write(workspace: Path, trials: Sequence[Trial], config: Config) -> Comparison:
-    """Write the page and the figures behind it; return the table."""
+    """Write the page, the figures behind it, and its picture; return the table."""
     table = compared(trials, config)
     rows = [{name: value for name, value in asdict(trial).items() if name != "wins"} for trial in trials]
     durable.write_text(workspace / DATA, json.dumps(asdict(table) | {"trials": rows}, indent=1) + "\n")
     paths = {line.algorithm: [t.path for t in trials if t.algorithm == line.algorithm] for line in table.lines}
     fits = {line.algorithm: line.overoptimization for line in table.lines if line.overoptimization}
-    figures = [plots.frontier(paths, fits, table.equal_kl)]
+    frontier = plots.frontier(paths, fits, table.equal_kl)
+    durable.write_text(workspace / PICTURE, frontier.alone())
     durable.write_text(
         workspace / PAGE,
-        page("compare.html.j2", figures, table=table, trials=trials, confidence=config.gate.confidence),
+        page("compare.html.j2", [frontier], table=table, trials=trials, confidence=config.gate.confidence),
     )
     return table

@@ -58,6 +58,12 @@ class Figure:
     description: str
     svg: str
 
+    def alone(self) -> str:
+        """The SVG as a file of its own, on white."""
+        spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        opening = rf'<svg {spaces} viewBox="\1" color="#333" font-family="sans-serif" style="background: white">'
+        return re.sub(r'<svg viewBox="([^"]+)"[^>]*>', opening, self.svg, count=1)
+
 
 @dataclass(frozen=True)
 class Gain:

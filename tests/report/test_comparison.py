@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from rlhf.cli.compare import render
 from rlhf.gate.records import Interval
-from rlhf.report.comparison import DATA, PAGE, Trial, compared, read_trials, spread, write
+from rlhf.report.comparison import DATA, PAGE, PICTURE, Trial, compared, read_trials, spread, write
 from rlhf.tracking.journal import Journal
 from tests.algorithms.tiny import PARAMS
 from tests.report.conftest import evaluation, write_json
@@ -118,6 +119,7 @@ def test_the_page_and_the_figures_behind_it(tmp_path: Path) -> None:
     assert "Gold at<br>KL 4" in page
     assert "Gradient<br>noise" in page
     assert "<svg" in page
+    assert ElementTree.parse(tmp_path / PICTURE).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     data = json.loads((tmp_path / DATA).read_text())
     assert data["equal_kl"] == pytest.approx(4.0)
     assert set(data["lines"][0]["overoptimization"]) == {"alpha", "beta", "peak_kl", "reached_kl"}
