@@ -188,7 +188,7 @@ def learn_with_beliefs(run: Run) -> Outcome:
     beliefs = {prompt_hash(row["prompt"]): row for row in rows}
     asked = [(row, beliefs.get(prompt_hash(row["prompt"]))) for row in run.judgements("rankings")]
     groups, polls, too_long = encode_conditioned(run.tokenizer, asked, run.stage.config.tokens)
-    if not any(polls):
+    if groups and not any(polls):
         raise DataError(
             f"GDPO calibrates a policy to what people believe, and data/judgements has {len(beliefs)} beliefs, none of "
             "which an answer that was ranked states. Add a source of the table `beliefs` to collect.sources."

@@ -1,4 +1,4 @@
-"""Two criteria through the stages that tell them apart, on models that learn nothing: reward, align, evaluate."""
+"""Criteria and beliefs through the stages reward, align and evaluate, on models that learn next to nothing."""
 
 import json
 import shutil
@@ -23,6 +23,7 @@ from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
 from tests.conftest import ROOT
 
 PREFERRED = {"helpful": "one", "harmless": "two"}
+STATEMENTS = ["one is red.", "one is blue."]
 WEIGHTS = {"helpful": 1.0, "harmless": 2.0}
 SETTINGS = {
     "reward.criteria": "{helpful: 1.0, harmless: 2.0}",
@@ -125,3 +126,41 @@ def test_a_criterion_by_which_nobody_judged_is_named_with_those_that_there_are(w
     set_params(workspace / "params.yaml", ["reward.criteria={helpful: 1.0, funny: 1.0}"])
     with pytest.raises(DataError, match=r"Nobody judged by `funny`: .* were made by harmless, helpful\."):
         run(workspace, "reward@funny", reward)
+
+
+def write(workspace: Path, table: str, rows: list[dict[str, Any]]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), workspace / "data/judgements" / f"{table}.parquet")
+
+
+@pytest.fixture
+def polled(workspace: Path) -> Path:
+    """The rarer belief is preferred, and every prompt but two has a poll."""
+    set_params(
+        workspace / "params.yaml",
+        ["align.algorithms=[gdpo_belief]", "reward.criteria={overall: 1.0}", "tokens.response=24"],
+    )
+    rows = [row | {"criterion": "overall", "responses": STATEMENTS[::-1]} for row in judgements()[:8]]
+    write(workspace, "rankings", [row | {"ranks": [1, 2]} for row in rows])
+    polls = [{"id": str(n), "statements": STATEMENTS, "votes": [3, 1], "group": ""} for n in range(len(rows))]
+    polls = [poll | {name: row[name] for name in ("prompt", "split")} for poll, row in zip(polls, rows, strict=True)]
+    write(workspace, "beliefs", [*polls[:2], *polls[4:]])
+    return workspace
+
+
+def test_beliefs_are_learned_and_measured(polled: Path) -> None:
+    learned = run(polled, "align@gdpo_belief", align)
+    assert (learned["polls"], learned["polled"]) == (2, 2)
+    assert learned["calibration"] > 0
+    assert learned["margin"] == 0.0, "given a belief both answers are the same"
+    found = run(polled, "evaluate@gdpo_belief", evaluate)["beliefs"]
+    assert found["stated"] == {"sft": 0.0, "policy": 0.0}, "the tiny model says nothing that makes sense"
+    assert found["distance"] == {"sft": None, "policy": None}
+    assert found["minority_margin"]["n"] == 4
+    assert found["majority_margin"] is None
+
+
+def test_without_a_belief_that_an_answer_states_there_is_nothing_to_calibrate_to(polled: Path) -> None:
+    rows = pq.read_table(polled / "data/judgements/beliefs.parquet").to_pylist()
+    write(polled, "beliefs", [row | {"statements": ["two is red.", "two is blue."]} for row in rows])
+    with pytest.raises(DataError, match="has 2 beliefs, none of which an answer that was ranked states"):
+        run(polled, "align@gdpo_belief", align)
