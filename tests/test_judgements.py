@@ -151,7 +151,7 @@ def test_beliefs_are_learned_and_measured(polled: Path) -> None:
     learned = run(polled, "align@gdpo_belief", align)
     assert (learned["polls"], learned["polled"]) == (2, 2)
     assert learned["calibration"] > 0
-    assert learned["margin"] == 0.0, "given a belief both answers are the same"
+    assert learned["margin"] == pytest.approx(0.0, abs=1e-6), "given a belief both answers are the same"
     found = run(polled, "evaluate@gdpo_belief", evaluate)["beliefs"]
     assert found["stated"] == {"sft": 0.0, "policy": 0.0}, "the tiny model says nothing that makes sense"
     assert found["distance"] == {"sft": None, "policy": None}
