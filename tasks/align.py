@@ -211,9 +211,8 @@ def prefer(run: Run, groups: list[RankedTurns], too_long: int, objective: Callab
     trained = objective(reference)
     noise = run.noise(trained, steps(0))
     history = run.train(trained, steps, total, config.loop)
-    seen = {name for row in history for name in row}
-    names = [name for name in ("accuracy", "margin", "chosen_reward", "rejected_reward") if name in seen]
-    values = {name: tail_mean(history, name) for name in names}
+    ends = [name for name in ("chosen_reward", "rejected_reward") if name in history[0]]
+    values = {name: tail_mean(history, name) for name in ("accuracy", "margin", *ends)}
     loss = f"loss {tail_mean(history, 'loss'):.3f}"
     line = f"{loss}, accuracy {values['accuracy']:.1%}, margin {values['margin']:.2f}"
     return history, values | noise | {"too_long": too_long}, line

@@ -164,3 +164,10 @@ def test_without_a_belief_that_an_answer_states_there_is_nothing_to_calibrate_to
     write(polled, "beliefs", [row | {"statements": ["two is red.", "two is blue."]} for row in rows])
     with pytest.raises(DataError, match="has 2 beliefs, none of which an answer that was ranked states"):
         run(polled, "align@gdpo_belief", align)
+
+
+def test_rankings_of_ties_alone_are_an_error_and_no_accuracy_of_zero(polled: Path) -> None:
+    rows = pq.read_table(polled / "data/judgements/rankings.parquet").to_pylist()
+    write(polled, "rankings", [row | {"ranks": [1, 1]} for row in rows])
+    with pytest.raises(DataError, match="could measure `accuracy`"):
+        run(polled, "align@gdpo_belief", align)
