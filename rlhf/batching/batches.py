@@ -1,7 +1,7 @@
 """Batch records, padded on the right. Masks are carried, never derived from token ids.
 
-A batch is a table, a row a sequence: what formulas index. How a model reads it is its layout, where a prompt that
-several rows share may stand once.
+A batch is a table, a row a sequence: what formulas index. A model may read it by its layout, where nothing is padding
+and a prompt that several rows share stands once.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class SequenceBatch:
     mask: Tensor  # (B, T) bool, True on the tokens that count: those of the response
     starts: Tensor  # (B,) int64, P of each row: where its response starts
     prompts: Tensor  # (B,) int64, number of each row's prompt; side by side, rows of one number share it
-    layout: Layout  # how a model reads the rows
+    layout: Layout  # the same tokens in one row, each once
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -17,6 +17,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 
 from rlhf.errors import DataError
+from rlhf.models.kernels import prepare
 
 # Heads that these multiply or squash are read as plain linear heads in scoring.py, which would be wrong for them.
 _UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -74,7 +75,7 @@ def _load(kind: type[_BaseAutoModelClass], path: Path | str, revision: str | Non
         raise DataError(
             f"{path} uses {', '.join(wrong)}, which scoring here does not apply. Choose a model without it."
         )
-    return model.to(device()).eval()
+    return prepare(model.to(device()).eval())
 
 
 def save_model(

@@ -5,14 +5,15 @@ A head is applied to the hidden states that a loss needs: logits of prompts and 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 
 from rlhf.batching.batches import SequenceBatch
-from rlhf.batching.layout import table
+from rlhf.models.kernels import packed_inputs, reads_packed
 from rlhf.models.vocabulary import chosen_log_probs
 from rlhf.objectives.advantages import last_index
 
@@ -79,24 +80,12 @@ def states_before(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 
 def _states(model: PreTrainedModel, batch: SequenceBatch, choose: Callable[[Tensor], Tensor]) -> Tensor:
     """Hidden states of the last layer, (N, d), of the tokens that `choose` takes from a table, (B, T) to (N,)."""
-    layout = batch.layout if batch.layout.branches is None or _reads_trees(model) else table(batch.ids)
-    states = model.base_model(**layout.inputs(), use_cache=False).last_hidden_state
-    return states.flatten(0, 1).index_select(0, choose(layout.places))
-
-
-def _reads_trees(model: PreTrainedModel) -> bool:
-    """Whether every layer sees what a boolean mask says it sees, and nothing of a token's place but its position.
-
-    Not so where states are carried along the row, windows are counted in it, or distances in it bias attention.
-    """
-    config = model.config
-    return (
-        config._attn_implementation == "sdpa"
-        and not model._is_stateful
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not any(getattr(config, name, None) for name in ("sliding_window", "window_size", "alibi"))
-        and "position_ids" in signature(model.base_model.forward).parameters
-    )
+    if reads_packed(model):
+        inputs, places = packed_inputs(batch.layout), batch.layout.places
+    else:  # rows are padded on the right, so that no token has padding before it to be kept from
+        inputs, places = {"input_ids": batch.ids}, torch.arange(batch.ids.numel(), device=batch.ids.device)
+    states = model.base_model(**inputs, use_cache=False).last_hidden_state
+    return embedding(choose(places.view(batch.ids.shape)), states.flatten(0, 1))
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+
+from rlhf.models.kernels import product
 
 # Logits of a chunk. A processor has enough to do with few rows; an accelerator idles on less than some hundreds.
 _CPU_BYTES, _ACCELERATOR_BYTES = 2**26, 2**29
@@ -44,7 +45,7 @@ class _Chosen(torch.autograd.Function):
         entropies = torch.empty_like(log_probs) if entropy else None
         kept = None
         for part in _chunks(len(states), size):
-            log_softmax = linear(states[part], weight, bias).float().log_softmax(dim=-1)
+            log_softmax = product(states[part], weight, bias).float().log_softmax(dim=-1)
             log_probs[part] = log_softmax.gather(-1, ids[part, None]).squeeze(-1)
             if entropies is not None:
                 entropies[part] = -(log_softmax.exp() * log_softmax).sum(dim=-1)
@@ -63,7 +64,7 @@ class _Chosen(torch.autograd.Function):
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
         for part in _chunks(len(states), ctx.size):
-            log_softmax = linear(states[part], weight, bias).float().log_softmax(dim=-1) if kept is None else kept
+            log_softmax = product(states[part], weight, bias).float().log_softmax(dim=-1) if kept is None else kept
             slope = -of_log_probs[part, None]
             if of_entropy is not None:
                 slope = slope - of_entropy[part, None] * (log_softmax + entropies[part, None])
@@ -71,9 +72,9 @@ class _Chosen(torch.autograd.Function):
             if of_bias is not None:
                 of_bias += gradient.sum(dim=0)
             gradient = gradient.to(states.dtype)
-            of_states[part] = gradient @ weight
+            of_states[part] = product(gradient, weight.t())
             if of_weight is not None:
-                of_weight += gradient.T @ states[part]
+                of_weight += product(gradient.t(), states[part].t())
         return of_states, of_weight, of_bias, None, None, None
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
+from rlhf.models.kernels import PACKED
 from rlhf.rollouts.cache import PreallocatedCache
+from rlhf.rollouts.decoder import decoder
 
 _READ = 16  # prompts that one pass reads: few, so that they are of like length and their activations stay in the cache
 _STRIDE = 4  # tokens between one look at which rows have ended and the next
@@ -61,7 +63,7 @@ def _decode(
 
     A row has columns for its prompt, padded on the left, and R for its answer. Rows that have ended leave the batch.
     """
-    head, steps, width = policy.get_output_embeddings(), len(noise), max(map(len, prompts))
+    head, decode, steps, width = policy.get_output_embeddings(), decoder(policy), len(noise), max(map(len, prompts))
     states, cache = _prefill(policy, prompts, width + steps)
     positions = _positions([len(p) for p in prompts], width, width + steps, policy.device)
     mask, rows = _mask(policy, positions), torch.arange(len(prompts), device=policy.device)
@@ -76,13 +78,7 @@ def _decode(
         if step + 1 == steps or not len(rows):
             break
         end = width + step + 1
-        states = policy.base_model(
-            input_ids=token[:, None],
-            attention_mask=mask[..., :end],
-            position_ids=positions[:, end - 1 : end],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        states = decode(token, positions[:, end - 1], mask[..., :end], cache)
     return tokens.T
 
 
@@ -123,7 +119,7 @@ def _mask(policy: PreTrainedModel, positions: Tensor) -> Tensor:
     """
     seen = positions >= 0
     sliding = any(DynamicCache(config=policy.config).is_sliding)
-    if sliding or policy.config._attn_implementation not in ("sdpa", "eager"):
+    if sliding or policy.config._attn_implementation not in ("sdpa", "eager", PACKED):
         return seen
     return torch.zeros_like(seen, dtype=policy.dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig
 
 from rlhf.algorithms.dpo import Dpo
@@ -15,10 +15,9 @@ from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.online import Experience, Minibatch
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.supervised import LikelihoodObjective
-from rlhf.batching import layout
-from rlhf.batching.batches import RankedTurns, SequenceBatch, pad, pad_rankings
+from rlhf.batching.batches import RankedTurns, SequenceBatch, make_batch, pad, pad_rankings
 from rlhf.batching.encoding import Turn
-from rlhf.batching.layout import table
+from rlhf.models.kernels import prepare, reads_packed
 from rlhf.models.scoring import sequence_log_probs
 from tests.algorithms.tiny import PARAMS, groups
 
@@ -42,16 +41,16 @@ ANSWERS = [*[t for g in GROUPS for t in g.answers], Turn([20, 21, 22], [23, 1])]
 def model(request: pytest.FixtureRequest) -> Callable[[type], nn.Module]:
     def make(kind: type) -> nn.Module:
         torch.manual_seed(0)
-        return kind.from_config(deepcopy(MODELS[request.param])).eval()  # type: ignore[attr-defined, no-any-return]
+        return prepare(kind.from_config(deepcopy(MODELS[request.param])).eval())  # type: ignore[attr-defined]
 
     return make
 
 
 def apart(batch: SequenceBatch) -> SequenceBatch:
     """The same batch, a copy of the prompt for each answer."""
-    assert batch.layout.branches is not None, "not shared"
-    assert batch.layout.ids.numel() < batch.ids.numel()
-    return replace(batch, layout=table(batch.ids))
+    separate = make_batch(batch.ids, batch.attention, batch.mask, batch.starts, torch.arange(len(batch)))
+    assert len(batch.layout.ids) < len(separate.layout.ids) < batch.ids.numel(), "not shared, or padded"
+    return separate
 
 
 def agree(objective: nn.Module, shared: object, separate: object) -> None:
@@ -97,34 +96,46 @@ def test_a_subset_of_rows_is_laid_out_anew(model: Callable[[type], nn.Module]) -
     torch.testing.assert_close(some, whole[index], rtol=1e-5, atol=1e-5)
 
 
-def read(batch: SequenceBatch) -> list[list[int]]:
-    """Token ids of every row, by way of the layout."""
-    flat: Tensor = batch.layout.ids.flatten()
-    return [flat[places[there]].tolist() for places, there in zip(batch.layout.places, batch.attention, strict=True)]
+def test_every_token_stands_once() -> None:
+    """In a row that is as long as a multiple of 64, prompts that answers share with the first of them."""
+    layout, batch = pad(ANSWERS).layout, pad(ANSWERS)
+    read = [layout.ids[places[there]].tolist() for places, there in zip(layout.places, batch.attention, strict=True)]
+    assert read == [t.prompt + t.response for t in ANSWERS]
+    positions = [layout.positions[p[there]].tolist() for p, there in zip(layout.places, batch.attention, strict=True)]
+    assert positions == [list(range(len(row))) for row in read]
+    assert batch.ids.flatten()[layout.homes].equal(layout.ids)
+    used = layout.places[batch.attention].unique()
+    tokens = sum(g.tokens for g in GROUPS) + 5
+    assert used.tolist() == list(range(tokens))
+    assert len(layout.ids) == -(-tokens // 64) * 64
 
 
-def test_what_costs_more_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long answers to a short prompt would attend over each other's columns for nothing."""
-    short, long = ([Turn([5, 6, 7], [8] * n) for _ in range(8)] for n in (2, 400))
-    assert pad(short).layout.branches is not None
-    assert pad(long).layout.branches is None
-    for turns in (short, long):
-        assert read(pad(turns)) == [t.prompt + t.response for t in turns]
-    monkeypatch.setattr(layout, "_ROW_LENGTH_OF_EQUAL_COST", 10**6)
-    assert pad(long).layout.ids.shape == (1, 3 + 8 * 400)
+def test_a_prepared_model_is_the_model(model: Callable[[type], nn.Module]) -> None:
+    """Log-probabilities and their gradient are those of transformers' own modules, which read the padded table."""
+    prepared, batch = model(AutoModelForCausalLM), pad(ANSWERS)
+    plain = type(prepared)(prepared.config).eval()
+    plain.load_state_dict(prepared.state_dict())
+    plain.set_attn_implementation("sdpa")
+    found = []
+    for policy in (plain, prepared):
+        log_probs = sequence_log_probs(policy, batch)
+        log_probs.sum().backward()
+        found.append((log_probs, torch.cat([p.grad.flatten() for p in policy.parameters()])))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=1e-5 * float(found[0][1].abs().max()))
 
 
 @pytest.mark.parametrize("change", [{"sliding_window": 4}, {"layer_types": ["full_attention", "linear_attention"]}])
-def test_a_model_that_reads_rows_otherwise_gets_the_table(
-    change: dict[str, object], model: Callable[[type], nn.Module]
-) -> None:
-    policy, batch = model(AutoModelForCausalLM), pad(ANSWERS)
+def test_a_model_that_attends_otherwise_reads_the_table(change: dict[str, object]) -> None:
+    config = deepcopy(MODELS["llama"])
+    for name, value in change.items():
+        setattr(config, name, value)
+    plain, batch = AutoModelForCausalLM.from_config(MODELS["llama"]).eval(), pad(ANSWERS)
+    plain.config = config
+    assert not reads_packed(prepare(plain))
     seen: list[torch.Size] = []
-    policy.base_model.register_forward_pre_hook(
+    plain.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    sequence_log_probs(policy, batch)
-    for name, value in change.items():
-        setattr(policy.config, name, value)
-    sequence_log_probs(policy, batch)
-    assert seen == [batch.layout.ids.shape, batch.ids.shape]
+    sequence_log_probs(plain, batch)
+    assert seen == [batch.ids.shape]

@@ -1,0 +1,143 @@
+"""The kernels that a model computes with: attention over tokens that stand in one row, and products of matrices.
+
+Weights, names and results stay those of transformers; what is chosen depends on the model and the machine alone.
+"""
+
+from functools import cache
+from inspect import signature
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from rlhf.batching.layout import Layout
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+PACKED = "packed"  # name of the attention, in a model's configuration
+_LARGE = 2**22  # multiplications from which on oneDNN is the faster, although it compiles a kernel for every new shape
+
+
+def prepare(model: Model) -> Model:
+    """Give a model the kernels that suit it and this machine; returns the same model."""
+    if _can_read_packed(model):
+        AttentionInterface.register(PACKED, _packed_attention)
+        AttentionMaskInterface.register(PACKED, sdpa_mask)
+        model.set_attn_implementation(PACKED)
+    for module in model.modules() if one_dnn() else ():
+        if type(module) is nn.Linear:
+            module.__class__ = OneDnnLinear
+    return model
+
+
+def reads_packed(model: PreTrainedModel) -> bool:
+    """Whether a model takes `packed_inputs`."""
+    return bool(model.config._attn_implementation == PACKED)
+
+
+def packed_inputs(layout: Layout) -> dict[str, Tensor]:
+    """What a prepared model takes to read tokens in one row: (1, N) ids and positions, and the way to the table."""
+    return {
+        "input_ids": layout.ids[None],
+        "position_ids": layout.positions[None],
+        "attention_mask": layout.ids.new_ones(1, 1, 1, 1),  # four dimensions: transformers makes no mask of its own
+        "places": layout.places,
+        "homes": layout.homes,
+    }
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    places: Tensor | None = None,
+    homes: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention in the table, (B, T), of tokens that stand in one row: query, key, value (1, heads, N, d).
+
+    Without `places`, what transformers' own attention does. Returns (1, N, heads, d).
+    """
+    if places is None or homes is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    query, key, value = (_in_table(states, places) for states in (query, key, value))
+    attended, _ = sdpa_attention_forward(module, query, key, value, None, **options | {"is_causal": True})
+    return attended.flatten(0, 1).index_select(0, homes)[None], None
+
+
+def _in_table(states: Tensor, places: Tensor) -> Tensor:
+    """(1, heads, N, d) to (B, heads, T, d). An embedding's gradient sums in one order, on a GPU as well."""
+    _, heads, count, _ = states.shape
+    rows = states[0].transpose(0, 1).reshape(count, -1)
+    return functional.embedding(places, rows).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _can_read_packed(model: PreTrainedModel) -> bool:
+    """Whether every layer attends by an attention that can be exchanged, to all tokens before, by their positions.
+
+    Not so where states are carried along the row, windows are counted in it, or distances in it bias attention.
+    """
+    config = model.config
+    return (
+        model._supports_attention_backend
+        and config._attn_implementation == "sdpa"
+        and not model._is_stateful
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and not any(getattr(config, name, None) for name in ("sliding_window", "window_size", "alibi"))
+        and "position_ids" in signature(model.base_model.forward).parameters
+    )
+
+
+@cache
+def one_dnn() -> bool:
+    """Whether oneDNN multiplies matrices of fp32 here: twice as fast as MKL on processors that are not Intel's."""
+    processor = Path("/proc/cpuinfo")
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.mkl.is_available()
+        and processor.is_file()
+        and "AuthenticAMD" in processor.read_text()
+    )
+
+
+def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """states weight^T + bias, (..., i) and (o, i) to (..., o), without a gradient."""
+    large = states.numel() * len(weight) >= _LARGE and states.dtype == torch.float32 and states.device.type == "cpu"
+    if large and one_dnn():
+        return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+    return functional.linear(states, weight, bias)
+
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer of fp32 on a CPU."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., i) to (..., o)."""
+        if states.dtype == self.weight.dtype == torch.float32 and states.device.type == "cpu":
+            return _Product.apply(states, self.weight, self.bias)
+        return super().forward(states)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(states, weight)
+        return product(states, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        of_states = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        of_weight = product(rows.t(), states.flatten(0, -2).t()) if ctx.needs_input_grad[1] else None
+        of_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return of_states, of_weight, of_bias

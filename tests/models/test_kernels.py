@@ -1,0 +1,42 @@
+"""Products by oneDNN are those that torch makes, and so are their gradients."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlhf.models import kernels
+
+
+@pytest.mark.parametrize(("shape", "bias"), [((7, 5), True), ((2, 3, 5), False), ((1, 70, 5), True)])
+def test_one_dnn(shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "one_dnn", lambda: True)
+    monkeypatch.setattr(kernels, "_LARGE", 0)
+    called: list[Tensor] = []
+    one_dnn = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_linear_pointwise", lambda *arguments: called.append(arguments) or one_dnn(*arguments)
+    )
+    torch.manual_seed(0)
+    exact = nn.Linear(5, 9, bias=bias, dtype=torch.float64)
+    layer = kernels.OneDnnLinear(5, 9, bias=bias)
+    layer.load_state_dict(exact.state_dict())
+    states, slope = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(*shape[:-1], 9)
+    single = states.detach().float().requires_grad_()
+    wanted, found = exact(states), layer(single)
+    (wanted * slope).sum().backward()
+    (found * slope).sum().backward()
+    assert len(called) == 3, "oneDNN was not asked for the product and its two gradients"
+    assert found.shape == wanted.shape
+    for ours, theirs in ((found, wanted), (single.grad, states.grad), (layer.weight.grad, exact.weight.grad)):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+    if bias:
+        torch.testing.assert_close(layer.bias.grad.double(), exact.bias.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_weights_get_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "one_dnn", lambda: True)
+    layer = kernels.OneDnnLinear(5, 9).requires_grad_(False)
+    states = torch.randn(3, 5, requires_grad=True)
+    layer(states).sum().backward()
+    assert layer.weight.grad is layer.bias.grad is None
+    torch.testing.assert_close(states.grad, layer.weight.sum(dim=0).expand(3, 5))
