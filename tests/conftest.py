@@ -1,5 +1,6 @@
 """Shared fixtures: a toy workspace, and one Prefect server a test session."""
 
+import gc
 import os
 import shutil
 import signal
@@ -18,16 +19,28 @@ TOY = Path(__file__).parent / "pipeline" / "toy"
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """A toy workspace under git and DVC: tests/pipeline/toy, none of whose stages has run."""
+def pytest_collection_finish() -> None:
+    """What has been imported stays: the garbage collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def new_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `workspace` is a copy of."""
     from rlhf.pipeline import fingerprint, versioning
 
-    directory = tmp_path / "workspace"
+    directory = tmp_path_factory.mktemp("toy") / "workspace"
     shutil.copytree(TOY, directory)
     versioning.init_workspace(directory)
     fingerprint.refresh(directory)
     return directory
+
+
+@pytest.fixture
+def workspace(new_workspace: Path, tmp_path: Path) -> Path:
+    """A toy workspace under git and DVC: tests/pipeline/toy, none of whose stages has run."""
+    return shutil.copytree(new_workspace, tmp_path / "workspace")
 
 
 @pytest.fixture
