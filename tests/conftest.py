@@ -1,5 +1,6 @@
 """Shared fixtures: a toy workspace, and one Prefect server a test session."""
 
+import gc
 import os
 import shutil
 import signal
@@ -11,23 +12,57 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from rlhf.pipeline.events import Events
+from rlhf.pipeline.graph import StageSpec, load_graph
+from rlhf.pipeline.stage import Stage
 
 TOY = Path(__file__).parent / "pipeline" / "toy"
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """A toy workspace under git and DVC: tests/pipeline/toy, none of whose stages has run."""
+def pytest_collection_finish() -> None:
+    """What has been imported stays: the garbage collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def new_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `workspace` is a copy of."""
     from rlhf.pipeline import fingerprint, versioning
 
-    directory = tmp_path / "workspace"
+    directory = tmp_path_factory.mktemp("toy") / "workspace"
     shutil.copytree(TOY, directory)
     versioning.init_workspace(directory)
     fingerprint.refresh(directory)
     return directory
+
+
+@pytest.fixture
+def workspace(new_workspace: Path, tmp_path: Path) -> Path:
+    """A toy workspace under git and DVC: tests/pipeline/toy, none of whose stages has run."""
+    return shutil.copytree(new_workspace, tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def finished_workspace(new_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `finished` is a copy of."""
+    directory = shutil.copytree(new_workspace, tmp_path_factory.mktemp("finished") / "workspace")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    command = [sys.executable, "-m", "dvc", "repro"]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.fixture
+def finished(finished_workspace: Path, tmp_path: Path) -> Path:
+    """A toy workspace in which `dvc repro` has run every stage."""
+    return shutil.copytree(finished_workspace, tmp_path / "finished")
 
 
 @pytest.fixture
@@ -76,6 +111,15 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait()
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def run_here(workspace: Path, name: str, program: ModuleType) -> StageSpec:
+    """Run a stage in this process, which saves the imports of another; what dvc.yaml says of it."""
+    spec = load_graph(workspace).stages[name]
+    stage = Stage(spec, workspace, "", Events(name))
+    with stage.running():
+        program.main(stage)
+    return spec
 
 
 def free_port() -> int:

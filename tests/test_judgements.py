@@ -14,13 +14,10 @@ from rlhf.config.editing import set_params
 from rlhf.errors import DataError
 from rlhf.manifest import write_manifest
 from rlhf.models.loading import save_model
-from rlhf.pipeline.events import Events
-from rlhf.pipeline.graph import load_graph
-from rlhf.pipeline.stage import Stage
 from rlhf.tracking.lineage import lineage
 from tasks import align, evaluate, reward
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_here
 
 PREFERRED = {"helpful": "one", "harmless": "two"}
 STATEMENTS = ["one is red.", "one is blue."]
@@ -93,10 +90,7 @@ def workspace(tmp_path: Path) -> Path:
 
 def run(workspace: Path, name: str, program: ModuleType) -> dict[str, Any]:
     """Run a stage; its metrics."""
-    spec = load_graph(workspace).stages[name]
-    stage = Stage(spec, workspace, "", Events(name))
-    with stage.running():
-        program.main(stage)
+    spec = run_here(workspace, name, program)
     return json.loads((workspace / spec.metrics[0]).read_text())
 
 

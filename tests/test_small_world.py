@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from rlhf.manifest import digest
+from rlhf.tracking.journal import read
 from tests.conftest import wait_until
 
 SHORT = {
@@ -62,6 +64,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     made = rlhf(directory, "init", "world", "--example", "small-world")
     assert made.returncode == 0, made.stderr
     workspace = directory / "world"
+    stages = (workspace / "dvc.yaml").read_text()
+    (workspace / "dvc.yaml").write_text(stages.replace("retries: 2}", "retries: 2, retry_delay: 0.1}"))
     settings = [word for key, value in SHORT.items() for word in ("-S", f"{key}={value}")]
     try:
         first = rlhf(workspace, "run", *settings)
@@ -91,37 +95,45 @@ def test_the_small_world_runs_from_feedback_to_the_gate(world: Path) -> None:
     assert {"models/sft", "models/reward/overall", "data/judgements"} <= {child["name"] for child in tree["children"]}
 
 
-@pytest.mark.parametrize(
-    ("stage", "program", "model", "whole_run"),
-    [
-        ("sft", "tasks.sft", "models/sft", False),
-        ("reward@overall", "tasks.reward overall", "models/reward/overall", True),
-        ("align@ppo", "tasks.align ppo", "models/policy/ppo", False),
-        ("align@dpo", "tasks.align dpo", "models/policy/dpo", True),
-    ],
-)
-def test_a_killed_stage_resumes_and_ends_with_the_same_bits(
-    world: Path, stage: str, program: str, model: str, whole_run: bool
-) -> None:
-    """kill -9 of the stage, which is retried, or of `rlhf run`, which is started again."""
-    expected = digest(world / model)
-    forget(world, stage)
-    command = [sys.executable, "-m", "rlhf", "run"]
-    run = subprocess.Popen(command, cwd=world, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True)
-    wait_until(lambda: any(world.glob(".work/*/step-*")), f"a checkpoint of {stage}", seconds=120)
-    (program_process,) = processes(world, program)
-    journal = next(world.glob(".work/*/step-*")).parent / "journal.jsonl"
-    if whole_run:
-        os.kill(run.pid, signal.SIGKILL)
-        run.wait()
-        wait_until(lambda: not program_process.is_running(), f"the end of {stage} with its run")
-        assert not (world / model).exists()
-        assert rlhf(world, "run").returncode == 0
-    else:
-        program_process.kill()
-        assert run.wait(timeout=200) == 0
-    assert digest(world / model) == expected
-    assert first_step_of_last_start(journal) > 0, "it began again instead of resuming"
+@dataclass
+class Victim:
+    """A stage that is killed at a checkpoint: its process, which is tried again, or the run, which is started again."""
+
+    stage: str
+    program: str
+    model: str
+    whole_run: bool
+
+
+VICTIMS = [
+    Victim("sft", "tasks.sft", "models/sft", False),
+    Victim("reward@overall", "tasks.reward overall", "models/reward/overall", True),
+    Victim("align@ppo", "tasks.align ppo", "models/policy/ppo", False),
+    Victim("align@dpo", "tasks.align dpo", "models/policy/dpo", True),
+]
+
+
+def test_killed_stages_resume_and_end_with_the_same_bits(world: Path) -> None:
+    """kill -9 of a stage, or of `rlhf run`, in the middle of each training."""
+    expected = {victim.model: digest(world / victim.model) for victim in VICTIMS}
+    forget(world, [victim.stage for victim in VICTIMS])
+    waiting, journals, run = VICTIMS.copy(), dict[str, Path](), start(world)
+    while waiting:
+        victim, process, work = next_checkpoint(world, waiting)
+        waiting.remove(victim)
+        journals[victim.stage] = work / "journal.jsonl"
+        if victim.whole_run:
+            os.kill(run.pid, signal.SIGKILL)
+            run.wait()
+            wait_until(lambda: not process.is_running(), f"the end of {victim.stage} with its run")  # noqa: B023
+            assert not (world / victim.model).exists()
+            run = start(world)
+        else:
+            process.kill()
+    assert run.wait(timeout=200) == 0
+    assert {model: digest(world / model) for model in expected} == expected
+    for stage, journal in journals.items():
+        assert first_step_of_last_start(journal) > 0, f"{stage} began again instead of resuming"
 
 
 def test_two_processes_learn_what_one_does(world: Path, tmp_path: Path) -> None:
@@ -141,9 +153,31 @@ def test_two_processes_learn_what_one_does(world: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "models").iterdir()} == {"base", "sft"}
 
 
-def forget(workspace: Path, stage: str) -> None:
-    """Delete a stage's outputs, what DVC's cache holds of them, and the run-cache: they must be made again."""
-    for out in yaml.safe_load((workspace / "dvc.lock").read_text())["stages"][stage]["outs"]:
+def start(workspace: Path) -> subprocess.Popen[bytes]:
+    """`rlhf run`, which goes on."""
+    command = [sys.executable, "-m", "rlhf", "run"]
+    return subprocess.Popen(command, cwd=workspace, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def next_checkpoint(workspace: Path, victims: list[Victim]) -> tuple[Victim, psutil.Process, Path]:
+    """Wait until one of the stages trains and has a checkpoint: it, its process and its work directory."""
+    found: list[tuple[Victim, psutil.Process, Path]] = []
+
+    def look() -> bool:
+        for work in {path.parent for path in workspace.glob(".work/*/step-*")}:
+            stage = next(read(work / "journal.jsonl"))["stage"]
+            for victim in (victim for victim in victims if victim.stage == stage):
+                found.extend((victim, process, work) for process in processes(workspace, victim.program))
+        return found != []
+
+    wait_until(look, f"a checkpoint of one of {[victim.stage for victim in victims]}", seconds=120)
+    return found[0]
+
+
+def forget(workspace: Path, stages: list[str]) -> None:
+    """Delete the outputs of stages, what DVC's cache holds of them, and the run-cache: they must be made again."""
+    made = yaml.safe_load((workspace / "dvc.lock").read_text())["stages"]
+    for out in (out for stage in stages for out in made[stage]["outs"]):
         path = workspace / out["path"]
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         (workspace / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()

@@ -68,7 +68,7 @@ class World:
         def judge(batch: SequenceBatch) -> Tensor:
             return self.reward[batch.ids[:, 0], batch.ids[:, 1]]
 
-        prompts = [[prompt] for prompt in range(PROMPTS)]
+        prompts = [[prompt] for prompt in range(PROMPTS)] * (config.rollout.prompts // PROMPTS)
         return OnlineSource(
             algorithm,
             Table(self.reference),  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """A workspace of the small world that nothing has run in, and the command line on it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,12 +33,18 @@ def rlhf(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     return invoke
 
 
-@pytest.fixture
-def small_world(tmp_path: Path, rlhf: Callable[..., Result]) -> Path:
-    """A workspace made by `rlhf init`."""
-    directory = tmp_path / "small world"  # a blank in a path must do no harm
-    assert rlhf("init", directory).exit_code == 0
+@pytest.fixture(scope="session")
+def new_small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `small_world` is a copy of."""
+    directory = tmp_path_factory.mktemp("new") / "small world"
+    assert CliRunner().invoke(app, ["init", str(directory)], catch_exceptions=False).exit_code == 0
     return directory
+
+
+@pytest.fixture
+def small_world(new_small_world: Path, tmp_path: Path) -> Path:
+    """A workspace made by `rlhf init`."""
+    return shutil.copytree(new_small_world, tmp_path / "small world")  # a blank in a path must do no harm
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -45,6 +47,13 @@ class Told:
         self.messages.append(text)
 
 
+@pytest.fixture
+def unsent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without a sender beside them: its import of MLflow takes longer than all the toy's stages."""
+    sender = SimpleNamespace(synced=True, finish=lambda: None)
+    monkeypatch.setattr("flows.align.sending", lambda workspace: nullcontext(sender))
+
+
 def run(workspace: Path, told: Told | None = None):
     from flows import align
 
@@ -75,35 +84,39 @@ def task_states(run_id: str, workspace: Path) -> dict[str, tuple[str, str]]:
     return {task.name: (task.state.name, task.state.message or "") for task in tasks()}
 
 
-def test_the_cache_table(workspace: Path) -> None:
-    assert set(states(workspace).values()) == {"ran"}
-    assert set(states(workspace).values()) == {"cached"}
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=workspace, capture_output=True, text=True)
-    assert "up to date" in done.stdout
+def gate_artifact(flow_run: UUID) -> str:
+    """The gate's report of a run, as Prefect shows it."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-    shutil.rmtree(workspace / "data")
-    shutil.rmtree(workspace / "models")
-    after = states(workspace)
+    from flows.server import client
+
+    with client() as connected:
+        found = connected.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["gate"])))
+    (artifact,) = (artifact for artifact in found if artifact.flow_run_id == flow_run)
+    return artifact.data
+
+
+@pytest.mark.usefixtures("unsent")
+def test_the_cache_table(finished: Path) -> None:
+    edit(finished / "params.yaml", "repeats: 2", "repeats: 2 # a comment")
+    edit(finished / "model.py", "    repeats =", "    # another\n    repeats =")
+    assert set(states(finished).values()) == {"cached"}
+
+    shutil.rmtree(finished / "data")
+    shutil.rmtree(finished / "models")
+    after = states(finished)
     assert after == {"rows": "restored", "model@small": "restored", "model@large": "restored", "gate": "cached"}
 
-    edit(workspace / "params.yaml", "repeats: 2", "repeats: 3")
-    assert states(workspace) == {"rows": "cached", "model@small": "cached", "model@large": "ran", "gate": "ran"}
+    edit(finished / "params.yaml", "repeats: 2", "repeats: 3")
+    assert states(finished) == {"rows": "cached", "model@small": "cached", "model@large": "ran", "gate": "ran"}
 
-    edit(workspace / "params.yaml", "repeats: 3", "repeats: 3 # a comment")
-    edit(workspace / "model.py", "    repeats =", "    # another\n    repeats =")
-    assert set(states(workspace).values()) == {"cached"}
+    edit(finished / "source.txt", "two", "three")
+    assert set(states(finished).values()) == {"ran"}
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=finished, capture_output=True, text=True)
+    assert "up to date" in done.stdout
 
-    edit(workspace / "source.txt", "two", "three")
-    assert set(states(workspace).values()) == {"ran"}
-
-    edit(workspace / "source.txt", "three", "two")
-    assert states(workspace) == dict.fromkeys(ALL, "restored")
-
-
-def test_what_dvc_repro_made_the_flow_finds_done(workspace: Path, run_program) -> None:
-    done = run_program("-m", "dvc", "repro", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
-    assert done.returncode == 0, done.stderr
-    assert set(states(workspace).values()) == {"cached"}
+    edit(finished / "source.txt", "three", "two")
+    assert states(finished) == dict.fromkeys(ALL, "restored")
 
 
 def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
@@ -119,6 +132,9 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
     assert records[-1]["status"] == "completed"
     assert result.decision is not None
     assert result.decision["decision"] == "REJECT"
+    report = gate_artifact(UUID(records[0]["flow_run"]))
+    assert "# REJECT" in report
+    assert "| ✓ | size | 24 |" in report
 
     again = Told()
     second = run(workspace, again)
@@ -126,21 +142,8 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
     assert {name for name, _ in task_states(second.id, workspace).values()} == {"Cached"}
 
 
-def test_the_gates_report_is_an_artifact(workspace: Path) -> None:
-    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-
-    from flows.server import client
-
-    result = run(workspace)
-    flow_run = UUID(next(read(workspace / f".rlhf/runs/{result.id}.jsonl"))["flow_run"])
-    with client() as connected:
-        found = connected.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["gate"])))
-    (artifact,) = (artifact for artifact in found if artifact.flow_run_id == flow_run)
-    assert "# REJECT" in artifact.data
-    assert "| ✓ | size | 24 |" in artifact.data
-
-
-def test_a_passing_fault_is_tried_again_and_a_configuration_is_not(workspace: Path) -> None:
+@pytest.mark.usefixtures("unsent")
+def test_a_passing_fault_is_tried_again_and_a_configuration_is_not(finished: Path) -> None:
     body = """
 count = stage.workspace / f"attempts-{stage.item}"
 count.open("a").write("x")
@@ -151,25 +154,26 @@ if stage.item == "large":
 stage.output("models/small").joinpath("model.txt").write_text("whole")
 stage.output("reports/model/small.csv").write_text("step,loss")
 """
-    rewrite(workspace, "model", body)
+    rewrite(finished, "model", body)
     told = Told()
-    result = run(workspace, told)
-    assert (workspace / "attempts-small").read_text() == "xxx"
-    assert (workspace / "attempts-large").read_text() == "x"
+    result = run(finished, told)
+    assert (finished / "attempts-small").read_text() == "xxx"
+    assert (finished / "attempts-large").read_text() == "x"
     assert result.exit == Exit.CONFIG
     assert {name: stage.state for name, stage in result.stages.items()} == {
-        "rows": "ran",
+        "rows": "cached",
         "model@small": "ran",  # does not wait for its sister
         "model@large": "failed",
         "gate": "skipped",
     }
     assert result.stages["gate"].message == "waits for model@large"
     assert told.messages.count("model@small: the hub is away. It is tried again") == 2
-    shown = task_states(result.id, workspace)
+    shown = task_states(result.id, finished)
     assert shown["model@large"] == ("Failed", "CONFIG: `repeats` is odd")
     assert shown["gate"] == ("Skipped", "waits for model@large")
 
 
+@pytest.mark.usefixtures("unsent")
 def test_a_failure_skips_everything_behind_it(workspace: Path) -> None:
     rewrite(workspace, "rows", "raise errors.DataError('row 3 is bad')")
     result = run(workspace)
@@ -180,13 +184,16 @@ def test_a_failure_skips_everything_behind_it(workspace: Path) -> None:
     assert {name: shown[name][0] for name in ALL} == dict.fromkeys(ALL, "Skipped") | {"rows": "Failed"}
 
 
-def test_retries_end(workspace: Path) -> None:
-    rewrite(workspace, "model", "(stage.workspace / stage.item).open('a').write('x')\nraise errors.Retryable('away')")
-    assert run(workspace).exit == Exit.RETRYABLE
-    assert (workspace / "small").read_text() == "xxx"  # meta.retries: 2
+@pytest.mark.usefixtures("unsent")
+def test_retries_end(finished: Path) -> None:
+    rewrite(finished, "model", "(stage.workspace / stage.item).open('a').write('x')\nraise errors.Retryable('away')")
+    edit(finished / "params.yaml", "[small, large]", "[small]")
+    assert run(finished).exit == Exit.RETRYABLE
+    assert (finished / "small").read_text() == "xxx"  # meta.retries: 2
 
 
-def test_a_stage_killed_from_outside_is_tried_again_and_resumes(workspace: Path) -> None:
+@pytest.mark.usefixtures("unsent")
+def test_a_stage_killed_from_outside_is_tried_again_and_resumes(finished: Path) -> None:
     body = """
 step = stage.work / "step"
 resumed = step.exists()
@@ -196,15 +203,16 @@ if not resumed and stage.item == "small":
 stage.output(f"models/{stage.item}").joinpath("model.txt").write_text(f"resumed: {resumed}")
 stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
 """
-    rewrite(workspace, "model", body)
-    result = run(workspace)
+    rewrite(finished, "model", body)
+    result = run(finished)
     assert result.exit == Exit.DONE
-    assert (workspace / "models/small/model.txt").read_text() == "resumed: True"
-    assert (workspace / "models/large/model.txt").read_text() == "resumed: False"
-    assert list(workspace.glob(".work/*/step")) == []  # DVC has the outputs: the checkpoints are not needed
+    assert (finished / "models/small/model.txt").read_text() == "resumed: True"
+    assert (finished / "models/large/model.txt").read_text() == "resumed: False"
+    assert list(finished.glob(".work/*/step")) == []  # DVC has the outputs: the checkpoints are not needed
 
 
-def test_gpu_stages_run_one_after_the_other(workspace: Path) -> None:
+@pytest.mark.usefixtures("unsent")
+def test_gpu_stages_run_one_after_the_other(finished: Path) -> None:
     body = """
 span = stage.workspace / f"span-{stage.item}"
 started = time.time()
@@ -213,9 +221,9 @@ span.write_text(f"{started} {time.time()}")
 stage.output(f"models/{stage.item}").joinpath("model.txt").write_text("x")
 stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
 """
-    rewrite(workspace, "model", body)
-    assert run(workspace).exit == Exit.DONE
-    spans = sorted(tuple(map(float, file.read_text().split())) for file in workspace.glob("span-*"))
+    rewrite(finished, "model", body)
+    assert run(finished).exit == Exit.DONE
+    spans = sorted(tuple(map(float, file.read_text().split())) for file in finished.glob("span-*"))
     assert spans[0][1] <= spans[1][0]
 
 
@@ -296,11 +304,11 @@ print(result.exit.name, heavy)
 
 
 @pytest.fixture
-def start(workspace: Path) -> Iterator:
-    """Start a run of the workspace as a process of its own."""
+def start() -> Iterator[Callable[[Path], "subprocess.Popen[str]"]]:
+    """Start a run of a workspace as a process of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def go() -> subprocess.Popen[str]:
+    def go(workspace: Path) -> "subprocess.Popen[str]":
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(
             subprocess.Popen([sys.executable, "-c", PROGRAM, str(workspace)], cwd=Path(__file__).parents[2], **pipes)
@@ -313,11 +321,12 @@ def start(workspace: Path) -> Iterator:
         process.communicate()
 
 
-def test_a_run_in_a_terminal_shows_nothing_of_prefect_and_imports_nothing_heavy(start) -> None:
-    assert start().communicate(timeout=60)[0] == "DONE []\n"
+def test_a_run_in_a_terminal_shows_nothing_of_prefect_and_imports_nothing_heavy(finished: Path, start) -> None:
+    edit(finished / "params.yaml", "limit: 1", "limit: 2")
+    assert start(finished).communicate(timeout=60)[0] == "DONE []\n"
 
 
-def test_after_kill_9_of_the_run_the_next_one_goes_on(workspace: Path, start) -> None:
+def test_after_kill_9_of_the_run_the_next_one_goes_on(finished: Path, start) -> None:
     from prefect.client.schemas.objects import StateType
 
     from flows.server import client
@@ -332,26 +341,26 @@ if not resumed:
 stage.output(f"models/{stage.item}").joinpath("model.txt").write_text(f"resumed: {resumed}")
 stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
 """
-    rewrite(workspace, "model", body)
-    edit(workspace / "params.yaml", "[small, large]", "[small]")
-    process = start()
-    wait_until((workspace / "up").exists, "the stage", 60.0)
+    rewrite(finished, "model", body)
+    edit(finished / "params.yaml", "[small, large]", "[small]")
+    process = start(finished)
+    wait_until((finished / "up").exists, "the stage", 60.0)
     process.kill()
     process.wait()
-    (journal,) = (workspace / ".rlhf/runs").iterdir()
+    (journal,) = (finished / ".rlhf/runs").iterdir()
     dead = UUID(next(read(journal))["flow_run"])
     started = time.monotonic()
-    result = run(workspace)
+    result = run(finished)
     assert result.exit == Exit.DONE
     assert time.monotonic() - started < 30.0  # the slot of the dead run was given back, not waited for
-    assert (workspace / "models/small/model.txt").read_text() == "resumed: True"
+    assert (finished / "models/small/model.txt").read_text() == "resumed: True"
     with client() as connected:
         assert connected.read_flow_run(dead).state.type == StateType.CRASHED
 
 
 def test_sigterm_stops_the_run_in_order(workspace: Path, start) -> None:
     rewrite(workspace, "rows", "(stage.workspace / 'up').touch()\ntime.sleep(60)")
-    process = start()
+    process = start(workspace)
     wait_until((workspace / "up").exists, "the stage", 60.0)
     process.terminate()
     assert process.communicate(timeout=60)[0] == "PREEMPTED []\n"

@@ -111,15 +111,13 @@ def simulated(
 def test_equal_policies_are_promoted_no_more_often_than_promised(
     evidence: Callable[..., Evidence], rows: Callable[..., dict[str, Any]], thresholds: GateConfig
 ) -> None:
-    quick = thresholds.model_copy(update={"bootstrap": 200})
-    promoted = [simulated(seed, 0.0, evidence, rows, quick).decision == "PROMOTE" for seed in range(300)]
-    assert np.mean(promoted) <= (1 - quick.confidence) / 2 + 0.015
+    promoted = [simulated(seed, 0.0, evidence, rows, thresholds).decision == "PROMOTE" for seed in range(300)]
+    assert np.mean(promoted) <= (1 - thresholds.confidence) / 2 + 0.015
 
 
 def test_ten_points_are_found_four_times_in_five(
     evidence: Callable[..., Evidence], rows: Callable[..., dict[str, Any]], thresholds: GateConfig
 ) -> None:
     """A gain of 0.3583 standard deviations wins 60 % of the pairs: Phi(0.3583 / sqrt 2) = 0.6."""
-    quick = thresholds.model_copy(update={"bootstrap": 200})
-    found = [simulated(seed, 0.3583, evidence, rows, quick).decision == "PROMOTE" for seed in range(60)]
+    found = [simulated(seed, 0.3583, evidence, rows, thresholds).decision == "PROMOTE" for seed in range(60)]
     assert np.mean(found) >= 0.8

@@ -13,6 +13,8 @@ import pytest
 from rlhf.errors import Exit
 from rlhf.manifest import digest, write_manifest
 from rlhf.report.summary import load_summary
+from tasks import gate
+from tests.conftest import run_here
 from tests.gate.conftest import ROOT, made_evidence, made_rows
 from tests.report.conftest import evaluation, made_workspace, write_json
 
@@ -77,7 +79,7 @@ def test_the_better_policy_wins_and_the_page_is_written(workspace: Path) -> None
     html = (workspace / "reports/report.html").read_text()
     assert summary.decision.sentence.split(":")[0] in html
     decision = (workspace / "reports/gate/decision.json").read_bytes()
-    assert run_gate(workspace).returncode == Exit.DONE
+    run_here(workspace, "gate", gate)
     assert (workspace / "reports/gate/decision.json").read_bytes() == decision
     assert (workspace / "reports/report.html").read_text() == html
 
@@ -85,8 +87,7 @@ def test_the_better_policy_wins_and_the_page_is_written(workspace: Path) -> None
 def test_a_refusal_is_a_result(workspace: Path) -> None:
     for name in GAINS:
         make_policy(workspace, name, -1.0)
-    done = run_gate(workspace)
-    assert done.returncode == Exit.DONE, done.stderr
+    run_here(workspace, "gate", gate)
     decision = load_summary(workspace).decision
     assert (decision.decision, decision.winner) == ("REJECT", None)
 
@@ -96,7 +97,7 @@ def test_an_evaluation_of_other_bytes_is_no_proof(workspace: Path) -> None:
         policy = workspace / "models/policy" / name
         write_json(policy / "config.json", {"model_type": "another"})
         write_manifest(policy)
-    assert run_gate(workspace).returncode == Exit.DONE
+    run_here(workspace, "gate", gate)
     decision = load_summary(workspace).decision
     assert decision.decision == "REJECT"
     failed = {check.name for candidate in decision.candidates for check in candidate.checks if check.stops}

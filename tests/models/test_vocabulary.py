@@ -18,13 +18,13 @@ def plain(
     return log_softmax.gather(-1, ids[:, None]).squeeze(-1), entropies
 
 
-def results(function: object, *, bias: bool, entropy: bool, autocast: bool) -> list[Tensor]:
+def results(function: object, *, bias: bool, entropy: bool, autocast: bool, rows: int = N) -> list[Tensor]:
     """Values, and the gradients of a weighted sum of them by states, weight and bias."""
     torch.manual_seed(0)
-    head, states, ids = nn.Linear(D, V, bias=bias), torch.randn(N, D, requires_grad=True), torch.randint(V, (N,))
+    head, states, ids = nn.Linear(D, V, bias=bias), torch.randn(rows, D, requires_grad=True), torch.randint(V, (rows,))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         values = [v for v in function(states, head, ids, temperature=0.7, entropy=entropy) if v is not None]  # type: ignore[operator]
-    sum((v * torch.randn(N)).sum() for v in values).backward()
+    sum((v * torch.randn(rows)).sum() for v in values).backward()
     return [*values, *[p.grad for p in (states, *head.parameters())]]
 
 
@@ -37,13 +37,19 @@ def test_chunks_give_the_plain_formula(chunk: int, bias: bool, entropy: bool, mo
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [5, N])
+@pytest.mark.parametrize("chunk", [5, 256])
 def test_autocast_rounds_the_logits_and_nothing_after(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors, relative in norm, of log-probabilities, entropies and gradients by states and weight.
+
+    The limits lie between what rounding the logits costs and what a softmax, an entropy, or a sum over chunks of the
+    weight's gradient in bfloat16 would cost.
+    """
     monkeypatch.setattr(vocabulary, "_CPU_BYTES", chunk * 4 * V)
-    options = {"bias": False, "entropy": True, "autocast": True}
-    for ours, theirs in zip(results(chosen_log_probs, **options), results(plain, **options), strict=True):
+    options = {"bias": False, "entropy": True, "autocast": True, "rows": 256}
+    pairs = zip(results(chosen_log_probs, **options), results(plain, **options), strict=True)
+    for (ours, theirs), limit in zip(pairs, (1.1e-3, 6e-4, 4e-3, 5.4e-3), strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
-        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+        assert (ours - theirs).norm() < limit * theirs.norm()
 
 
 def test_no_more_than_a_chunk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,32 +38,30 @@ def test_a_new_workspace_is_ready_and_making_it_again_changes_nothing(tmp_path: 
     assert {file: (place / file).read_text() for file in before} == before
 
 
-def test_what_is_stale_follows_params_inputs_and_outputs(workspace: Path) -> None:
+def test_what_is_stale_follows_params_inputs_and_outputs(workspace: Path, finished: Path) -> None:
     assert versioning.stale_stages(workspace) == {"rows", "model@small", "model@large", "gate"}
-    bring_all(workspace)
-    assert versioning.stale_stages(workspace) == set()
-    edit(workspace / "params.yaml", "repeats: 2", "repeats: 3")
-    assert versioning.stale_stages(workspace) == {"model@large"}
-    edit(workspace / "params.yaml", "repeats: 3", "repeats: 2 # as it was")
-    assert versioning.stale_stages(workspace) == set()
-    shutil.rmtree(workspace / "models/small")
-    assert versioning.stale_stages(workspace) == {"model@small", "gate"}
+    assert versioning.stale_stages(finished) == set()
+    edit(finished / "params.yaml", "repeats: 2", "repeats: 3")
+    assert versioning.stale_stages(finished) == {"model@large"}
+    edit(finished / "params.yaml", "repeats: 3", "repeats: 2 # as it was")
+    assert versioning.stale_stages(finished) == set()
+    shutil.rmtree(finished / "models/small")
+    assert versioning.stale_stages(finished) == {"model@small", "gate"}
 
 
-def test_a_second_clone_restores_from_the_remote_instead_of_running(workspace: Path, tmp_path: Path) -> None:
-    bring_all(workspace)
-    subprocess.run(["git", "-C", str(workspace), "check-ignore", "-q", ".rlhf"], check=True)
+def test_a_second_clone_restores_from_the_remote_instead_of_running(finished: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "-C", str(finished), "check-ignore", "-q", ".rlhf"], check=True)
     add_remote = [sys.executable, "-m", "dvc", "remote", "add", "--default", "store", str(tmp_path / "store")]
-    subprocess.run(add_remote, cwd=workspace, check=True, capture_output=True)
-    git(workspace, "add", "-A")
-    git(workspace, "commit", "-q", "-m", "first")
-    assert versioning.push(workspace) > 0
+    subprocess.run(add_remote, cwd=finished, check=True, capture_output=True)
+    git(finished, "add", "-A")
+    git(finished, "commit", "-q", "-m", "first")
+    assert versioning.push(finished) > 0
     clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", str(workspace), str(clone)], check=True)
+    subprocess.run(["git", "clone", "-q", str(finished), str(clone)], check=True)
     for program in clone.glob("*.py"):
         program.write_text("raise SystemExit('this must not run')\n")
     versioning.pull(clone)
-    assert digest(clone / "models/large") == digest(workspace / "models/large")
+    assert digest(clone / "models/large") == digest(finished / "models/large")
     shutil.rmtree(clone / "models")
     assert bring_all(clone) == {
         "rows": "skipped",
@@ -73,22 +71,21 @@ def test_a_second_clone_restores_from_the_remote_instead_of_running(workspace: P
     }
 
 
-def test_a_damaged_cache_is_found_and_the_stage_made_anew(workspace: Path) -> None:
-    bring_all(workspace)
-    whole = digest(workspace / "models/large")
-    rows = (workspace / "models/large/model.txt").read_bytes()
-    (cached,) = (f for f in (workspace / ".dvc/cache/files").rglob("*") if f.is_file() and f.read_bytes() == rows)
-    shutil.rmtree(workspace / "models/large")
+def test_a_damaged_cache_is_found_and_the_stage_made_anew(finished: Path) -> None:
+    whole = digest(finished / "models/large")
+    rows = (finished / "models/large/model.txt").read_bytes()
+    (cached,) = (f for f in (finished / ".dvc/cache/files").rglob("*") if f.is_file() and f.read_bytes() == rows)
+    shutil.rmtree(finished / "models/large")
     cached.chmod(0o644)
     cached.write_bytes(rows.replace(b"one", b"onf"))
     cached.chmod(0o444)
-    assert bring(workspace, "model@large").state == "restored"  # DVC does not see it
-    damage = versioning.drop_damaged(workspace, load_graph(workspace).stages["model@large"])
+    assert bring(finished, "model@large").state == "restored"  # DVC does not see it
+    damage = versioning.drop_damaged(finished, load_graph(finished).stages["model@large"])
     assert damage
     assert "models/large/model.txt" in damage
-    assert bring(workspace, "model@large").state == "ran"
-    assert digest(workspace / "models/large") == whole
-    assert versioning.drop_damaged(workspace, load_graph(workspace).stages["model@large"]) is None
+    assert bring(finished, "model@large").state == "ran"
+    assert digest(finished / "models/large") == whole
+    assert versioning.drop_damaged(finished, load_graph(finished).stages["model@large"]) is None
 
 
 def test_dvc_yaml_that_dvc_refuses_is_a_configuration_error(workspace: Path) -> None:

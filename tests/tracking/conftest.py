@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.errors import Exit
+from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
 from tests.conftest import free_port
 from tests.tracking.workspace import Workspace, make_workspace, write_decision
@@ -24,6 +26,19 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has the store of its own workspace."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RLHF_EXPERIMENT", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """SQLite need not see every commit on the disk: no test cuts the power."""
+    from sqlalchemy import Engine, event
+
+    def hasten(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", hasten)
+    yield
+    event.remove(Engine, "connect", hasten)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +59,22 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, empty_store: Path) -> Workspace:
     """A workspace whose stages have run and whose gate lets dpo through."""
-    made = make_workspace(tmp_path / "small")
+    return _made(tmp_path / "small", empty_store)
+
+
+@pytest.fixture(scope="session")
+def synced(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Workspace:
+    """A workspace whose records have been sent, once for all tests: to be looked at, not changed."""
+    made = _made(tmp_path_factory.mktemp("synced") / "small", empty_store)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+        environment.delenv("RLHF_EXPERIMENT", raising=False)
+        assert sync(made.path) == Exit.DONE
+    return made
+
+
+def _made(path: Path, empty_store: Path) -> Workspace:
+    made = make_workspace(path)
     shutil.copy(empty_store, made.path / "mlflow.db")
     write_decision(made)
     return made

@@ -34,9 +34,8 @@ def test_the_tree_has_every_edge_of_the_graph(workspace: Workspace) -> None:
     assert node.params == {"seed": 0, "align.dpo.beta": 0.1, "align.dpo.epochs": 1.0}
 
 
-def test_names_that_mean_the_same_model(workspace: Workspace) -> None:
-    sync(workspace.path)
-    trees = [lineage(workspace.path, name) for name in ("dpo", "models/policy/dpo", "policy/1", "small-policy/1")]
+def test_names_that_mean_the_same_model(synced: Workspace) -> None:
+    trees = [lineage(synced.path, name) for name in ("dpo", "models/policy/dpo", "policy/1", "small-policy/1")]
     assert all(tree == trees[0] for tree in trees)
     assert trees[0].version == "small-policy/1"
     assert {child.name: child.version for child in trees[0].children}["models/sft"] == "small-sft/1"

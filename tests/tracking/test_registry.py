@@ -28,11 +28,10 @@ def two_policies(workspace: Workspace) -> tuple[Workspace, Workspace]:
     return workspace, second
 
 
-def test_what_stands_in_the_workspace_is_not_fetched(workspace: Workspace) -> None:
-    sync(workspace.path)
-    assert resolve(workspace.path, "sft") == workspace.path / "models/sft"
-    assert resolve(workspace.path, "policy@candidate") == workspace.path / "models/policy/dpo"
-    assert not (workspace.path / ".rlhf/models").exists()
+def test_what_stands_in_the_workspace_is_not_fetched(synced: Workspace) -> None:
+    assert resolve(synced.path, "sft") == synced.path / "models/sft"
+    assert resolve(synced.path, "policy@candidate") == synced.path / "models/policy/dpo"
+    assert not (synced.path / ".rlhf/models").exists()
 
 
 def test_an_old_version_is_fetched_whole_and_verified(two_policies: tuple[Workspace, Workspace]) -> None:
@@ -80,10 +79,9 @@ def test_a_reward_model_is_registered_by_its_criterion() -> None:
 @pytest.mark.parametrize(
     "name", ["policy/9", "policy@nobody", "policy/x", "judge", "policy@champion", "reward-helpful"]
 )
-def test_a_model_that_is_not_there_is_named(workspace: Workspace, name: str) -> None:
-    sync(workspace.path)
+def test_a_model_that_is_not_there_is_named(synced: Workspace, name: str) -> None:
     with pytest.raises(DataError, match=f"`{name}`"):
-        resolve(workspace.path, name)
+        resolve(synced.path, name)
 
 
 def test_a_version_that_somebody_else_registered_is_refused(workspace: Workspace) -> None:
@@ -113,12 +111,11 @@ def test_an_upload_that_was_cut_off_is_finished_not_doubled(
     assert len(store.client.search_model_versions()) == 4
 
 
-def test_the_version_leads_to_runs_and_data(workspace: Workspace) -> None:
-    sync(workspace.path)
-    store = connect(workspace.path)
+def test_the_version_leads_to_runs_and_data(synced: Workspace) -> None:
+    store = connect(synced.path)
     (version,) = store.client.search_model_versions("name = 'small-policy'")
-    assert version.tags["upstream.models/sft"] == workspace.keys["sft"]
-    assert version.tags["upstream.models/reward/overall"] == workspace.keys["reward@overall"]
+    assert version.tags["upstream.models/sft"] == synced.keys["sft"]
+    assert version.tags["upstream.models/reward/overall"] == synced.keys["reward@overall"]
     for data in ("data/clean", "data/judgements"):
         assert version.tags[f"dvc.md5.{data}"].endswith(".dir")
     assert version.run_id

@@ -23,9 +23,8 @@ def test_everything_is_there_and_sending_again_changes_nothing(workspace: Worksp
     assert_agrees(workspace)
 
 
-def test_edges_lead_from_a_policy_to_its_parents_and_data(workspace: Workspace) -> None:
-    sync(workspace.path)
-    store = connect(workspace.path)
+def test_edges_lead_from_a_policy_to_its_parents_and_data(synced: Workspace) -> None:
+    store = connect(synced.path)
     runs = runs_by_stage(store)
     made_by = {o.model_id: stage for stage, run in runs.items() for o in run.outputs.model_outputs}
     read_by = {stage: {made_by[i.model_id] for i in run.inputs.model_inputs} for stage, run in runs.items()}
@@ -38,7 +37,7 @@ def test_edges_lead_from_a_policy_to_its_parents_and_data(workspace: Workspace) 
     }
     (judgements,) = (i.dataset for i in runs["reward@overall"].inputs.dataset_inputs)
     source = json.loads(judgements.source)
-    assert source["sha256"] == workspace.digests["data/judgements"]
+    assert source["sha256"] == synced.digests["data/judgements"]
     assert source["dvc_md5"].endswith(".dir")
     assert runs["reward@overall"].data.tags["dvc.md5.data/judgements"] == source["dvc_md5"]
 
