@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from rlhf.errors import DataError, Exit, ServiceError, UserError
+from rlhf.garbage import loading
 from rlhf.tracking.outputs import model_outputs
 from rlhf.tracking.promotion import mirror
 from rlhf.tracking.registry import register_outputs
@@ -53,7 +54,8 @@ class Follower:
             self._tell(error)
 
     def _connected(self) -> Sender:
-        store = connect(self.workspace)
+        with loading():
+            store = connect(self.workspace)
         with reaching(store.uri):
             return Sender(self.workspace, store, load_sent(self.workspace))
 
@@ -96,14 +98,12 @@ def follow(workspace: Path) -> Exit:
     parent = os.getppid()
     with locked(workspace / ".rlhf/sender.lock", 60.0, "sends the records of this workspace"):
         follower = Follower(workspace)
-        while not _input_ended(TICK):
+        ended = False
+        while not ended:  # the first pass at once: loading MLflow takes seconds
+            follower.attempt(last=False)
+            ended = _input_ended(PATIENCE if isinstance(follower.trouble, ServiceError) else TICK)
             if os.getppid() != parent:
                 return Exit.PREEMPTED
-            follower.attempt(last=False)
-            if isinstance(follower.trouble, ServiceError) and _input_ended(PATIENCE):
-                break
-        if os.getppid() != parent:
-            return Exit.PREEMPTED
         follower.attempt()
     return _verdict(follower)
 
