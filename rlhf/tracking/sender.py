@@ -80,8 +80,9 @@ class Follower:
 
     def _tell(self, error: UserError) -> None:
         self.trouble = error
-        if str(error) not in self._warned:
-            self._warned.add(str(error))
+        told = "the store" if isinstance(error, ServiceError) else str(error)  # one outage has many messages
+        if told not in self._warned:
+            self._warned.add(told)
             sys.stderr.write(f"{error}\n")
 
 
