@@ -1,4 +1,4 @@
-# make run: set up and run the pipeline.  make test: set up and run the tests.  make bench: measure against TRL.
+# make run: set up and run the pipeline.  make test: set up and run the tests.  make bench: measure against TRL, and the pipeline.
 # Needs Python 3.11 or newer, git and make.
 .PHONY: setup run test bench check lock clean
 .DEFAULT_GOAL := run

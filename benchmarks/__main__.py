@@ -12,6 +12,7 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks import costs, pipeline
 from benchmarks.jobs import STAGES, Job, jobs
 from benchmarks.measure import Measurement, compare, in_fresh_process
 from benchmarks.models import CONFIGS, forward_flops
@@ -19,10 +20,12 @@ from benchmarks.results import PEERS, Results, Row, terminal_table, write_page
 
 TOLERANCE = {"cpu": 1e-5, "cuda": 2e-2}  # fp32, and bf16 autocast
 SIDES = ("ours", *PEERS)
+PIPELINE = "pipeline"  # what is not a stage on a model
+PARTS = (*STAGES, PIPELINE)
 PPO = str(Path(__file__).parents[1] / ".venv" / "trl-1.12")  # the last release of TRL with PPO
 out = Console(highlight=False)
 
-Stages = Annotated[list[str] | None, typer.Option("--stage", help=f"One of {', '.join(STAGES)}; all without it.")]
+Stages = Annotated[list[str] | None, typer.Option("--stage", help=f"One of {', '.join(PARTS)}; all without it.")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="small, medium, or large (on a GPU).")]
 
 
@@ -33,11 +36,34 @@ def main(
     threads: Annotated[int, typer.Option(min=1)] = psutil.cpu_count(logical=False) or 1,
     short: Annotated[bool, typer.Option(help="Two repetitions of few steps, which are not kept.")] = False,
 ) -> None:
-    """Train ours and TRL on the same tokens from the same weights, compare the losses, then the speed and memory."""
+    """Train ours and TRL on the same tokens from the same weights, compare the losses, then the speed and memory; then
+    measure what the pipeline costs around the training."""
+    parts = stage or list(PARTS)
+    repetitions = min(2, repetitions) if short else repetitions
+    if PIPELINE in parts:
+        measure_pipeline(repetitions, short=short)
+    if stages := [part for part in parts if part != PIPELINE]:
+        measure_training(stages, model, repetitions, threads, short=short)
+
+
+def measure_pipeline(repetitions: int, *, short: bool) -> None:
+    """The part `pipeline`."""
+    versions = {name: version(name) for name in ("prefect", "dvc", "mlflow", "pandas", "torch")}
+    with out.status(PIPELINE):
+        made = costs.Costs(machine(), versions, pipeline.measure(repetitions, short=short))
+    out.print(costs.terminal_table(made))
+    if not short:
+        made.save()
+        costs.write_page()
+
+
+def measure_training(
+    stages: list[str], model: list[str] | None, repetitions: int, threads: int, *, short: bool
+) -> None:
+    """Every other part. What computes something else than ours does ends the program with an error."""
     gpu = torch.cuda.is_available()
     os.environ |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     get_context("forkserver").set_forkserver_preload(["benchmarks.peer"])
-    repetitions = min(2, repetitions) if short else repetitions
     results = Results(
         machine=machine(),
         threads=threads,
@@ -48,7 +74,7 @@ def main(
     )
     models = model or (list(CONFIGS) if gpu else ["small", "medium"])
     vocabularies = {name: config.vocab_size for name, config in CONFIGS.items()}
-    for job in jobs(stage or list(STAGES), models, vocabularies, gpu=gpu):
+    for job in jobs(stages, models, vocabularies, gpu=gpu):
         with out.status(f"{job.title}, {job.model}"):
             some = replace(job, steps=job.warmup + 2) if short and job.stage != "decode" else job
             results.rows.append(row(some, repetitions, results.matmul, TOLERANCE["cuda" if gpu else "cpu"]))

@@ -65,7 +65,7 @@ class Results:
     @property
     def path(self) -> Path:
         """Where they are kept."""
-        return RESULTS / (re.sub(r"[^a-z0-9]+", "-", self.machine.lower()).strip("-") + ".json")
+        return RESULTS / file_name(self.machine)
 
     def save(self) -> None:
         """Write them, beside the rows of other jobs that the file has already."""
@@ -110,20 +110,31 @@ def markdown_table(results: Results) -> str:
     """For a page."""
     cells = [row.cells("<br>") for row in results.rows]
     columns = max(cells, key=len)
-    lines = [f"**{results.caption}.**", "", _line(columns), _line(["---"] * len(columns))]
-    lines += [_line([row.get(name, "") for name in columns]) for row in cells]
+    lines = [f"**{results.caption}.**", "", line(columns), line(["---"] * len(columns))]
+    lines += [line([row.get(name, "") for name in columns]) for row in cells]
     return "\n".join([*lines, *(f"\n{row.stage}, {row.model}: {row.error}" for row in results.rows if row.error)])
 
 
 def write_page(page: Path = PAGE, results: Path = RESULTS) -> None:
     """Put the tables of all machines between the page's markers. Raises ValueError when it has none."""
     tables = "\n\n".join(markdown_table(load(path)) for path in sorted(results.glob("*.json")))
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, finish, after = rest.partition(FINISH)
-    if not (begin and finish):
-        raise ValueError(f"{page} lacks the markers {BEGIN} and {FINISH}: the table goes between them")
-    page.write_text(f"{before}{BEGIN}\n{tables}\n{FINISH}{after}")
+    put_between(page, BEGIN, FINISH, tables)
 
 
-def _line(cells: Iterable[str]) -> str:
+def put_between(page: Path, begin: str, finish: str, tables: str) -> None:
+    """Put tables between two markers of a page. Raises ValueError when it lacks them."""
+    before, begins, rest = page.read_text().partition(begin)
+    _, finishes, after = rest.partition(finish)
+    if not (begins and finishes):
+        raise ValueError(f"{page} lacks the markers {begin} and {finish}: the table goes between them")
+    page.write_text(f"{before}{begin}\n{tables}\n{finish}{after}")
+
+
+def file_name(machine: str) -> str:
+    """Of the results of a machine."""
+    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-") + ".json"
+
+
+def line(cells: Iterable[str]) -> str:
+    """A line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"

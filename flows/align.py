@@ -23,7 +23,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows.records import acted_on, gate_report, promote_apart, read_decision, sending
+from flows.records import Sender, acted_on, gate_report, promote_apart, read_decision, sending
 from flows.results import Reporter, RunResult, Silent, StageResult
 from flows.server import client, crash_dead_runs, ensure_limits, quiet_console, require_limits
 from flows.slots import release_left_over
@@ -46,6 +46,7 @@ class Session:
     workspace: Path
     reporter: Reporter
     promote: bool
+    sender: Sender
     graph: Graph
     id: str = field(default_factory=lambda: f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}")
     stop: threading.Event = field(default_factory=threading.Event)
@@ -61,18 +62,20 @@ def pipeline(workspace: str = ".", promote: bool = True) -> State:
     session = _SESSION.get()
     if session:
         return _run(session)
-    with _open(Path(workspace).resolve(), Silent(), promote) as session:
+    directory = Path(workspace).resolve()
+    with sending(directory) as sender, _open(directory, Silent(), promote, sender) as session:
         return _run(session)
 
 
-def run(workspace: Path, *, reporter: Reporter | None = None, promote: bool = True) -> RunResult:
+def run(workspace: Path, sender: Sender, *, reporter: Reporter | None = None, promote: bool = True) -> RunResult:
     """Run the flow here and now. SIGINT and SIGTERM stop it in order: stages save a checkpoint first.
 
+    `sender` is at work on the workspace, and is let go when the run is over: `flows.records.sending`.
     Raises Busy when another run holds the workspace, ServiceError without a Prefect server, ConfigError for a dvc.yaml
     that cannot be read. A stage that fails raises nothing: its exit code and message are in the result.
     """
     quiet_console()
-    with _open(workspace.resolve(), reporter or Silent(), promote) as session:
+    with _open(workspace.resolve(), reporter or Silent(), promote, sender) as session:
         token = _SESSION.set(session)
         try:
             state = pipeline(str(session.workspace), promote, return_state=True)
@@ -85,7 +88,7 @@ def run(workspace: Path, *, reporter: Reporter | None = None, promote: bool = Tr
 
 
 @contextmanager
-def _open(workspace: Path, reporter: Reporter, promote: bool) -> Iterator[Session]:
+def _open(workspace: Path, reporter: Reporter, promote: bool, sender: Sender) -> Iterator[Session]:
     """Hold the workspace and put in order what a run that was killed left behind."""
     with hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}"):
         versioning.clear_dead_locks(workspace)
@@ -96,13 +99,13 @@ def _open(workspace: Path, reporter: Reporter, promote: bool) -> Iterator[Sessio
             crash_dead_runs(connected, workspace, FLOW, UUID(own) if own else None)
             release_left_over(connected, workspace / ".rlhf" / "leases")
         fingerprint.refresh(workspace)
-        yield Session(workspace, reporter, promote, load_graph(workspace))
+        yield Session(workspace, reporter, promote, sender, load_graph(workspace))
 
 
 def _run(session: Session) -> State:
     """The body of the flow."""
-    workspace, graph, reporter = session.workspace, session.graph, session.reporter
-    with _stopped_by_signals(session.stop), sending(workspace) as sender:
+    workspace, graph, reporter, sender = session.workspace, session.graph, session.reporter, session.sender
+    with _stopped_by_signals(session.stop):
         with Journal(workspace / ".rlhf" / "runs" / f"{session.id}.jsonl") as journal:
             params, git = read_yaml(workspace / PARAMS), git_state(workspace)
             journal.write("start", run_id=session.id, flow_run=flow_run.get_id(), params=params, git=git)

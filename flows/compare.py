@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows import align
+from flows.records import sending
 from flows.results import Reporter, RunResult, Silent
 from flows.server import quiet_console
 from rlhf import durable
@@ -35,7 +36,8 @@ def compare(
     for seed in seeds:
         with _alone(directory):
             set_params(directory / PARAMS, [f"align.{setting}" for setting in (f"seed={seed}", *same)])
-        result = align.run(directory, reporter=_REPORTER.get(Silent()), promote=False)
+        with sending(directory) as sender:
+            result = align.run(directory, sender, reporter=_REPORTER.get(Silent()), promote=False)
         if result.exit != Exit.DONE:
             return result, None
         trials += comparison.read_trials(directory, algorithms, seed)

@@ -30,14 +30,15 @@ def main(stage: Stage) -> None:
     """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad."""
     config = stage.config.validate_
     raw = read_tables(stage.input("data/raw"))
-    parts = {table: check(table, rows, config.max_characters) for table, rows in raw.items()}
+    parts = {table: check(table, raw.pop(table), config.max_characters) for table in list(raw)}  # each is held once
     counts = {table: counted(good, bad) for table, (good, bad) in parts.items()}
     refuse(counts, config.max_quarantined)
     clean = {table: with_hashes(good) for table, (good, _) in parts.items()}
     clean["prompts"] = all_prompts(clean)
     for table, rows in clean.items():
         digests = rows[HASH] if HASH in rows else rows["text"].map(text_hash)
-        clean[table] = rows.assign(split=digests.map(lambda digest: split_of(digest, config.splits)).astype(object))
+        splits = {digest: split_of(digest, config.splits) for digest in digests.unique()}
+        clean[table] = rows.assign(split=digests.map(splits).astype(object))
     _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
     stage.report(
         "reports/validate.json",

@@ -4,12 +4,17 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow.parquet import read_table
 
-from benchmarks import results
+from benchmarks import costs, results
+from benchmarks.costs import Cost, Costs
+from benchmarks.feedback import write_comparisons
 from benchmarks.jobs import Job, Lengths
 from benchmarks.measure import compare
 from benchmarks.results import BEGIN, FINISH, Results, Row, load, markdown_table, write_page
+from rlhf.data.tables import raw_columns
 
 JOB = Job("reward", "small", 2_000, Lengths(4, 6, 9), Lengths(2, 4, 6), batch=4, steps=3, warmup=1)
 
@@ -55,3 +60,36 @@ def test_the_page_shows_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.
     page.write_text("no markers")
     with pytest.raises(ValueError, match="lacks the markers"):
         write_page(page, tmp_path)
+
+
+def test_the_page_shows_what_the_pipeline_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "COSTS", tmp_path / "pipeline")
+    rows = [Cost("idle", "s", [7.0, 6.5, 9.0], goal=6.0), Cost("first", "s", [100.0])]
+    Costs("A CPU, 2 cores", {"dvc": "3"}, rows).save()
+    assert [row.missed for row in rows] == [True, False]
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{costs.BEGIN}\nold\n{costs.FINISH}\nafter\n")
+    costs.write_page(page, tmp_path / "pipeline")
+    assert (
+        page.read_text()
+        == f"""before
+{costs.BEGIN}
+**A CPU, 2 cores; dvc 3; median (minimum to maximum).**
+
+| what | costs | at most |
+| --- | --- | --- |
+| idle | 7.00 s (6.50 to 9.00) | 6 s |
+| first | 100.00 s |  |
+{costs.FINISH}
+after
+"""
+    )
+
+
+def test_the_comparisons_are_the_same_each_time_and_as_collect_writes_them(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        write_comparisons(tmp_path / name, 2_000)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    rows = read_table(tmp_path / "one")
+    assert rows.schema.equals(pa.schema(raw_columns("comparisons")))
+    assert rows.num_rows == 2_000

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from rlhf.cli.console import INTERRUPTED, JsonOption, WorkspaceOption, err, find_workspace, out, print_json
 from rlhf.errors import Exit, UserError
+from rlhf.garbage import loading
 
 if TYPE_CHECKING:
     from flows.results import RunResult
@@ -72,11 +73,13 @@ def prefect_server(directory: Path, console: Console) -> "Service":
 
 
 def _run(directory: Path, promote: bool, console: Console) -> "RunResult":
-    from flows import align
+    from flows.records import sending
     from rlhf.cli.live import reporter
 
-    with reporter(console) as shown:
-        return align.run(directory, reporter=shown, promote=promote)
+    with sending(directory) as sender, reporter(console) as shown:
+        with loading():
+            from flows import align  # Prefect, while the sender loads MLflow
+        return align.run(directory, sender, reporter=shown, promote=promote)
 
 
 def _show_end(result: "RunResult", directory: Path, prefect: "Service") -> None:

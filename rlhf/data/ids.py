@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from rlhf.data.tables import DEFAULTS, Message, Row
 
+_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 _NOT_CONTENT = frozenset({"id", "source", "row", "defects"})
 
 
@@ -45,4 +46,4 @@ def _unnamed(key: str, value: object) -> bool:
 
 
 def _digest(value: object) -> str:
-    return sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256(_JSON.encode(value).encode("utf-8", "surrogatepass")).hexdigest()

@@ -5,7 +5,6 @@ Every function takes clean tables with the columns `prompt_hash` and `split`, by
 
 import re
 from collections.abc import Mapping
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ Report = dict[str, Any]
 
 _PAIR = [HASH, "criterion", "annotator", "low", "high", "preferred"]
 _JUDGED = [HASH, "criterion", "low", "high"]  # what two judgements of a pair must share to speak of the same
+_LISTS = {"responses", "ranks", "statements", "votes"}
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 # What makes two rows of a table the same row, besides their prompt.
@@ -51,7 +51,7 @@ def report(tables: Tables) -> Report:
 
 def duplicates(table: str, rows: pd.DataFrame) -> Report:
     """Rows that repeat an earlier one (same annotator, too), and rows whose prompt an earlier one has."""
-    content = pd.DataFrame({column: rows[column].map(_comparable) for column in CONTENT[table]}, index=rows.index)
+    content = pd.DataFrame({column: _comparable(rows[column]) for column in CONTENT[table]}, index=rows.index)
     if HASH not in rows:
         return {"rows": int(content.duplicated().sum())}
     repeated = content.assign(prompt=rows[HASH]).duplicated()
@@ -60,34 +60,42 @@ def duplicates(table: str, rows: pd.DataFrame) -> Report:
 
 def pairs(tables: Tables) -> pd.DataFrame:
     """Every two answers that a comparison or a ranking judges: prompt_hash, criterion, annotator, `low` and `high` (the
-    answers in the order of their text), `preferred` (1: low is better, -1: high is better, 0: tie)."""
+    answers in the order of their text), `preferred` (1: low is better, -1: high is better, 0: tie), and `unit`, one
+    number for all judgements of the same two by the same criterion."""
     found = [pd.DataFrame(columns=_PAIR)]
     if "comparisons" in tables:
         found.append(_compared(tables["comparisons"]))
     if "rankings" in tables:
         found.append(_ranked(tables["rankings"]))
-    return pd.concat(found[1:] or found, ignore_index=True)
+    judged = pd.concat(found[1:] or found, ignore_index=True)
+    return judged.assign(unit=judged.groupby(_JUDGED, sort=False).ngroup())
 
 
 def contradictions(judged: pd.DataFrame) -> Report:
     """Pairs of answers that were judged both ways by one criterion: by one annotator, and by different ones; unknown
     ones do not count as one person."""
-    own = judged[judged["annotator"] != ""]
+    annotator, names = pd.factorize(judged["annotator"])
+    own = judged["annotator"] != ""
     return {
-        "pairs": len(judged.drop_duplicates(_JUDGED)),
-        "by_one_annotator": _both_ways(own, [*_JUDGED, "annotator"]),
-        "across_annotators": _both_ways(judged, _JUDGED),
+        "pairs": int(judged["unit"].nunique()),
+        "by_one_annotator": _both_ways((judged["unit"] * len(names) + annotator)[own], judged["preferred"][own]),
+        "across_annotators": _both_ways(judged["unit"], judged["preferred"]),
     }
 
 
 def cycles(judged: pd.DataFrame) -> Report:
     """Prompts among whose answers the majority, by one criterion, prefers in a circle (A to B, B to C, C to A)."""
-    votes = judged.groupby(_JUDGED, sort=False)["preferred"].sum().reset_index()
-    votes = votes[votes["preferred"] != 0]
-    among = [HASH, "criterion"]
-    votes = votes[votes.groupby(among)["low"].transform("size") >= 3]  # no circle has fewer edges
-    circular = {prompt for (prompt, _), edges in votes.groupby(among) if _is_circular(edges)}
-    return {"prompts": int(judged[HASH].nunique()), "with_a_cycle": len(circular)}
+    votes = judged.groupby("unit")["preferred"].transform("sum")
+    edges = judged[(votes != 0) & ~judged["unit"].duplicated()]
+    among = edges.groupby([HASH, "criterion"], sort=False).ngroup().to_numpy()
+    answer, texts = pd.factorize(pd.concat([edges["low"], edges["high"]]))
+    low, high = answer.reshape(2, -1) + among * len(texts)  # the same answer to another prompt is another one
+    is_low = votes[edges.index].to_numpy() > 0
+    better, worse = np.where(is_low, low, high), np.where(is_low, high, low)
+    left = np.arange(len(edges))
+    while not (beaten := np.isin(better[left], worse[left])).all():  # what nothing beats is in no circle
+        left = left[beaten]
+    return {"prompts": int(judged[HASH].nunique()), "with_a_cycle": int(edges[HASH].iloc[left].nunique())}
 
 
 def overlap(tables: Tables) -> Report:
@@ -173,25 +181,16 @@ def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
     return both.rename(columns={"responses": "low", "responses_other": "high"}).assign(preferred=preferred)[_PAIR]
 
 
-def _both_ways(judged: pd.DataFrame, key: list[str]) -> int:
-    ways = judged[judged["preferred"] != 0].groupby(key, sort=False)["preferred"].nunique()
-    return int((ways > 1).sum())
-
-
-def _is_circular(edges: pd.DataFrame) -> bool:
-    graph: TopologicalSorter[str] = TopologicalSorter()
-    for low, high, preferred in zip(edges["low"], edges["high"], edges["preferred"], strict=True):
-        graph.add(*((low, high) if preferred > 0 else (high, low)))
-    try:
-        graph.prepare()
-    except CycleError:
-        return True
-    return False
+def _both_ways(units: pd.Series, preferred: pd.Series) -> int:
+    """How many of the units have judgements of either sign."""
+    return len(np.intersect1d(units[preferred > 0], units[preferred < 0]))
 
 
 def _alpha(rows: pd.DataFrame, unit: list[str], value: str, metric: Metric) -> Report:
-    once = rows[(rows["annotator"] == "") | ~rows.duplicated([*unit, "annotator"])]
-    alpha, judgements = krippendorff_alpha(once.groupby(unit, sort=False).ngroup(), once[value], metric)
+    units = rows.groupby(unit, sort=False).ngroup()
+    repeated = pd.DataFrame({"unit": units, "annotator": rows["annotator"]}).duplicated()
+    once = (rows["annotator"] == "") | ~repeated
+    alpha, judgements = krippendorff_alpha(units[once], rows[value][once], metric)
     return {"alpha": alpha, "judgements": judgements, "metric": metric}
 
 
@@ -207,5 +206,6 @@ def _words(prompt: Any) -> str:
     return _NOT_WORDS.sub("", " ".join(message["content"] for message in prompt)).casefold()
 
 
-def _comparable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, np.ndarray | list) else value
+def _comparable(values: pd.Series) -> pd.Series:
+    """A column whose lists, if it holds any, are tuples."""
+    return values.map(tuple) if values.name in _LISTS else values

@@ -105,7 +105,7 @@ def read_table(folder: Path, table: str) -> "pd.DataFrame":
     """One table. A prompt is an array of messages. Raises DataError when the file is not one that was written here."""
     path = folder / f"{table}.parquet"
     try:
-        return pq.read_table(path).to_pandas()
+        return pq.read_table(path).to_pandas(split_blocks=True, self_destruct=True)  # a column at a time
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} is not a parquet table: {error}") from None
 

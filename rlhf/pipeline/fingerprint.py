@@ -87,7 +87,7 @@ def _imports(file: Path, module: str) -> tuple[str, ...]:
     """Modules of PACKAGES that a file imports anywhere, the packages around them included."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
-    for node in ast.walk(_tree(file)):
+    for node in _statements(_tree(file)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -124,29 +124,40 @@ def _tree(file: Path) -> ast.Module:
         raise ConfigError(f"{file}:{error.lineno} is not Python: {error.msg}") from None
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The nodes of a tree that are no expressions, inside of which no statement can be."""
+    frontier: list[ast.AST] = [tree]
+    while frontier:
+        node = frontier.pop()
+        yield node
+        frontier += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
+
+
 @cache
 def _tree_digest(file: Path) -> str:
-    return hashlib.sha256("".join(_shape(_tree(file))).encode()).hexdigest()
+    shape: list[str] = []
+    _append_shape(_tree(file), shape)
+    return hashlib.sha256("".join(shape).encode()).hexdigest()
 
 
-def _shape(node: Any) -> Iterator[str]:
+def _append_shape(node: Any, shape: list[str]) -> None:
     """A syntax tree as text without positions, docstrings and empty fields, the same for every version of Python."""
     if isinstance(node, ast.AST):
-        yield f"({type(node).__name__}"
+        shape.append(f"({type(node).__name__}")
         for name, value in ast.iter_fields(node):
             if name == "body" and isinstance(value, list) and _is_docstring(node, value[:1]):
                 value = value[1:]
             if value is not None and value != []:
-                yield f" {name}="
-                yield from _shape(value)
-        yield ")"
+                shape.append(f" {name}=")
+                _append_shape(value, shape)
+        shape.append(")")
     elif isinstance(node, list):
-        yield "["
+        shape.append("[")
         for entry in node:
-            yield from _shape(entry)
-        yield "]"
+            _append_shape(entry, shape)
+        shape.append("]")
     else:
-        yield repr(node)
+        shape.append(repr(node))
 
 
 def _is_docstring(node: ast.AST, first: list[ast.stmt]) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from rlhf.errors import Exit
+from rlhf.garbage import loading
 from rlhf.pipeline.lock import take_first
 
 PR_SET_PDEATHSIG = 1
@@ -107,7 +108,8 @@ def main(arguments: list[str]) -> None:
     if os.getppid() != int(parent):
         sys.exit(Exit.PREEMPTED)
     sys.argv = [module, *rest]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    with loading():
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

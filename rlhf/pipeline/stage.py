@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from rlhf import durable, manifest
 from rlhf.config import Config, load_config
 from rlhf.errors import ConfigError, Exit
+from rlhf.garbage import leave_out_loaded
 from rlhf.pipeline import fingerprint, receipt
 from rlhf.pipeline.declared import declared_view
 from rlhf.pipeline.events import Events
@@ -246,6 +247,7 @@ def _prepare_process() -> None:
     os.environ.update(ENVIRONMENT)
     die_with_parent()
     keep_freed_memory()
+    leave_out_loaded()
     exit_on_sigterm()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf import durable, manifest
 from rlhf.errors import Busy, ConfigError, DataError, ServiceError
+from rlhf.garbage import loading
 from rlhf.pipeline.graph import StageSpec, load_graph
 from rlhf.pipeline.process import is_alive
 
@@ -141,10 +142,11 @@ def _scrub(repo: "Repo", out: "object") -> None:
 @contextmanager
 def _repository(workspace: Path) -> Iterator["Repo"]:
     """An open DVC repository whose errors are ours."""
-    from dvc.exceptions import DvcException, NotDvcRepoError
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-    from dvc.utils.strictyaml import YAMLValidationError
+    with loading():
+        from dvc.exceptions import DvcException, NotDvcRepoError
+        from dvc.lock import LockError
+        from dvc.repo import Repo
+        from dvc.utils.strictyaml import YAMLValidationError
 
     try:
         with Repo(str(workspace), _wait_for_lock=False) as repo:

@@ -154,7 +154,7 @@ def answer_lengths(reports: Path, algorithms: Sequence[str]) -> dict[str, list[f
     found: dict[str, list[float]] = {}
     for name in algorithms:
         path = reports / "evaluate" / name / "rows" / "rows.parquet"
-        columns = pyarrow.parquet.read_table(path, columns=["sft_length", "policy_length"]).to_pydict()
+        columns = pyarrow.parquet.ParquetFile(path).read(["sft_length", "policy_length"]).to_pydict()
         found.setdefault("sft", columns["sft_length"])
         found[name] = columns["policy_length"]
     return found

@@ -142,7 +142,7 @@ def _examples(workspace: Path, algorithm: str | None) -> tuple[Example, ...]:
     if not path.exists():
         raise DataError(f"{path} does not exist. Make it with: rlhf run")
     columns = ["prompt_id", "prompt", "use_case", "sft_response", "policy_response"]
-    return choose_examples(pyarrow.parquet.read_table(path, columns=columns).to_pylist(), algorithm)
+    return choose_examples(pyarrow.parquet.ParquetFile(path).read(columns).to_pylist(), algorithm)
 
 
 def _sft_row(metrics: Mapping[str, Any]) -> Row:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from rlhf.errors import DataError, Exit, ServiceError, UserError
+from rlhf.garbage import loading
 from rlhf.tracking.outputs import model_outputs
 from rlhf.tracking.promotion import mirror
 from rlhf.tracking.registry import register_outputs
@@ -53,7 +54,8 @@ class Follower:
             self._tell(error)
 
     def _connected(self) -> Sender:
-        store = connect(self.workspace)
+        with loading():
+            store = connect(self.workspace)
         with reaching(store.uri):
             return Sender(self.workspace, store, load_sent(self.workspace))
 
@@ -78,8 +80,9 @@ class Follower:
 
     def _tell(self, error: UserError) -> None:
         self.trouble = error
-        if str(error) not in self._warned:
-            self._warned.add(str(error))
+        told = "the store" if isinstance(error, ServiceError) else str(error)  # one outage has many messages
+        if told not in self._warned:
+            self._warned.add(told)
             sys.stderr.write(f"{error}\n")
 
 
@@ -96,14 +99,12 @@ def follow(workspace: Path) -> Exit:
     parent = os.getppid()
     with locked(workspace / ".rlhf/sender.lock", 60.0, "sends the records of this workspace"):
         follower = Follower(workspace)
-        while not _input_ended(TICK):
+        ended = False
+        while not ended:  # the first pass at once: loading MLflow takes seconds
+            follower.attempt(last=False)
+            ended = _input_ended(PATIENCE if isinstance(follower.trouble, ServiceError) else TICK)
             if os.getppid() != parent:
                 return Exit.PREEMPTED
-            follower.attempt(last=False)
-            if isinstance(follower.trouble, ServiceError) and _input_ended(PATIENCE):
-                break
-        if os.getppid() != parent:
-            return Exit.PREEMPTED
         follower.attempt()
     return _verdict(follower)
 

@@ -56,8 +56,10 @@ def unsent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(workspace: Path, told: Told | None = None):
     from flows import align
+    from flows.records import sending
 
-    return align.run(workspace, reporter=told)
+    with sending(workspace) as sender:
+        return align.run(workspace, sender, reporter=told)
 
 
 def states(workspace: Path) -> dict[str, str]:
@@ -297,7 +299,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from flows.align import run
-result = run(Path(sys.argv[1]))
+from flows.records import sending
+with sending(Path(sys.argv[1])) as sender:
+    result = run(Path(sys.argv[1]), sender)
 heavy = [name for name in ("torch", "mlflow", "transformers", "pandas") if name in sys.modules]
 print(result.exit.name, heavy)
 """

@@ -73,3 +73,19 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
         hold(lock, "The workspace").__enter__()
     with hold(lock, "The workspace"):
         pass
+
+
+def test_what_is_loaded_is_left_out_of_the_search_for_garbage() -> None:
+    program = """
+import gc
+from rlhf.garbage import loading
+try:
+    with loading():
+        made = [[] for _ in range(1000)]
+        assert not gc.isenabled()
+        raise ImportError
+except ImportError:
+    print(gc.isenabled(), gc.get_freeze_count() > 1000, any(entry is made for entry in gc.get_objects()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True True False\n", done.stderr
