@@ -32,6 +32,7 @@ class LoopConfig(Section):
     batch_size: Count  # sequences (SFT, pretraining), prompts (reward), pairs (DPO) an optimizer step
     micro_batch_size: Count  # of those, how many go through the model at once
     checkpoint_every: Count  # optimizer steps
+    gradient_checkpointing: bool  # the activations of a layer are computed again in the backward pass instead of kept
     optimizer: OptimizerConfig
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from rlhf.config.training import LoopConfig
 from rlhf.errors import UserError
+from rlhf.models.recomputation import recompute_layers
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.optimizer import learning_rate, make_optimizer
 
@@ -53,6 +54,8 @@ def train(
     objective(micro_batch) returns (sum, metrics). steps(n) yields the steps from number n on, and may end before
     `total_steps`, the length of the learning-rate schedule. Raises UserError when a loss or gradient is not finite.
     """
+    if config.gradient_checkpointing:
+        recompute_layers(objective)
     accelerator = make_accelerator()
     optimizer = make_optimizer(objective, config.optimizer)
     done, history = checkpoints.restore(objective, optimizer)
