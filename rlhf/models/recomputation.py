@@ -17,9 +17,13 @@ def recompute_layers(module: nn.Module) -> None:
     transformers' own switch takes effect in training mode alone, where models drop out, and takes the cache away from
     sampling. This one takes effect wherever a gradient is recorded.
     """
-    for layer in module.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = partial(_forward, layer.forward)
+    for layer in layers_of(module):
+        layer.forward = partial(_forward, layer.forward)
+
+
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """Every layer of the transformers in `module`."""
+    return [layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
 def _forward(forward: Any, *args: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import nn
 
 from rlhf.config.training import LoopConfig
 from rlhf.models.recomputation import recompute_layers
+from rlhf.training import sharding
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.meter import Meter
 from rlhf.training.optimizer import learning_rate, make_optimizer, skip_if
@@ -57,9 +58,11 @@ def train(
     if config.gradient_checkpointing:
         recompute_layers(objective)
     accelerator = make_accelerator()
-    adamw = make_optimizer(objective, config.optimizer)
-    done, history = checkpoints.restore(objective, adamw)
-    prepared, optimizer = accelerator.prepare(objective, adamw)
+    if sharding.is_wanted():
+        sharding.shard(objective)
+    optimizer = make_optimizer(objective, config.optimizer)
+    done, history = checkpoints.restore(objective, optimizer)
+    prepared = objective if sharding.is_wanted() else accelerator.prepare_model(objective)
     rank, processes = accelerator.process_index, accelerator.num_processes
     meter, patience = Meter(accelerator), read_every(accelerator.device)
 
@@ -68,7 +71,8 @@ def train(
             history.append({"step": number, **values})
             recorder.log(number, values)
 
-    for number, step in enumerate(in_precision_of(accelerator, steps(done)), start=done):
+    made = in_precision_of(accelerator, sharding.while_whole(objective, steps(done)))
+    for number, step in enumerate(made, start=done):
         rate = learning_rate(number, total_steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -76,15 +80,16 @@ def train(
         rounds = math.ceil(len(step.micro_batches) / processes)
         for index in range(rank, rounds * processes, processes):
             counts = index < len(step.micro_batches)  # every process joins every round; a spare one adds nothing
-            total, metrics = prepared(step.micro_batches[index if counts else 0])
+            with accelerator.autocast():
+                total, metrics = prepared(step.micro_batches[index if counts else 0])
             # data parallelism takes the mean over processes
             accelerator.backward(total * (processes / step.count if counts else 0.0))
             for name, pair in {**metrics, "loss": (total.detach(), 0)}.items():
                 sums = totals.get(name, (0.0, 0.0))
                 totals[name] = sums[0] + counts * pair[0], sums[1] + counts * pair[1]
-        norm = accelerator.clip_grad_norm_(prepared.parameters(), config.optimizer.max_grad_norm)
+        norm = sharding.whole(nn.utils.clip_grad_norm_(objective.parameters(), config.optimizer.max_grad_norm))
         broken = meter.add(number, totals, norm, step.count, step.metrics | {"learning_rate": rate})
-        skip_if(broken, adamw)
+        skip_if(broken, optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -92,9 +97,10 @@ def train(
         keep = step.resumable and (number + 1) % config.checkpoint_every == 0
         if keep or meter.unread == patience:
             read()
-        if keep and accelerator.is_main_process:
-            checkpoints.save(number + 1, objective, optimizer, history)
+        if keep:
+            checkpoints.save(number + 1, objective, optimizer, history, writes=accelerator.is_main_process)
     read()
+    sharding.make_whole(objective)
     return history
 
 
