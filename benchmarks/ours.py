@@ -50,6 +50,7 @@ def loop(job: Job) -> LoopConfig:
         batch_size=job.batch,
         micro_batch_size=job.micro or job.batch,
         checkpoint_every=job.steps + 1,
+        gradient_checkpointing=False,
         optimizer=optimizer,
     )
 

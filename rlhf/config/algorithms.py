@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rlhf.config.section import Count, NonNegative, Positive, Section, Share
+from rlhf.config.section import AtOnce, Count, NonNegative, Positive, Section, Share
 from rlhf.config.training import LoopConfig
 
 
@@ -15,7 +15,7 @@ class RolloutConfig(Section):
     prompts: Count  # prompts an iteration
     answers: Count  # G, of each prompt
     temperature: Positive  # of sampling and of scoring, both
-    batch_size: Count  # sequences decoded at once
+    batch_size: AtOnce  # sequences decoded at once
 
 
 class OnlineConfig(Section):

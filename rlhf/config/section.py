@@ -4,10 +4,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+AT_ONCE = (
+    "at once"  # marks how much goes through a model at once: it costs memory, and changes no result but by rounding
+)
 CRITERION = "[a-z][a-z0-9_]*"  # name of what a judgement is by: overall, helpful
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+AtOnce = Annotated[int, Field(ge=1), AT_ONCE]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from rlhf.config.section import CRITERION, Count, NonNegative, Positive, Section, Share
+from rlhf.config.section import CRITERION, AtOnce, Count, NonNegative, Positive, Section, Share
 
 
 class TokensConfig(Section):
@@ -30,8 +30,9 @@ class LoopConfig(Section):
     """The part of a stage that the training loop reads."""
 
     batch_size: Count  # sequences (SFT, pretraining), prompts (reward), pairs (DPO) an optimizer step
-    micro_batch_size: Count  # of those, how many go through the model at once
+    micro_batch_size: AtOnce  # of those, how many go through the model at once
     checkpoint_every: Count  # optimizer steps
+    gradient_checkpointing: bool  # the activations of a layer are computed again in the backward pass instead of kept
     optimizer: OptimizerConfig
 
 
@@ -81,7 +82,7 @@ class SampleConfig(Section):
     answers: int = Field(ge=2, le=9)  # K
     prompts: Count  # at most so many, in the order of their hash
     temperature: Positive
-    batch_size: Count  # sequences decoded at once
+    batch_size: AtOnce  # sequences decoded at once
 
 
 class RewardConfig(Section):
@@ -108,6 +109,6 @@ class EvaluateConfig(Section):
 
     prompts: Count  # at most so many test prompts
     temperature: Positive
-    batch_size: Count
+    batch_size: AtOnce
     belief_answers: Count  # sampled to each test prompt that people were polled on
     judge: Literal["gold", "reward"]  # who decides which of two answers is better; gold exists in the world only

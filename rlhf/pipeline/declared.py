@@ -4,15 +4,22 @@ What a stage reads but does not declare, DVC does not watch: it would go on usin
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 from rlhf.config import Config
+from rlhf.config.section import Section
 from rlhf.errors import ConfigError
 
 
 def declared_view(config: Config, keys: Sequence[str], stage: str) -> Config:
     """`config` with every section readable that is in `keys`, holds one of them or lies in one; others raise."""
     return cast(Config, _View(config, keys, stage, ""))
+
+
+def declared_sections(config: Config, keys: Sequence[str]) -> list[Section]:
+    """The sections of `config` that `keys` name."""
+    return [value for key in keys if isinstance(value := attrgetter(key)(config), Section)]
 
 
 class _View:

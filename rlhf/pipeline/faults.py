@@ -23,10 +23,7 @@ def explain(error: BaseException, stage: str, workspace: Path) -> tuple[Exit, st
         return Exit.DISK_FULL, _disk_message(error, workspace)
     log = _log_traceback(error, stage, workspace)
     if _out_of_memory(error):
-        return (
-            Exit.OUT_OF_MEMORY,
-            f"out of memory ({_first_line(error)}). Lower `micro_batch_size` in params.yaml; {log}",
-        )
+        return Exit.OUT_OF_MEMORY, f"out of memory ({_first_line(error)}; {log})"
     return Exit.FAILED, f"{type(error).__name__}: {_first_line(error)}; {log}"
 
 

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
@@ -91,6 +92,16 @@ def take_gpu(candidates: list[str]) -> str | None:
     names = [re.sub(r"[^\w-]", "_", candidate) for candidate in candidates]
     place, _ = take_first([Path(tempfile.gettempdir(), f"rlhf-gpu-{name}.lock") for name in names])
     return candidates[place]
+
+
+def start_again() -> NoReturn:
+    """Become a fresh process of the same command, with the number, the parent and the limits of this one.
+
+    All memory is given back and all locks are let go. Buffers must have been written.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def is_alive(process: int) -> bool:

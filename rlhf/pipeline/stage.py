@@ -22,26 +22,33 @@ from typing import Any, NoReturn
 
 from rlhf import durable, manifest
 from rlhf.config import Config, load_config
+from rlhf.config.section import Section
 from rlhf.errors import ConfigError, Exit
 from rlhf.garbage import leave_out_loaded
 from rlhf.pipeline import fingerprint, receipt
-from rlhf.pipeline.declared import declared_view
+from rlhf.pipeline.declared import declared_sections, declared_view
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.faults import explain
 from rlhf.pipeline.graph import CODE, PARAMS, StageSpec, load_graph, look_up, read_yaml
 from rlhf.pipeline.lock import hold
+from rlhf.pipeline.memory import Allowance
 from rlhf.pipeline.process import (
     ENVIRONMENT,
     die_with_parent,
     exit_on_sigterm,
     gpus,
     keep_freed_memory,
+    start_again,
     take_gpu,
 )
 from rlhf.tracking.journal import Journal
 
 JOURNAL, LOCK = "journal.jsonl", "lock"  # in a stage's work directory
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that getrusage counts by
+NOTHING_LESS = (
+    "No smaller batch is left to try. Give it a machine with more memory, lower `tokens` in params.yaml, or take a "
+    "smaller model"
+)
 RUN = "RLHF_RUN"  # environment: id of the pipeline run that a stage belongs to
 
 
@@ -62,13 +69,20 @@ class Stage:
         self._spec = spec
         self._events = events
         self._journal: Journal | None = None
+        self._allowance = Allowance.read(self.work)
+        self._sections: list[Section] = []  # of params.yaml that this stage may read, once it has
         self._aside = 0.0  # seconds
         self._scratch: Path | None = None  # in a process of rank 1 and above: where it writes, to be thrown away
 
     @cached_property
     def config(self) -> Config:
-        """params.yaml, of which the sections that dvc.yaml declares for this stage can be read."""
-        return declared_view(load_config(self.workspace / PARAMS), self._spec.params.get(PARAMS, ()), self.name)
+        """params.yaml, of which the sections that dvc.yaml declares for this stage can be read.
+
+        What goes through a model at once is what this machine's memory allows, if that is less.
+        """
+        config, keys = load_config(self.workspace / PARAMS), self._spec.params.get(PARAMS, ())
+        self._sections = declared_sections(config, keys)
+        return declared_view(self._allowance.fit(config), keys, self.name)
 
     @property
     def seed(self) -> int:
@@ -129,7 +143,15 @@ class Stage:
     def summary(self, text: str) -> None:
         """The one line that is shown when the stage is finished."""
         if not self._scratch:
-            self._events.emit("summary", text=text)
+            saved = f"; for want of memory with {self._allowance}" if str(self._allowance) else ""
+            self._events.emit("summary", text=text + saved)
+
+    def allow_less(self) -> Allowance | None:
+        """After memory ran out: what the next process may take, less than this one; None when nothing less is left."""
+        less = self._allowance.less(self._sections)
+        if less:
+            less.write(self.work)
+        return less
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -171,6 +193,7 @@ class Stage:
             "git": receipt.git_state(self.workspace),
             "host": socket.gethostname(),
             "pipeline_run": os.environ.get(RUN),
+            "memory": str(self._allowance),
         }
 
     def _receipt(self) -> dict[str, Any]:
@@ -221,13 +244,17 @@ def run_stage(main: Callable[[Stage], None]) -> NoReturn:
     program = Path(main.__code__.co_filename)
     name = "@".join([program.stem, *sys.argv[1:]])
     workspace = Path.cwd()
-    events = Events(name)
+    events, stage = Events(name), None
     try:
         _prepare_process()
-        _run(main, name, program, workspace, events)
+        stage, leads = _open(name, program, workspace, events)
+        with stage.running() if leads else stage.following():
+            main(stage)
         code, message = Exit.DONE, ""
     except BaseException as error:  # a stage has no caller: whatever ends it becomes an exit code here
         code, message = explain(error, name, workspace)
+    if stage and code == Exit.OUT_OF_MEMORY:
+        message = _with_less(stage, message, events)
     events.close()
     events.emit("exit", code=int(code), message=message)
     sys.exit(code)
@@ -251,18 +278,30 @@ def _prepare_process() -> None:
     exit_on_sigterm()
 
 
-def _run(main: Callable[[Stage], None], name: str, program: Path, workspace: Path, events: Events) -> None:
+def _with_less(stage: Stage, message: str, events: Events) -> str:
+    """Start again with what memory may allow; return what to tell where this process cannot.
+
+    One of several processes ends instead: its launcher stops the others, and the next run starts them all.
+    """
+    less = stage.allow_less()
+    if less and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        events.emit("summary", text=f"{message}. It goes on with {less}")
+        start_again()
+    return f"{message}. {f'The next run goes on with {less}' if less else NOTHING_LESS}"
+
+
+def _open(name: str, program: Path, workspace: Path, events: Events) -> tuple[Stage, bool]:
+    """The stage, and whether this process does what must be done once."""
     stages = load_graph(workspace).stages
     if name not in stages:
         raise ConfigError(f"{workspace / 'dvc.yaml'} declares no stage `{name}`. It declares: {', '.join(stages)}")
     spec = stages[name]
-    leads = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, rank 0 does what must be done once
+    leads = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, rank 0 does that
     if leads and spec.meta.get("gpu") and (gpu := take_gpu(gpus(os.environ))) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     stage = Stage(spec, workspace, fingerprint.of_program(program) if CODE in spec.params else "", events)
     events.emit("key", key=stage.key, pid=os.getpid())
-    with stage.running() if leads else stage.following():
-        main(stage)
+    return stage, leads
 
 
 def _declared_params(spec: StageSpec, workspace: Path) -> dict[str, Any]:

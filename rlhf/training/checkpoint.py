@@ -14,6 +14,7 @@ from torch import nn
 
 from rlhf import durable, manifest
 from rlhf.errors import DataError
+from rlhf.training.sharding import as_sharded, doubles, whole, whole_weights
 
 _KEPT = 2
 
@@ -25,17 +26,28 @@ class Checkpoints:
         self._directory = directory
 
     def save(
-        self, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]
+        self,
+        step: int,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        history: list[dict[str, Any]],
+        *,
+        writes: bool = True,
     ) -> None:
-        """Write what training needs to go on after `step` optimizer steps; whole or not at all."""
+        """Write what training needs to go on after `step` optimizer steps; whole or not at all.
+
+        Every process must call it, since shards are gathered; one of them `writes`.
+        """
         state = optimizer.state_dict()["state"]
-        tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+        tensors = {f"{i}.{name}": whole(value) for i, entry in state.items() for name, value in entry.items()}
+        weights = whole_weights(module)
+        if not writes:
+            return
         target = self._directory / f"step-{step:08d}"
         path = durable.partial(target)
         durable.remove(path)
         path.mkdir(parents=True)
-        # state_dict tensors may share memory (tied heads), which safetensors refuses: keep one of each
-        save_file(_unshared(module.state_dict()), path / "weights.safetensors")
+        save_file(weights, path / "weights.safetensors")
         save_file(tensors, path / "optimizer.safetensors")
         (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
         manifest.write_manifest(path)
@@ -51,30 +63,19 @@ class Checkpoints:
             except DataError:  # torn; the one before it is kept for this
                 continue
             weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
-            missing, unexpected = module.load_state_dict(weights, strict=False)
+            own = module.state_dict(keep_vars=True)
+            missing, unexpected = module.load_state_dict(
+                {name: as_sharded(value, own[name]) for name, value in weights.items()}, strict=False
+            )
             assert not unexpected, unexpected
-            assert set(missing) <= set(_shared(module.state_dict())), missing
+            assert set(missing) <= doubles(own), missing
             state: dict[int, dict[str, torch.Tensor]] = {}
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for key, value in tensors.items():
                 index, name = key.split(".", 1)
-                state.setdefault(int(index), {})[name] = value
+                like = value if value.ndim == 0 else parameters[int(index)]
+                state.setdefault(int(index), {})[name] = as_sharded(value, like)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
             saved = json.loads((path / "state.json").read_text())
             return saved["step"], saved["history"]
         return 0, []
-
-
-def _shared(state: dict[str, torch.Tensor]) -> list[str]:
-    """Names of tensors whose memory an earlier name already holds."""
-    seen: set[int] = set()
-    shared = []
-    for name, tensor in state.items():
-        if tensor.data_ptr() in seen:
-            shared.append(name)
-        seen.add(tensor.data_ptr())
-    return shared
-
-
-def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    drop = set(_shared(state))
-    return {name: tensor.contiguous() for name, tensor in state.items() if name not in drop}

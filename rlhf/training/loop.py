@@ -14,9 +14,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from rlhf.config.training import LoopConfig
-from rlhf.errors import UserError
+from rlhf.models.recomputation import recompute_layers
+from rlhf.training import sharding
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.optimizer import learning_rate, make_optimizer
+from rlhf.training.meter import Meter
+from rlhf.training.optimizer import learning_rate, make_optimizer, skip_if
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +55,58 @@ def train(
     objective(micro_batch) returns (sum, metrics). steps(n) yields the steps from number n on, and may end before
     `total_steps`, the length of the learning-rate schedule. Raises UserError when a loss or gradient is not finite.
     """
+    if config.gradient_checkpointing:
+        recompute_layers(objective)
     accelerator = make_accelerator()
+    if sharding.is_wanted():
+        sharding.shard(objective)
     optimizer = make_optimizer(objective, config.optimizer)
     done, history = checkpoints.restore(objective, optimizer)
-    prepared, optimizer = accelerator.prepare(objective, optimizer)
+    prepared = objective if sharding.is_wanted() else accelerator.prepare_model(objective)
     rank, processes = accelerator.process_index, accelerator.num_processes
+    meter, patience = Meter(accelerator), read_every(accelerator.device)
 
-    for number, step in enumerate(in_precision_of(accelerator, steps(done)), start=done):
+    def read() -> None:
+        for number, values in meter.read():
+            history.append({"step": number, **values})
+            recorder.log(number, values)
+
+    made = in_precision_of(accelerator, sharding.while_whole(objective, steps(done)))
+    for number, step in enumerate(made, start=done):
         rate = learning_rate(number, total_steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        totals: dict[str, list[Any]] = {}
+        totals: dict[str, tuple[Any, Any]] = {}
         rounds = math.ceil(len(step.micro_batches) / processes)
         for index in range(rank, rounds * processes, processes):
             counts = index < len(step.micro_batches)  # every process joins every round; a spare one adds nothing
-            total, metrics = prepared(step.micro_batches[index if counts else 0])
+            with accelerator.autocast():
+                total, metrics = prepared(step.micro_batches[index if counts else 0])
             # data parallelism takes the mean over processes
             accelerator.backward(total * (processes / step.count if counts else 0.0))
             for name, pair in {**metrics, "loss": (total.detach(), 0)}.items():
-                sums = totals.setdefault(name, [0.0, 0.0])
-                sums[0], sums[1] = sums[0] + counts * pair[0], sums[1] + counts * pair[1]
-        norm = accelerator.clip_grad_norm_(prepared.parameters(), config.optimizer.max_grad_norm)
-        values = _reduce(accelerator, totals, step.count) | step.metrics
-        values |= {"grad_norm": float(norm), "learning_rate": rate}
-        if not math.isfinite(values["loss"] + values["grad_norm"]):
-            raise UserError(f"The loss or gradient of step {number} is not finite. Lower the stage's learning_rate.")
+                sums = totals.get(name, (0.0, 0.0))
+                totals[name] = sums[0] + counts * pair[0], sums[1] + counts * pair[1]
+        norm = sharding.whole(nn.utils.clip_grad_norm_(objective.parameters(), config.optimizer.max_grad_norm))
+        broken = meter.add(number, totals, norm, step.count, step.metrics | {"learning_rate": rate})
+        skip_if(broken, optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-        history.append({"step": number, **values})
-        recorder.log(number, values)
         recorder.progress(number + 1, total_steps)
-        if step.resumable and (number + 1) % config.checkpoint_every == 0 and accelerator.is_main_process:
-            checkpoints.save(number + 1, objective, optimizer, history)
+        keep = step.resumable and (number + 1) % config.checkpoint_every == 0
+        if keep or meter.unread == patience:
+            read()
+        if keep:
+            checkpoints.save(number + 1, objective, optimizer, history, writes=accelerator.is_main_process)
+    read()
+    sharding.make_whole(objective)
     return history
+
+
+def read_every(device: torch.device) -> int:
+    """Steps between two reads of what was measured: a read costs a CPU nothing, and a GPU the kernels it had queued."""
+    return 1 if device.type == "cpu" else 10
 
 
 def make_accelerator() -> Accelerator:
@@ -102,16 +122,3 @@ def in_precision_of(accelerator: Accelerator, steps: Iterator[Step]) -> Iterator
         if step is None:
             return
         yield step
-
-
-def _reduce(accelerator: Accelerator, totals: dict[str, list[Any]], count: float) -> dict[str, float]:
-    """Sums of all micro-batches and processes to means; the loss by the step's count, a metric by its own.
-
-    A metric that counts nothing in this step is left out.
-    """
-    names = sorted(totals)
-    sums = torch.tensor([[float(v) for v in totals[name]] for name in names], dtype=torch.float64)
-    if accelerator.num_processes > 1:
-        sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum").cpu()
-    means = {name: float(s / n) for name, (s, n) in zip(names, sums, strict=True) if n}
-    return means | {"loss": float(sums[names.index("loss")][0]) / count}

@@ -1,7 +1,7 @@
 """AdamW with linear warm-up and linear decay."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf.config.training import OptimizerConfig
 
@@ -14,6 +14,11 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def skip_if(broken: Tensor, optimizer: torch.optim.AdamW) -> None:
+    """Have the next step of a fused `optimizer` change nothing if `broken`, a bool scalar that nobody waits for."""
+    optimizer.found_inf = broken.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells it
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:

@@ -5,10 +5,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from torch import nn
 
 from rlhf.training.loop import Step
+from rlhf.training.sharding import whole_weights
 
 
 class Snapshots:
@@ -41,5 +42,5 @@ class Snapshots:
         self._directory.mkdir(exist_ok=True)
         target = self._directory / f"step-{number:08d}.safetensors"
         own = target.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
-        save_model(self._model, str(own))
+        save_file(whole_weights(self._model), own)
         own.replace(target)

@@ -31,7 +31,7 @@ from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.beliefs import Poll
 from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.config.training import LoopConfig
-from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
+from rlhf.models.loading import load_policy, load_reward_model, save_model, scalar_model_from
 from rlhf.models.scoring import rewards
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
@@ -236,13 +236,34 @@ def test_micro_batches_do_not_change_the_gradient(name: str, micro_batch_size: i
     torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)
 
 
+def launch_two(program: str, sft: Path, directory: Path, **environment: str) -> None:
+    """Run a program of this directory by two processes on the CPU."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment
+    command = [*launch, "-m", f"tests.algorithms.{program}", str(sft), str(directory)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shards_end_where_one_process_does(sft: Path, tmp_path: Path) -> None:
+    """FSDP, of runs that were killed and resumed; the saved model loads, and snapshots are whole."""
+    launch_two("sharded", sft, tmp_path, ACCELERATE_USE_FSDP="true")
+    for name in ("sft", "ppo"):
+        objective, steps, total, config = make(name, sft, loop(micro_batch_size=5))
+        snapshots = Snapshots(objective.policy, tmp_path / f"one-{name}", count=1, total_steps=total)
+        finish((objective, snapshots.on_the_way(steps), total, config), tmp_path / f"work-one-{name}")
+        one, two = objective.policy.state_dict(), load_policy(tmp_path / name).state_dict()
+        (kept_one,), (kept_two,) = (list((tmp_path / f"{kind}-{name}").glob("*")) for kind in ("one", "two"))
+        assert kept_one.name == kept_two.name
+        for found, expected in ((two, one), (load_file(kept_two), load_file(kept_one))):
+            assert found.keys() == expected.keys()
+            for key, value in expected.items():
+                torch.testing.assert_close(found[key], value, rtol=0, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
 def test_two_processes_end_where_one_does(sft: Path, tmp_path: Path) -> None:
     """Data parallelism on the CPU; a step's micro-batches are shared out, and the last round may lack one."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    program = ["-m", "tests.algorithms.two_processes", str(sft), str(tmp_path)]
-    done = subprocess.run([*launch, *program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    launch_two("two_processes", sft, tmp_path)
     for name in ALGORITHMS:
         one = finish(make(name, sft, loop(micro_batch_size=5)), tmp_path / f"one-{name}")
         two = load_file(tmp_path / f"{name}.safetensors")

@@ -137,7 +137,7 @@ def test_an_unknown_stage_is_told_what_there_is(run_program: Run) -> None:
     [
         ("raise errors.DataError('row 3 is bad')", Exit.DATA, "row 3 is bad"),
         ("raise errors.Retryable('the hub is away')", Exit.RETRYABLE, "the hub is away"),
-        ("raise MemoryError", Exit.OUT_OF_MEMORY, "micro_batch_size"),
+        ("raise MemoryError", Exit.OUT_OF_MEMORY, "more memory"),
         (
             "raise type('OutOfMemoryError', (RuntimeError,), {'__module__': 'torch'})('CUDA out of memory')",
             Exit.OUT_OF_MEMORY,

@@ -1,0 +1,47 @@
+"""A stage for test_memory: SFT of a tiny model on rows of which the fourth step has the long ones, in little memory."""
+
+import resource
+from pathlib import Path
+
+from safetensors.torch import save_model
+from transformers import PreTrainedModel
+
+from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
+from rlhf.batching.encoding import Turn
+from rlhf.batching.order import rows_of_step
+from rlhf.config.training import LoopConfig
+from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.training.checkpoint import Checkpoints
+from rlhf.training.loop import Recorder, train
+from tests.algorithms.tiny import tiny_policy
+
+ROOM = 240 << 20  # bytes: for 32 long rows, not for 64
+ROWS, STEPS, LONG = 64, 5, 3
+
+
+def learn(config: LoopConfig, checkpoints: Checkpoints, recorder: Recorder, room: int | None = None) -> PreTrainedModel:
+    """A model after five steps of 64 rows, for which the process takes at most `room` more bytes of address space."""
+    policy = tiny_policy()
+    if room:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, resource.RLIM_INFINITY))
+    long = set(rows_of_step(LONG, ROWS * STEPS, ROWS, 1))
+    turns = [
+        Turn([5, 6], [10 + (row + place) % 240 for place in range(1000 if row in long else 8)])
+        for row in range(ROWS * STEPS)
+    ]
+    steps, total = supervised_steps(turns, config, epochs=1.0, seed=1)
+    objective = LikelihoodObjective(policy)
+    train(objective, steps, total_steps=total, config=config, checkpoints=checkpoints, recorder=recorder)
+    return policy
+
+
+def main(stage: Stage) -> None:
+    """Write models/sft."""
+    policy = learn(stage.config.sft.loop, Checkpoints(stage.work), stage, ROOM)
+    save_model(policy, str(stage.output("models/sft") / "weights.safetensors"))
+    stage.summary("learned")
+
+
+if __name__ == "__main__":
+    run_stage(main)
