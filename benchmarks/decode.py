@@ -47,7 +47,7 @@ def measure_peer(job: Job, tuned: bool) -> Measurement:
 def _measure(job: Job, answers: Draw) -> Measurement:
     """Twice the same answers, the second time on the clock; then greedy ones, to lay over each other."""
     model = policy(job, ends=True)
-    prompts = [turn.prompt for turn in turns(job) for _ in range(job.answers)]
+    prompts = [list(turn.prompt) for turn in turns(job) for _ in range(job.answers)]
     answers(model, prompts, job.answer.longest, 1.0)
     start = now()
     made = answers(model, prompts, job.answer.longest, 1.0)

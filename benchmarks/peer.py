@@ -176,7 +176,7 @@ def rows(job: Job, *, sort: bool) -> list[dict[str, Any]]:
     taken = order(job)
     if job.stage in ONLINE:
         prompts = turns(job)
-        return [{"prompt": words(prompts[i].prompt)} for i in taken]
+        return [{"prompt": words(list(prompts[i].prompt))} for i in taken]
     groups = [pair.answers for pair in pairs(job)] if job.stage != "sft" else [(turn,) for turn in turns(job)]
     if sort:
         longest = [max(len(t.prompt) + len(t.response) for t in group) for group in groups]

@@ -1,14 +1,12 @@
 """align: move the SFT policy towards what people prefer, by the algorithm that is named on the command line."""
 
-import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,14 +22,14 @@ from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reinforce import Reinforce
 from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import pack
-from rlhf.batching.batches import RankedTurns
 from rlhf.batching.beliefs import encode_conditioned
-from rlhf.batching.encoding import Turn, encode, encode_prompt, fits
-from rlhf.batching.rankings import encode_rankings
+from rlhf.batching.encoding import Turn, encode_prompts
+from rlhf.batching.rankings import Rankings
 from rlhf.config.training import LoopConfig
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
+from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.rewards import Rewards
@@ -40,6 +38,7 @@ from rlhf.training.curves import tail_mean, write_curves
 from rlhf.training.loop import Step, train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
+from tasks.tables import read_rankings, read_thumbs
 
 Curves = list[dict[str, float]]
 Outcome = tuple[Curves, dict[str, float], str]  # curves, metrics, the stage's line
@@ -75,10 +74,6 @@ class Run:
     def critic(self) -> PreTrainedModel:
         """The start of a separate critic: the reward model of the first criterion."""
         return load_reward_model(self.stage.input(f"models/reward/{next(iter(self.criteria))}"))
-
-    def judgements(self, table: str) -> list[dict[str, Any]]:
-        """Rows of the train split for the algorithms that do not sample: by every criterion, each as it stands."""
-        return read_judgements(self.stage.input("data/judgements"), table, "train", self.criteria)
 
     def noise(self, objective: nn.Module, steps: Iterable[Step]) -> dict[str, Any]:
         """A metric: the noise of the gradient at the untrained policy, of the first `align.noise_steps` of `steps`."""
@@ -132,8 +127,8 @@ def learn_online(run: Run) -> Outcome:
     """From answers to prompts of the train split, which the reward models judge."""
     stage, tokens, config = run.stage, run.stage.config.tokens, run.config
     rows = read_rows(stage.input("data/clean"), "prompts", "train")
-    encoded = [encode_prompt(run.tokenizer, row["prompt"]) for row in rows]
-    prompts = [ids for ids in encoded if len(ids) <= tokens.prompt]
+    encoded = encode_prompts(run.tokenizer, (row["prompt"] for row in rows))
+    prompts = encoded.where(encoded.lengths <= tokens.prompt)
     if not prompts:
         raise DataError(
             f"No prompt to sample for: {len(encoded)} in the train split, all longer than {tokens.prompt} tokens."
@@ -178,7 +173,7 @@ def pretraining_text(run: Run) -> list[Turn]:
 
 def learn_from_rankings(run: Run) -> Outcome:
     """From rankings of the train split."""
-    groups, too_long = encode_rankings(run.tokenizer, run.judgements("rankings"), run.stage.config.tokens)
+    groups, too_long = read_rankings(run.stage, run.tokenizer, "train", run.criteria)
     return prefer(run, groups, too_long, partial(ON_RANKINGS[str(run.stage.item)], run))
 
 
@@ -186,7 +181,8 @@ def learn_with_beliefs(run: Run) -> Outcome:
     """From rankings of the train split and from what people who were asked about the same prompts believe."""
     rows = read_rows(run.stage.input("data/judgements"), "beliefs", "train")
     beliefs = {prompt_hash(row["prompt"]): row for row in rows}
-    asked = [(row, beliefs.get(prompt_hash(row["prompt"]))) for row in run.judgements("rankings")]
+    judged = read_judgements(run.stage.input("data/judgements"), "rankings", "train", run.criteria)
+    asked = ((row, beliefs.get(prompt_hash(row["prompt"]))) for row in judged)
     groups, polls, too_long = encode_conditioned(run.tokenizer, asked, run.stage.config.tokens)
     if groups and not any(polls):
         raise DataError(
@@ -201,12 +197,12 @@ def learn_with_beliefs(run: Run) -> Outcome:
     return history, values | found, f"{line}, KL(p* || pi) of beliefs {calibrated:.2f}"
 
 
-def prefer(run: Run, groups: list[RankedTurns], too_long: int, objective: Callable[[Tensor], nn.Module]) -> Outcome:
+def prefer(run: Run, groups: Rankings, too_long: int, objective: Callable[[Tensor], nn.Module]) -> Outcome:
     """Train an objective of rankings that compares with the reference."""
     config = run.config
     if not groups:
         raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
-    reference = kept(run, lambda: reference_log_probs(run.policy, groups, config.loop.micro_batch_size))
+    reference = by_reference(run, reference_log_probs, groups, ids=groups.arrays())
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=run.seed)
     trained = objective(reference)
     noise = run.noise(trained, steps(0))
@@ -221,19 +217,17 @@ def prefer(run: Run, groups: list[RankedTurns], too_long: int, objective: Callab
 def learn_from_thumbs(run: Run) -> Outcome:
     """From answers of the train split that were judged one by one."""
     stage, config = run.stage, run.config
-    rows = run.judgements("thumbs")
-    judged = [Judged(encode(run.tokenizer, row["prompt"], row["response"]), bool(row["thumb"])) for row in rows]
-    fitting = [row for row in judged if fits(row.turn, stage.config.tokens)]
+    judged, up = read_thumbs(stage, run.tokenizer, run.criteria)
+    fits = judged.fit(stage.config.tokens)
+    turns = judged.where(fits)
+    fitting = [Judged(turn, thumb) for turn, thumb in zip(turns, up[fits].tolist(), strict=True)]
     if len({row.up for row in fitting}) < 2:
         raise DataError(
             f"KTO learns from thumbs up and thumbs down, and data/judgements has {len(fitting)} that fit, "
             "not both kinds among them."
         )
-    others, size = mismatched(fitting, run.seed), config.loop.micro_batch_size
-    reference = kept(
-        run,
-        lambda: torch.stack([turn_log_probs(run.policy, t, size) for t in ([row.turn for row in fitting], others)]),
-    )
+    others, score = mismatched(fitting, run.seed), partial(by_reference, run, turn_log_probs, ids=turns.arrays())
+    reference = torch.stack([score(turns), score(others, mismatched=run.seed)])
     steps, total = kto_steps(run.policy, fitting, others, reference, config, seed=run.seed)
     objective = Kto(run.policy, config)
     noise = run.noise(objective, steps(0))
@@ -245,16 +239,19 @@ def learn_from_thumbs(run: Run) -> Outcome:
     return history, values | noise | {"too_long": len(judged) - len(fitting)}, line
 
 
-def kept(run: Run, compute: Callable[[], Tensor]) -> Tensor:
-    """The reference's log-probabilities, computed once and kept beside the checkpoints."""
-    file = run.stage.work / "reference.safetensors"
-    if file.is_file():
-        return load_file(file)["log_probs"]
-    log_probs = compute()
-    own = file.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
-    save_file({"log_probs": log_probs}, own)
-    own.replace(file)
-    return log_probs
+def by_reference(
+    run: Run, score: Callable[[PreTrainedModel, Any, int], Tensor], rows: Sequence[Any], **rows_are: Any
+) -> Tensor:
+    """What `score` gives of `rows` by the reference, which the policy still is: once for all who compare with it."""
+    size = run.config.loop.micro_batch_size
+    path = run.stage.kept(
+        score,
+        model=run.stage.inputs["models/sft"],
+        arithmetic=arithmetic(run.policy),
+        micro_batch_size=size,
+        **rows_are,
+    )
+    return cached(path, lambda: {"log_probs": score(run.policy, rows, size)})["log_probs"]
 
 
 LEARNERS: list[tuple[Callable[[Run], Outcome], Collection[str]]] = [

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batching.encoding import decode, encode_prompt
+from rlhf.batching.encoding import decode, encode_prompts
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
@@ -19,6 +19,8 @@ from rlhf.evaluation.answers import Answers, answer, distinct_2
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
+from rlhf.manifest import sha256
+from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.rewards import Rewards
@@ -35,7 +37,9 @@ def main(stage: Stage) -> None:
     held = believe(stage, tokenizer, {"sft": reference, "policy": policy})
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
-    answers = answer_all(stage, reference, in_turn(reference, policy, kept), reward, encoded, tokenizer.eos_token_id)
+    answers = answer_all(
+        stage, reference, in_turn(stage, reference, policy, kept), reward, encoded, tokenizer.eos_token_id
+    )
     along = [answers.pop(file.stem) for file in kept]
     rows = table(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
@@ -61,50 +65,60 @@ def main(stage: Stage) -> None:
 def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], list[list[int]], int]:
     """Prompts of the test split with their ids, in the order of their id, and how many were too long."""
     rows = sorted(read_rows(stage.input("data/clean"), "prompts", "test"), key=lambda row: row["id"])
-    encoded = [(row, encode_prompt(tokenizer, row["prompt"])) for row in rows]
-    fitting = [(row, ids) for row, ids in encoded if len(ids) <= stage.config.tokens.prompt]
-    chosen = fitting[: stage.config.evaluate.prompts]
-    if not chosen:
+    encoded = encode_prompts(tokenizer, (row["prompt"] for row in rows))
+    fits = encoded.lengths <= stage.config.tokens.prompt
+    chosen = np.flatnonzero(fits)[: stage.config.evaluate.prompts]
+    if not len(chosen):
         raise DataError(
             f"No prompt to evaluate on: {len(rows)} in the test split, all longer than tokens.prompt "
             f"({stage.config.tokens.prompt}). Collect more prompts or raise the limit."
         )
-    return [row for row, _ in chosen], [ids for _, ids in chosen], len(encoded) - len(fitting)
+    return [rows[i] for i in chosen], [encoded[i].tolist() for i in chosen], int((~fits).sum())
 
 
 def in_turn(
-    reference: PreTrainedModel, policy: PreTrainedModel, snapshots: Sequence[Path]
-) -> Iterator[tuple[str, PreTrainedModel]]:
-    """SFT, the policy, and what the policy was on the way, in the same memory: use each before the next is taken."""
-    yield "sft", reference
-    yield "policy", policy
+    stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, snapshots: Sequence[Path]
+) -> Iterator[tuple[str, str, PreTrainedModel]]:
+    """SFT, the policy, and what the policy was on the way, each with its digest, in the same memory: use each before
+    the next is taken."""
+    aligned = stage.inputs[f"models/policy/{stage.item}"]
+    yield "sft", stage.inputs["models/sft"], reference
+    yield "policy", aligned, policy
     for file in snapshots:
         load_model(policy, file)
-        yield file.stem, policy
+        yield file.stem, f"{aligned} {sha256(file)}", policy
 
 
 def answer_all(
     stage: Stage,
     reference: PreTrainedModel,
-    models: Iterable[tuple[str, PreTrainedModel]],
+    models: Iterable[tuple[str, str, PreTrainedModel]],
     reward: Rewards,
     prompts: Sequence[list[int]],
     eos: int,
 ) -> dict[str, Answers]:
-    """Answers of each model, drawn with different random numbers."""
-    return {
-        name: answer(
-            model,
-            reference,
-            reward,
-            prompts,
-            stage.config.evaluate,
-            max_tokens=stage.config.tokens.response,
-            eos=eos,
-            seed=stage.seed + offset,
-            progress=partial(stage.progress, label=name),
+    """Answers of each model, drawn with different random numbers; of SFT they are the same beside every algorithm."""
+    config, longest = stage.config.evaluate, stage.config.tokens.response
+
+    def answers_of(name: str, digest: str, model: PreTrainedModel, seed: int) -> Answers:
+        settings = {"max_tokens": longest, "eos": eos, "seed": seed}
+        path = stage.kept(
+            answer,
+            policy=digest,
+            reference=stage.inputs["models/sft"],
+            rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
+            arithmetic=arithmetic(model),
+            prompts=prompts,
+            config=config.model_dump(),
+            **settings,
         )
-        for offset, (name, model) in enumerate(models)
+        progress = partial(stage.progress, label=name)
+        draw = partial(answer, model, reference, reward, prompts, config, progress=progress, **settings)
+        return Answers.of(cached(path, lambda: draw().tensors()))
+
+    return {
+        name: answers_of(name, digest, model, stage.seed + offset)
+        for offset, (name, digest, model) in enumerate(models)
     }
 
 

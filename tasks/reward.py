@@ -9,9 +9,7 @@ from transformers import PreTrainedModel
 
 from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reward import RewardObjective
-from rlhf.batching.batches import RankedTurns
-from rlhf.batching.rankings import encode_rankings
-from rlhf.data.rows import read_judgements
+from rlhf.batching.rankings import Rankings
 from rlhf.errors import DataError
 from rlhf.evaluation.preferences import reward_scores, untied_pairs
 from rlhf.gate.statistics import calibration, pairwise_accuracy
@@ -20,16 +18,15 @@ from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
 from rlhf.training.loop import train
+from tasks.tables import read_rankings
 
 
 def main(stage: Stage) -> None:
     """Write models/reward/<criterion>."""
-    config, tokens = stage.config.reward, stage.config.tokens
-    judgements, sft = stage.input("data/judgements"), stage.input("models/sft")
+    config, sft = stage.config.reward, stage.input("models/sft")
     tokenizer, criterion = load_tokenizer(sft), str(stage.item)
     (groups, too_long), (unseen, unseen_too_long) = (
-        encode_rankings(tokenizer, read_judgements(judgements, "rankings", split, [criterion]), tokens)
-        for split in ("train", "test")
+        read_rankings(stage, tokenizer, split, [criterion]) for split in ("train", "test")
     )
     if not groups:
         raise DataError(
@@ -66,7 +63,7 @@ def main(stage: Stage) -> None:
     stage.summary(f"{len(groups):,} rankings, loss {values['loss']:.3f}, accuracy on unseen comparisons {accuracy:.1%}")
 
 
-def judge(stage: Stage, model: PreTrainedModel, unseen: list[RankedTurns]) -> dict[str, Any]:
+def judge(stage: Stage, model: PreTrainedModel, unseen: Rankings) -> dict[str, Any]:
     """Accuracy, calibration and length bias on comparisons of prompts that the model never saw."""
     scores = reward_scores(model, unseen, stage.config.reward.loop.micro_batch_size)
     margins, prompts, longer = untied_pairs(unseen, scores)

@@ -3,10 +3,11 @@
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlhf.batching.encoding import decode, encode_prompt
+from rlhf.batching.encoding import decode, encode_prompts
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer
@@ -20,14 +21,14 @@ def main(stage: Stage) -> None:
     sft = stage.input("models/sft")
     tokenizer, policy = load_tokenizer(sft), load_policy(sft)
     rows = sorted(read_rows(stage.input("data/clean"), "prompts"), key=draw)
-    encoded = [(row, encode_prompt(tokenizer, row["prompt"])) for row in rows]
-    fitting = [(row, ids) for row, ids in encoded if len(ids) <= tokens.prompt]
-    chosen, too_long = fitting[: config.prompts], len(encoded) - len(fitting)
-    if not chosen:
+    encoded = encode_prompts(tokenizer, (row["prompt"] for row in rows))
+    fits = encoded.lengths <= tokens.prompt
+    chosen, too_long = np.flatnonzero(fits)[: config.prompts], int((~fits).sum())
+    if not len(chosen):
         raise DataError(f"No prompt to answer: {len(rows)} prompts, all longer than tokens.prompt ({tokens.prompt}).")
     answers = sample(
         policy,
-        [ids for _, ids in chosen for _ in range(config.answers)],
+        [ids for i in chosen for ids in [encoded[i].tolist()] * config.answers],
         max_tokens=tokens.response,
         temperature=config.temperature,
         eos=tokenizer.eos_token_id,
@@ -44,7 +45,7 @@ def main(stage: Stage) -> None:
             "responses": [decode(tokenizer, a.response) for a in group],
             "lengths": [len(a.response) for a in group],
         }
-        for (row, _), group in zip(chosen, grouped(answers, config.answers), strict=True)
+        for row, group in zip((rows[i] for i in chosen), grouped(answers, config.answers), strict=True)
     ]
     pq.write_table(pa.Table.from_pylist(table), stage.output("data/samples") / "samples.parquet")
     terminated = sum(a.terminated for a in answers) / len(answers)

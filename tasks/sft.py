@@ -4,25 +4,22 @@ import torch
 
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.batches import pad
-from rlhf.batching.encoding import Turn, encode, fits
-from rlhf.data.rows import read_rows
+from rlhf.batching.encoding import Turns
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer, save_model
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
 from rlhf.training.loop import train
+from tasks.tables import read_demonstrations
 
 
 def main(stage: Stage) -> None:
     """Write models/sft."""
-    config, clean, base = stage.config.sft, stage.input("data/clean"), stage.input("models/base")
+    config, base = stage.config.sft, stage.input("models/base")
     tokenizer, model = load_tokenizer(base), load_policy(base)
-    turns = {
-        split: [encode(tokenizer, row["prompt"], row["response"]) for row in read_rows(clean, "demonstrations", split)]
-        for split in ("train", "validation")
-    }
-    kept = {split: [t for t in rows if fits(t, stage.config.tokens)] for split, rows in turns.items()}
+    turns = {split: read_demonstrations(stage, tokenizer, split) for split in ("train", "validation")}
+    kept = {split: rows.where(rows.fit(stage.config.tokens)) for split, rows in turns.items()}
     too_long = sum(len(turns[split]) - len(kept[split]) for split in turns)
     if not kept["train"]:
         raise DataError(
@@ -51,7 +48,7 @@ def main(stage: Stage) -> None:
 
 
 @torch.no_grad()
-def mean_loss(objective: LikelihoodObjective, turns: list[Turn], size: int) -> float:
+def mean_loss(objective: LikelihoodObjective, turns: Turns, size: int) -> float:
     """Mean loss in nats a token over all of `turns`."""
     batches = [pad(turns[i : i + size]) for i in range(0, len(turns), size)]
     return sum(float(objective(batch)[0]) for batch in batches) / sum(batch.count for batch in batches)

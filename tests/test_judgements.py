@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import LlamaModel
 
 from rlhf.config.editing import set_params
 from rlhf.errors import DataError
-from rlhf.manifest import write_manifest
+from rlhf.manifest import sha256, write_manifest
 from rlhf.models.loading import save_model
 from rlhf.tracking.lineage import lineage
 from tasks import align, evaluate, reward
@@ -113,7 +117,49 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     for side in ("policy", "sft"):
         total = sum(weight * found["rewards"][criterion][side] for criterion, weight in WEIGHTS.items())
         assert found["proxy_reward"][side] == pytest.approx(total, rel=1e-4)
+    set_params(workspace / "params.yaml", ["gate.bootstrap=30"])
+    with forward_passes() as passes:
+        again = run(workspace, "evaluate@grpo", evaluate)
+    assert (len(passes), again["kl"]["value"], again["rewards"]) == (0, found["kl"]["value"], found["rewards"])
     assert run(workspace, "align@kto", align)["steps"] == 1, "16 thumbs by two criteria"
+    kept = set((workspace / ".work/cache").iterdir())
+    run(workspace, "evaluate@kto", evaluate)
+    assert len(set((workspace / ".work/cache").iterdir()) - kept) == 1, "the answers of SFT are there already"
+
+
+@contextmanager
+def forward_passes() -> Iterator[list[str]]:
+    """Of any model, while the body runs."""
+    passes = list[str]()
+    hook = register_module_forward_hook(
+        lambda module, given, made: passes.append(type(module).__name__) if isinstance(module, LlamaModel) else None
+    )
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
+def test_what_sft_says_of_the_same_answers_is_computed_once(workspace: Path) -> None:
+    """By KTO: 16 thumbs and as many mismatched pairs, of which every pass takes a micro-batch."""
+
+    def align_with(*settings: str) -> tuple[int, str]:
+        set_params(workspace / "params.yaml", [f"align.kto.{setting}" for setting in settings])
+        with forward_passes() as passes:
+            run(workspace, "align@kto", align)
+        return len(passes), sha256(workspace / "models/policy/kto/model.safetensors")
+
+    for criterion in WEIGHTS:
+        shutil.copytree(workspace / "models/reward/overall", workspace / "models/reward" / criterion)
+    reference, trained = 2, 2  # both kinds of pairs by SFT; then the mismatched ones and the loss by the policy
+    passes, policy = align_with("beta=0.2")
+    assert passes == reference + trained
+    assert align_with("beta=0.5")[0] == trained
+    assert align_with("beta=0.2") == (trained, policy)
+    assert align_with("loop.micro_batch_size=8")[0] == 2 * (16 + 64) // 8, "other batches, other bits; 64 rows a step"
+    save_model(tiny_policy(1), tiny_tokenizer(), workspace / "models/sft", title="another", summary="A test.")
+    write_manifest(workspace / "models/sft")
+    assert align_with("loop.micro_batch_size=64")[0] == reference + trained
 
 
 def test_a_criterion_by_which_nobody_judged_is_named_with_those_that_there_are(workspace: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.batching.batches import SequenceBatch, pad
-from rlhf.batching.encoding import Turn
+from rlhf.batching.encoding import Ids, Turn
 from rlhf.batching.order import micro_batches, rows_of_step, steps_in
 from rlhf.config.algorithms import OnlineConfig
 from rlhf.models.scoring import TokenScores, token_log_probs
@@ -117,7 +117,7 @@ class OnlineSource:
         algorithm: OnlineAlgorithm,
         reference: PreTrainedModel,
         reward: Rewards,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Ids],
         config: OnlineConfig,
         *,
         max_tokens: int,
@@ -167,7 +167,7 @@ class OnlineSource:
         """Sample and score."""
         policy, rollout = self._algorithm.policy, self._config.rollout
         rows = rows_of_step(iteration, len(self._prompts), rollout.prompts, self._seed)
-        prompts = [self._prompts[i] for i in rows for _ in range(rollout.answers)]
+        prompts = [ids for i in rows for ids in [np.asarray(self._prompts[i]).tolist()] * rollout.answers]
         answers = sample(
             policy,
             prompts,

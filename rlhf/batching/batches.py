@@ -6,13 +6,13 @@ and a prompt that several rows share stands once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf.batching.encoding import Turn
+from rlhf.batching.encoding import Ids, Turn
 from rlhf.batching.layout import Layout, lay_out
 
 
@@ -95,10 +95,10 @@ def pad(turns: Sequence[Turn]) -> SequenceBatch:
     position = np.arange(ends.max())
     attention = position < ends
     ids = np.zeros(attention.shape, dtype=np.int64)
-    ids[attention] = np.fromiter(chain.from_iterable(chain(t.prompt, t.response) for t in turns), np.int64, ends.sum())
+    ids[attention] = np.concatenate([part for t in turns for part in (t.prompt, t.response)])
     first, last = np.hsplit(starts + np.array([t.given for t in turns]), 2)
     mask = attention & (position >= starts) & ~((first <= position) & (position < last))
-    prompts = np.cumsum([0, *(a.prompt != b.prompt for a, b in pairwise(turns))])
+    prompts = np.cumsum([0, *(not _equal(a.prompt, b.prompt) for a, b in pairwise(turns))])
     return make_batch(*map(torch.from_numpy, (ids, attention, mask, starts[:, 0], prompts)))
 
 
@@ -107,3 +107,7 @@ def pad_rankings(groups: Sequence[RankedTurns]) -> RankingBatch:
     widest = max(len(g.ranks) for g in groups)
     ranks = torch.tensor([[*g.ranks, *[0] * (widest - len(g.ranks))] for g in groups])
     return RankingBatch(sequences=pad([t for g in groups for t in g.answers]), ranks=ranks, mask=ranks > 0)
+
+
+def _equal(one: Ids, other: Ids) -> bool:
+    return one is other or np.array_equal(one, other)

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.batching.batches import RankedTurns, SequenceBatch, pad
-from rlhf.batching.encoding import Turn, encode_prompt, encode_response, fits
+from rlhf.batching.batches import SequenceBatch, pad
+from rlhf.batching.encoding import Turn, encode_prompts, encode_responses
+from rlhf.batching.ragged import Ragged
+from rlhf.batching.rankings import Rankings
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def encode_conditioned(
     tokenizer: PreTrainedTokenizerBase,
     rows: Iterable[tuple[dict[str, Any], dict[str, Any] | None]],
     limits: Any,
-) -> tuple[list[RankedTurns], list[Poll | None], int]:
+) -> tuple[Rankings, list[Poll | None], int]:
     """Rankings given the belief of the best answer that states one, the poll that each is calibrated to, and how many
     answers were too long.
 
@@ -89,31 +92,35 @@ def encode_conditioned(
     y_c > y_r under b_c). An answer that states none stays as it is, as does a ranking without a statement or a poll.
     rows: of table `rankings`, each with the row of table `beliefs` that has its prompt, or None.
     """
-    groups, asked, too_long = list[RankedTurns](), list[Poll | None](), 0
+    rankings, texts, given = list[dict[str, Any]](), list[str](), list[tuple[int, int]]()
+    asked = list[tuple[str, dict[str, Any]] | None]()  # what stands before the best one's statement, and the poll
     for row, poll in rows:
-        prompt = encode_prompt(tokenizer, row["prompt"])
         statements = poll["statements"] if poll else []
         stated = [find_statement(text, statements) for text in row["responses"]]
         stating = [place for place, own in enumerate(stated) if own]
         best = stated[min(stating, key=lambda place: row["ranks"][place])] if stating else None
-        turns = [
-            Turn(prompt, encode_response(tokenizer, text))
-            if own is None or best is None
-            else _given(tokenizer, prompt, own, statements[best.belief])
-            for text, own in zip(row["responses"], stated, strict=True)
-        ]
-        kept = [(turn, int(rank)) for turn, rank in zip(turns, row["ranks"], strict=True) if fits(turn, limits)]
-        too_long += len(turns) - len(kept)
-        if len(kept) >= 2:
-            groups.append(RankedTurns(tuple(turn for turn, _ in kept), tuple(rank for _, rank in kept)))
-            asked.append(encode_poll(tokenizer, prompt, best.before, poll) if poll and best else None)
-    return groups, asked, too_long
-
-
-def _given(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: Stated, statement: str) -> Turn:
-    """The answer with `statement` in place of its own, given."""
-    ids, span = _encode_span(tokenizer, answer.before, statement, answer.after)
-    return Turn(prompt, [*ids, tokenizer.eos_token_id], span)
+        for text, own in zip(row["responses"], stated, strict=True):
+            if own is None or best is None:
+                texts.append(text)
+                given.append((0, 0))
+            else:
+                statement = statements[best.belief]
+                texts.append(own.before + statement + own.after)
+                given.append(_encode_span(tokenizer, own.before, statement, own.after)[1])
+        rankings.append(row)
+        asked.append((best.before, poll) if poll and best else None)
+    groups, kept, too_long = Rankings(
+        encode_prompts(tokenizer, (row["prompt"] for row in rankings)),
+        encode_responses(tokenizer, texts),
+        Ragged.of(row["ranks"] for row in rankings),
+        np.array(given, dtype=np.int32).reshape(-1, 2),
+    ).fitting(limits)
+    of_kept = (asked[place] for place in np.flatnonzero(kept))
+    polls = [
+        encode_poll(tokenizer, prompt.tolist(), *found) if found else None
+        for prompt, found in zip(groups.prompts, of_kept, strict=True)
+    ]
+    return groups, polls, too_long
 
 
 def _encode_span(

@@ -1,8 +1,9 @@
 """A model's answers to prompts, with what can be measured of each without a judge of taste."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
+from rlhf.batching.ragged import Ragged
 from rlhf.config.training import EvaluateConfig
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives.kl import k3
@@ -24,6 +26,19 @@ class Answers:
     samples: list[Sample]
     rewards: Tensor  # (B, C) scores of the trained reward models
     kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """From what `tensors` gave."""
+        found = zip(Ragged.named(tensors, "responses"), tensors["terminated"].tolist(), strict=True)
+        samples = [Sample(ids.tolist(), terminated) for ids, terminated in found]
+        return cls(samples=samples, rewards=tensors["rewards"], kl=tensors["kl"].tolist())
+
+    def tensors(self) -> dict[str, Any]:
+        """All that there is, by name."""
+        terminated = torch.tensor([one.terminated for one in self.samples])
+        measured = {"terminated": terminated, "rewards": self.rewards, "kl": torch.tensor(self.kl)}
+        return Ragged.of(one.response for one in self.samples).arrays("responses") | measured
 
 
 def answer(

@@ -19,6 +19,15 @@ def stage_key(stage: str, code: str, params: Mapping[str, Any], inputs: Mapping[
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def content_key(parts: Mapping[str, Any]) -> str:
+    """The name, in hex, of what `parts` determine: JSON and arrays, of which every byte counts."""
+
+    def stand_in(array: Any) -> list[Any]:
+        return [str(array.dtype), array.shape, hashlib.sha256(array).hexdigest()]
+
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=stand_in).encode()).hexdigest()
+
+
 def read_receipt(directory: Path) -> dict[str, Any]:
     """The receipt of an output. Its bytes have been checked with the rest of the directory."""
     return json.loads((directory / RECEIPT).read_text(encoding="utf-8"))

@@ -44,6 +44,7 @@ from rlhf.pipeline.process import (
 from rlhf.tracking.journal import Journal
 
 JOURNAL, LOCK = "journal.jsonl", "lock"  # in a stage's work directory
+KEPT = ".work/cache"  # of a workspace
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that getrusage counts by
 NOTHING_LESS = (
     "No smaller batch is left to try. Give it a machine with more memory, lower `tokens` in params.yaml, or take a "
@@ -119,6 +120,19 @@ class Stage:
         if not temporary.suffix:
             temporary.mkdir(exist_ok=True)
         return temporary
+
+    def kept(self, function: Callable[..., Any], **determining: Any) -> Path:
+        """The file in which stages keep for each other what `function` makes; rlhf.models.cached reads and writes it.
+
+        It is named after the function with the code of its module and of all that this imports, the versions of
+        packages, and `determining`: whatever else makes its bits what they are, as JSON and arrays.
+        """
+        made_by = {
+            "function": f"{function.__module__}.{function.__qualname__}",
+            "code": fingerprint.of_program(Path(str(sys.modules[function.__module__].__file__))),
+            "versions": receipt.versions(),
+        }
+        return self.workspace / KEPT / f"{receipt.content_key(made_by | determining)}.safetensors"
 
     def metrics(self, values: dict[str, Any]) -> None:
         """Write the stage's metrics file: what is worth comparing between runs (`dvc metrics diff`)."""
