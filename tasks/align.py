@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
@@ -28,11 +29,12 @@ from rlhf.batching.batches import RankedTurns
 from rlhf.batching.beliefs import encode_conditioned
 from rlhf.batching.encoding import Turn, encode, encode_prompt, fits
 from rlhf.batching.rankings import encode_rankings
-from rlhf.config.training import LoopConfig
+from rlhf.config.training import LoopConfig, LoraConfig
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
+from rlhf.models.lora import AdapterOff, adapt
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
@@ -64,9 +66,18 @@ class Run:
         return self.stage.seed + int(self.stage.config.align.seed)
 
     @property
+    def lora(self) -> LoraConfig | None:
+        """The adapter in which the policy learns, and a separate critic."""
+        return self.stage.config.align.lora
+
+    @property
     def criteria(self) -> dict[str, float]:
         """By which answers are judged, with the weight of each."""
         return dict(self.stage.config.reward.criteria)
+
+    def reference(self) -> AbstractContextManager[PreTrainedModel]:
+        """SFT to the online algorithms: the policy without its adapter, or where it has none, a model of its own."""
+        return AdapterOff(self.policy) if self.lora else nullcontext(load_policy(self.stage.input("models/sft")))
 
     def reward(self) -> Rewards:
         """What answers are worth to the online algorithms."""
@@ -74,7 +85,8 @@ class Run:
 
     def critic(self) -> PreTrainedModel:
         """The start of a separate critic: the reward model of the first criterion."""
-        return load_reward_model(self.stage.input(f"models/reward/{next(iter(self.criteria))}"))
+        model = load_reward_model(self.stage.input(f"models/reward/{next(iter(self.criteria))}"))
+        return adapt(model, self.lora, self.seed)
 
     def judgements(self, table: str) -> list[dict[str, Any]]:
         """Rows of the train split for the algorithms that do not sample: by every criterion, each as it stands."""
@@ -114,6 +126,7 @@ def main(stage: Stage) -> None:
     """Write models/policy/<algorithm> and models/snapshots/<algorithm>."""
     sft = stage.input("models/sft")
     run = Run(stage, load_tokenizer(sft), load_policy(sft))
+    adapt(run.policy, run.lora, run.seed)
     learn = next(learn for learn, names in LEARNERS if stage.item in names)
     history, values, summary = learn(run)
     save_model(
@@ -141,7 +154,7 @@ def learn_online(run: Run) -> Outcome:
     algorithm = ONLINE[str(stage.item)](run)
     source = OnlineSource(
         algorithm,
-        load_policy(stage.input("models/sft")),
+        run.reference(),
         run.reward(),
         prompts,
         config,

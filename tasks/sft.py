@@ -8,6 +8,7 @@ from rlhf.batching.encoding import Turn, encode, fits
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer, save_model
+from rlhf.models.lora import adapt
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
@@ -17,7 +18,7 @@ from rlhf.training.loop import train
 def main(stage: Stage) -> None:
     """Write models/sft."""
     config, clean, base = stage.config.sft, stage.input("data/clean"), stage.input("models/base")
-    tokenizer, model = load_tokenizer(base), load_policy(base)
+    tokenizer, model = load_tokenizer(base), adapt(load_policy(base), config.lora, stage.seed)
     turns = {
         split: [encode(tokenizer, row["prompt"], row["response"]) for row in read_rows(clean, "demonstrations", split)]
         for split in ("train", "validation")

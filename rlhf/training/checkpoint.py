@@ -1,4 +1,4 @@
-"""Checkpoints that a killed stage resumes from, bit for bit: weights, optimizer state, step, the curves so far.
+"""Checkpoints that a killed stage resumes from, bit for bit: what learns, optimizer state, step, the curves so far.
 
 Randomness needs no saving: every draw is a function of the seed and the step (rlhf/batching/order.py,
 rlhf/rollouts/sampling.py).
@@ -34,8 +34,7 @@ class Checkpoints:
         path = durable.partial(target)
         durable.remove(path)
         path.mkdir(parents=True)
-        # state_dict tensors may share memory (tied heads), which safetensors refuses: keep one of each
-        save_file(_unshared(module.state_dict()), path / "weights.safetensors")
+        save_file(_learned(module), path / "weights.safetensors")
         save_file(tensors, path / "optimizer.safetensors")
         (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
         manifest.write_manifest(path)
@@ -51,9 +50,8 @@ class Checkpoints:
             except DataError:  # torn; the one before it is kept for this
                 continue
             weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
-            missing, unexpected = module.load_state_dict(weights, strict=False)
-            assert not unexpected, unexpected
-            assert set(missing) <= set(_shared(module.state_dict())), missing
+            assert weights.keys() == _learned(module).keys(), weights.keys() ^ _learned(module).keys()
+            module.load_state_dict(weights, strict=False)
             state: dict[int, dict[str, torch.Tensor]] = {}
             for key, value in tensors.items():
                 index, name = key.split(".", 1)
@@ -64,17 +62,13 @@ class Checkpoints:
         return 0, []
 
 
-def _shared(state: dict[str, torch.Tensor]) -> list[str]:
-    """Names of tensors whose memory an earlier name already holds."""
-    seen: set[int] = set()
-    shared = []
-    for name, tensor in state.items():
-        if tensor.data_ptr() in seen:
-            shared.append(name)
-        seen.add(tensor.data_ptr())
-    return shared
+def unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One of each tensor: safetensors refuses those that share memory, as a head does that is tied to embeddings."""
+    first = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
+    return {name: tensor.contiguous() for name, tensor in state.items() if first[tensor.data_ptr()] == name}
 
 
-def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    drop = set(_shared(state))
-    return {name: tensor.contiguous() for name, tensor in state.items() if name not in drop}
+def _learned(module: nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes: buffers, and parameters unless they are frozen."""
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return unshared({name: tensor for name, tensor in module.state_dict().items() if name not in frozen})
