@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def learn_online(job: Job) -> Measurement:
     judged = partial(rewards, scalar_model(job, offset=1)) if job.stage == "ppo" else judge
     source = OnlineSource(
         algorithm,
-        policy(job, ends=True),
+        nullcontext(policy(job, ends=True)),
         Rewards({"overall": judged}, {"overall": 1.0}, "before"),
         prompts,
         config,

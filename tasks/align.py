@@ -1,6 +1,7 @@
 """align: move the SFT policy towards what people prefer, by the algorithm that is named on the command line."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
@@ -25,12 +26,13 @@ from rlhf.algorithms.supervised import pack
 from rlhf.batching.beliefs import encode_conditioned
 from rlhf.batching.encoding import Turn, encode_prompts
 from rlhf.batching.rankings import Rankings
-from rlhf.config.training import LoopConfig
+from rlhf.config.training import LoopConfig, LoraConfig
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
+from rlhf.models.lora import AdapterOff, adapt
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
@@ -63,9 +65,18 @@ class Run:
         return self.stage.seed + int(self.stage.config.align.seed)
 
     @property
+    def lora(self) -> LoraConfig | None:
+        """The adapter in which the policy learns, and a separate critic."""
+        return self.stage.config.align.lora
+
+    @property
     def criteria(self) -> dict[str, float]:
         """By which answers are judged, with the weight of each."""
         return dict(self.stage.config.reward.criteria)
+
+    def reference(self) -> AbstractContextManager[PreTrainedModel]:
+        """SFT to the online algorithms: the policy without its adapter, or where it has none, a model of its own."""
+        return AdapterOff(self.policy) if self.lora else nullcontext(load_policy(self.stage.input("models/sft")))
 
     def reward(self) -> Rewards:
         """What answers are worth to the online algorithms."""
@@ -73,7 +84,8 @@ class Run:
 
     def critic(self) -> PreTrainedModel:
         """The start of a separate critic: the reward model of the first criterion."""
-        return load_reward_model(self.stage.input(f"models/reward/{next(iter(self.criteria))}"))
+        model = load_reward_model(self.stage.input(f"models/reward/{next(iter(self.criteria))}"))
+        return adapt(model, self.lora, self.seed)
 
     def noise(self, objective: nn.Module, steps: Iterable[Step]) -> dict[str, Any]:
         """A metric: the noise of the gradient at the untrained policy, of the first `align.noise_steps` of `steps`."""
@@ -109,6 +121,7 @@ def main(stage: Stage) -> None:
     """Write models/policy/<algorithm> and models/snapshots/<algorithm>."""
     sft = stage.input("models/sft")
     run = Run(stage, load_tokenizer(sft), load_policy(sft))
+    adapt(run.policy, run.lora, run.seed)
     learn = next(learn for learn, names in LEARNERS if stage.item in names)
     history, values, summary = learn(run)
     save_model(
@@ -136,7 +149,7 @@ def learn_online(run: Run) -> Outcome:
     algorithm = ONLINE[str(stage.item)](run)
     source = OnlineSource(
         algorithm,
-        load_policy(stage.input("models/sft")),
+        run.reference(),
         run.reward(),
         prompts,
         config,

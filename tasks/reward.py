@@ -14,6 +14,7 @@ from rlhf.errors import DataError
 from rlhf.evaluation.preferences import reward_scores, untied_pairs
 from rlhf.gate.statistics import calibration, pairwise_accuracy
 from rlhf.models.loading import load_tokenizer, save_model, scalar_model_from
+from rlhf.models.lora import adapt
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
@@ -32,7 +33,7 @@ def main(stage: Stage) -> None:
         raise DataError(
             f"No ranking by {criterion} to learn from: none in data/judgements fits ({too_long} answers too long)."
         )
-    model = scalar_model_from(sft, stage.seed)
+    model = adapt(scalar_model_from(sft, stage.seed), config.lora, stage.seed)
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=stage.seed)
     history = train(
         RewardObjective(model, center=config.center),

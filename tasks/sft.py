@@ -7,6 +7,7 @@ from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turns
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer, save_model
+from rlhf.models.lora import adapt
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
@@ -17,7 +18,7 @@ from tasks.tables import read_demonstrations
 def main(stage: Stage) -> None:
     """Write models/sft."""
     config, base = stage.config.sft, stage.input("models/base")
-    tokenizer, model = load_tokenizer(base), load_policy(base)
+    tokenizer, model = load_tokenizer(base), adapt(load_policy(base), config.lora, stage.seed)
     turns = {split: read_demonstrations(stage, tokenizer, split) for split in ("train", "validation")}
     kept = {split: rows.where(rows.fit(stage.config.tokens)) for split, rows in turns.items()}
     too_long = sum(len(turns[split]) - len(kept[split]) for split in turns)

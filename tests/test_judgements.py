@@ -1,4 +1,4 @@
-"""Criteria and beliefs through the stages reward, align and evaluate, on models that learn next to nothing."""
+"""Criteria, beliefs and adapters through the stages that train, on models that learn next to nothing."""
 
 import json
 import shutil
@@ -11,16 +11,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook
-from transformers import LlamaModel
+from transformers import LlamaModel, PreTrainedModel
 
 from rlhf.config.editing import set_params
 from rlhf.errors import DataError
 from rlhf.manifest import sha256, write_manifest
-from rlhf.models.loading import save_model
+from rlhf.models.loading import load_policy, save_model
 from rlhf.tracking.lineage import lineage
-from tasks import align, evaluate, reward
-from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
+from tasks import align, evaluate, reward, sft
+from tests.algorithms.tiny import LORA, tiny_policy, tiny_tokenizer
 from tests.conftest import ROOT, run_here
 
 PREFERRED = {"helpful": "one", "harmless": "two"}
@@ -160,6 +162,47 @@ def test_what_sft_says_of_the_same_answers_is_computed_once(workspace: Path) -> 
     save_model(tiny_policy(1), tiny_tokenizer(), workspace / "models/sft", title="another", summary="A test.")
     write_manifest(workspace / "models/sft")
     assert align_with("loop.micro_batch_size=64")[0] == reference + trained
+
+
+def test_whoever_reads_a_model_that_an_adapter_taught_needs_none(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From SFT to the evaluation, which reads snapshots too; the online algorithms hold one model of SFT."""
+    settings = dict.fromkeys(("sft.lora", "reward.lora", "align.lora"), LORA.model_dump_json()) | {
+        "reward.criteria": "{helpful: 1.0}",
+        "align.algorithms": "[ppo]",
+        "align.snapshots": "1",
+        "align.ppo.iterations": "2",
+        "align.ppo.epochs": "1",
+        "align.ppo.rollout.prompts": "8",
+        "align.ppo.loop.batch_size": "8",
+        "align.ppo.loop.checkpoint_every": "1",
+    }
+    set_params(workspace / "params.yaml", [f"{key}={value}" for key, value in settings.items()])
+    (workspace / "models/sft").rename(workspace / "models/base")
+    rows = [{"prompt": row["prompt"], "response": "one", "split": row["split"]} for row in judgements()[:8]]
+    pq.write_table(pa.Table.from_pylist(rows), workspace / "data/clean/demonstrations.parquet")
+    loaded: list[Path] = []
+
+    def load(path: Path) -> PreTrainedModel:
+        loaded.append(path)
+        return load_policy(path)
+
+    run(workspace, "sft", sft)
+    run(workspace, "reward@helpful", reward)
+    monkeypatch.setattr(align, "load_policy", load)
+    run(workspace, "align@ppo", align)
+    assert loaded == [workspace / "models/sft"]
+    checkpoint = load_file(next(workspace.glob(".work/*/step-*/weights.safetensors")))
+    assert {name for name in checkpoint if ".lora_" not in name} == {"critic.score.weight", "kl_coefficient"}
+    assert len(run(workspace, "evaluate@ppo", evaluate)["path"]) == 2
+    names = ("base", "sft", "reward/helpful", "policy/ppo")
+    base, taught, judge, policy = (load_file(workspace / f"models/{name}/model.safetensors") for name in names)
+    assert base.keys() == taught.keys() == judge.keys() - {"score.weight"} == policy.keys()
+    for before, after in ((base, taught), (taught, judge), (taught, policy)):
+        assert {name for name in base if not torch.equal(before[name], after[name])} == {
+            n for n in base if "_proj" in n
+        }
 
 
 def test_a_criterion_by_which_nobody_judged_is_named_with_those_that_there_are(workspace: Path) -> None:

@@ -9,6 +9,7 @@ Everything random is a function of the seed and the iteration, so training resum
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -115,7 +116,7 @@ class OnlineSource:
     def __init__(
         self,
         algorithm: OnlineAlgorithm,
-        reference: PreTrainedModel,
+        reference: AbstractContextManager[PreTrainedModel],
         reward: Rewards,
         prompts: Sequence[Ids],
         config: OnlineConfig,
@@ -125,7 +126,7 @@ class OnlineSource:
         seed: int,
         text: Sequence[Turn] = (),
     ) -> None:
-        """prompts: ids. text: blocks for the pretraining mix; none: no mix."""
+        """reference: SFT, while it is entered. prompts: ids. text: blocks for the pretraining mix; none: no mix."""
         self._algorithm, self._reference, self._reward = algorithm, reference, reward
         self._prompts, self._text, self._config = prompts, text, config
         self._max_tokens, self._eos, self._seed = max_tokens, eos, seed
@@ -183,7 +184,8 @@ class OnlineSource:
         rewards = torch.cat([self._reward(batch.rows(part)) for part in parts])[torch.cat(parts).argsort()]
         scores = self._reward.scores(rewards, rollout.answers)
         log_probs = of_each_token(partial(self._log_probs, policy), batch, parts)
-        reference = of_each_token(partial(self._log_probs, self._reference), batch, parts)
+        with self._reference as sft:
+            reference = of_each_token(partial(self._log_probs, sft), batch, parts)
         rollouts = Rollouts(
             batch=batch,
             parts=parts,

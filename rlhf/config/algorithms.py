@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from rlhf.config.section import AtOnce, Count, NonNegative, Positive, Section, Share
-from rlhf.config.training import LoopConfig
+from rlhf.config.training import LoopConfig, LoraConfig
 
 
 class RolloutConfig(Section):
@@ -147,6 +147,7 @@ class AlignConfig(Section):
     seed: int = Field(ge=0, lt=2**20)  # added to the seed of the run
     snapshots: int = Field(ge=0)  # policies kept on the way, after equal shares of training
     noise_steps: int = Field(ge=0)  # gradients taken before training to measure their noise, which takes two
+    lora: LoraConfig | None  # of every algorithm, and of a separate critic; null: all weights learn
     reinforce: ReinforceConfig
     rloo: RlooConfig
     actor_critic: ActorCriticConfig

@@ -36,6 +36,14 @@ class LoopConfig(Section):
     optimizer: OptimizerConfig
 
 
+class LoraConfig(Section):
+    """What learns in place of the weights (Hu et al. 2022): B A, scaled by alpha / rank, beside linear layers."""
+
+    rank: Count  # r
+    alpha: Count
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]  # names of layers: q_proj
+
+
 class Pretrain(Section):
     """A small Llama, pretrained here on the texts and demonstrations that were collected."""
 
@@ -73,6 +81,7 @@ class SftConfig(Section):
     """Supervised fine-tuning on the demonstrations (lecture 001, step 1)."""
 
     epochs: Positive
+    lora: LoraConfig | None  # null: all weights learn
     loop: LoopConfig
 
 
@@ -92,6 +101,7 @@ class RewardConfig(Section):
     combine: Literal["before", "after"]  # rewards are summed before or after they are standardised
     epochs: Positive
     center: NonNegative  # coefficient of the mean squared reward: keeps rewards near zero
+    lora: LoraConfig | None  # null: all weights learn
     loop: LoopConfig
 
     @field_validator("criteria")

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from rlhf.errors import DataError
 from rlhf.models.kernels import prepare
+from rlhf.models.lora import merged_weights
 
 # Heads that these multiply or squash are read as plain linear heads in scoring.py, which would be wrong for them.
 _UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -81,9 +82,12 @@ def _load(kind: type[_BaseAutoModelClass], path: Path | str, revision: str | Non
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, title: str, summary: str
 ) -> None:
-    """Write weights (safetensors), configuration, tokenizer, chat template and model card into `path`."""
+    """Write weights (safetensors), configuration, tokenizer, chat template and model card into `path`.
+
+    What an adapter has learned is written into the weights it stands beside: who reads the model needs no adapter.
+    """
     logging.disable_progress_bar()
-    model.save_pretrained(path, safe_serialization=True)
+    model.save_pretrained(path, state_dict=merged_weights(model), safe_serialization=True)
     tokenizer.save_pretrained(path)
     header = json.dumps({"library_name": "transformers", "tags": ["rlhf-pipeline"]})
     (path / "README.md").write_text(f"---\n{header}\n---\n# {title}\n\n{summary}\n\nreceipt.json says what made it.\n")

@@ -1,4 +1,4 @@
-"""Checkpoints that a killed stage resumes from, bit for bit: weights, optimizer state, step, the curves so far.
+"""Checkpoints that a killed stage resumes from, bit for bit: what learns, optimizer state, step, the curves so far.
 
 Randomness needs no saving: every draw is a function of the seed and the step (rlhf/batching/order.py,
 rlhf/rollouts/sampling.py).
@@ -40,7 +40,7 @@ class Checkpoints:
         """
         state = optimizer.state_dict()["state"]
         tensors = {f"{i}.{name}": whole(value) for i, entry in state.items() for name, value in entry.items()}
-        weights = whole_weights(module)
+        weights = whole_weights(learned(module))
         if not writes:
             return
         target = self._directory / f"step-{step:08d}"
@@ -63,12 +63,12 @@ class Checkpoints:
             except DataError:  # torn; the one before it is kept for this
                 continue
             weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
-            own = module.state_dict(keep_vars=True)
-            missing, unexpected = module.load_state_dict(
+            own = learned(module)
+            wanted = own.keys() - doubles(own)
+            assert weights.keys() == wanted, weights.keys() ^ wanted
+            module.load_state_dict(
                 {name: as_sharded(value, own[name]) for name, value in weights.items()}, strict=False
             )
-            assert not unexpected, unexpected
-            assert set(missing) <= doubles(own), missing
             state: dict[int, dict[str, torch.Tensor]] = {}
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for key, value in tensors.items():
@@ -79,3 +79,9 @@ class Checkpoints:
             saved = json.loads((path / "state.json").read_text())
             return saved["step"], saved["history"]
         return 0, []
+
+
+def learned(module: nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes, the tensors themselves: buffers, and parameters unless they are frozen."""
+    state = module.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if value.requires_grad or not isinstance(value, nn.Parameter)}

@@ -66,18 +66,17 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of a module as a file may hold them: whole, and each once. Every process must ask."""
-    state = module.state_dict(keep_vars=True)
+def whole_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a file may hold them: whole, and each once. Every process must ask.
+
+    state: of `state_dict(keep_vars=True)`, which gives the tensors themselves.
+    """
     tied = doubles(state)
     return {name: whole(value.detach()).contiguous() for name, value in state.items() if name not in tied}
 
 
 def doubles(state: dict[str, Tensor]) -> set[str]:
-    """Names of tensors that have an earlier name too, as a tied head has: a file refuses them.
-
-    state: of `state_dict(keep_vars=True)`, which gives the tensors themselves.
-    """
+    """Names of tensors that have an earlier name too, as a tied head has: a file refuses them."""
     first = {id(tensor): name for name, tensor in reversed(state.items())}
     return set(state) - set(first.values())
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
+from rlhf.models.lora import merged_weights
 from rlhf.training.loop import Step
 from rlhf.training.sharding import whole_weights
 
 
 class Snapshots:
-    """The weights of `model` after equal shares of its training, `count` of them, in a directory that outlives a kill.
+    """The weights of `model`, whole, after equal shares of its training: `count` of them, in a directory that outlives
+    a kill.
 
     The end of training is not one of them: `count` snapshots cut it into count + 1 parts.
     """
@@ -42,5 +44,5 @@ class Snapshots:
         self._directory.mkdir(exist_ok=True)
         target = self._directory / f"step-{number:08d}.safetensors"
         own = target.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
-        save_file(whole_weights(self._model), own)
+        save_file(whole_weights(merged_weights(self._model)), own)
         own.replace(target)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
@@ -32,13 +32,14 @@ from rlhf.batching.beliefs import Poll
 from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.config.training import LoopConfig
 from rlhf.models.loading import load_policy, load_reward_model, save_model, scalar_model_from
+from rlhf.models.lora import AdapterOff, adapt, merged_weights
 from rlhf.models.scoring import rewards
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
-from tests.algorithms.tiny import PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
+from tests.algorithms.tiny import LORA, PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
 from tests.conftest import ROOT
 
 Run = tuple[nn.Module, Callable[[int], Iterator[Step]], int, LoopConfig]
@@ -48,12 +49,13 @@ ONLINE = {
     "rloo": {},
     "actor_critic": {},
     "ppo": {"entropy_coefficient": 0.01, "pretraining_coefficient": 0.1},
+    "ppo-lora": {"entropy_coefficient": 0.01},
     "ppo-head": {"critic": "head", "kl_placement": "k3", "kl_target": 0.01, "kl_horizon": 100},
     "grpo": {},
     "grpo-token": {"mean_over": "token", "normalize": False},
     "grpo-constant": {"mean_over": "constant"},
 }
-ALGORITHMS = ["sft", "reward", *ONLINE, "dpo", "ipo", "kto", "gdpo_belief"]
+ALGORITHMS = ["sft", "reward", *ONLINE, "dpo", "dpo-lora", "ipo", "kto", "gdpo_belief"]
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +71,7 @@ def make(name: str, sft: Path, config: LoopConfig) -> Run:
         return LikelihoodObjective(tiny_policy()), *supervised_steps(turns(30), config, epochs=2, seed=1), config
     if name in ONLINE:
         return online(name, sft, config)
-    policy = tiny_policy()
+    policy = adapt(tiny_policy(), LORA if name == "dpo-lora" else None, 0)
     if name == "kto":
         judged = [Judged(turn, number % 3 > 0) for number, turn in enumerate(turns(40))]
         section = PARAMS.align.kto.model_copy(update={"loop": config, "epochs": 2.0})
@@ -110,7 +112,8 @@ def online_source(name: str, sft: Path, config: LoopConfig) -> tuple[OnlineAlgor
     section = section.model_copy(
         update={"iterations": 3, "loop": config, "rollout": section.rollout.model_copy(update=shape)} | ONLINE[name]
     )
-    policy, critic = tiny_policy(), scalar_model_from(sft, 0)
+    lora = LORA if name == "ppo-lora" else None
+    policy, critic = (adapt(model, lora, 0) for model in (tiny_policy(), scalar_model_from(sft, 0)))
     algorithm: OnlineAlgorithm = {
         "reinforce": lambda: Reinforce(policy, section),
         "rloo": lambda: Rloo(policy, section),
@@ -120,7 +123,7 @@ def online_source(name: str, sft: Path, config: LoopConfig) -> tuple[OnlineAlgor
     }[kind]()
     source = OnlineSource(
         algorithm,
-        tiny_policy(),
+        AdapterOff(policy) if lora else nullcontext(tiny_policy()),
         Rewards({"overall": partial(rewards, scalar_model_from(sft, 0))}, {"overall": 1.0}, "before"),
         [t.prompt for t in turns(20)],
         section,
@@ -172,18 +175,18 @@ def test_a_killed_run_ends_bit_identical(name: str, sft: Path, tmp_path: Path) -
 
 
 class Watching(KillAt):
-    """Keeps the policy's weights after every step."""
+    """Keeps the policy's whole weights after every step."""
 
     def __init__(self, policy: nn.Module, step: int = -1) -> None:
         super().__init__(step)
         self._policy, self.after = policy, dict[int, dict[str, torch.Tensor]]()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        self.after[step + 1] = {name: value.clone() for name, value in self._policy.state_dict().items()}
+        self.after[step + 1] = {name: value.clone() for name, value in merged_weights(self._policy).items()}
         super().log(step, values)
 
 
-@pytest.mark.parametrize("name", ["ppo-head", "rloo", "kto"])
+@pytest.mark.parametrize("name", ["ppo-head", "ppo-lora", "kto"])
 def test_what_is_measured_on_the_way_does_not_change_a_run(name: str, sft: Path, tmp_path: Path) -> None:
     """Gradient noise before it and snapshots within it, of a run that is killed and resumed."""
     whole = finish(make(name, sft, loop()), tmp_path / "whole")

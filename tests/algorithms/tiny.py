@@ -8,10 +8,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from rlhf.batching.batches import RankedTurns
 from rlhf.batching.encoding import Turn
 from rlhf.config import load_config
-from rlhf.config.training import LoopConfig
+from rlhf.config.training import LoopConfig, LoraConfig
 from rlhf.models.small import make_llama, train_tokenizer
 
 PARAMS = load_config(Path(__file__).parents[2] / "params.yaml")
+LORA = LoraConfig(rank=2, alpha=8, target_modules="all-linear")
 WORDS = ["red", "green", "blue", "one", "two", "three", "north", "south"]
 
 

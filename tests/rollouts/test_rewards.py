@@ -1,5 +1,6 @@
 """What an iteration's answers are worth by several criteria, whatever the micro-batches they are scored in."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -47,7 +48,7 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
     algorithm = Grpo(Table(torch.zeros(5, 4)), config, max_tokens=1)  # type: ignore[arg-type]
     source = OnlineSource(
         algorithm,
-        Table(torch.zeros(5, 4)),  # type: ignore[arg-type]
+        nullcontext(Table(torch.zeros(5, 4))),  # type: ignore[arg-type]
         rewards,
         [[prompt] for prompt in range(5)],
         config,

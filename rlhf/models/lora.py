@@ -1,0 +1,92 @@
+"""LoRA: weights stay as they are, and a change of low rank beside them learns (Hu et al. 2022, arXiv:2106.09685).
+
+    y = W x + alpha / r  B A x        A: (r, d_in), drawn at random; B: (d_out, r), zero until it learns
+
+The layers are peft's. They go into a model's body, never into a head, which scoring reads as a plain linear layer; the
+model stays one of transformers' classes. With the adapter off it is, to the bit, what it was before it learned.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, set_seed
+from transformers.pytorch_utils import Conv1D
+
+from rlhf.config.training import LoraConfig
+from rlhf.errors import ConfigError
+
+_NAME = "default"  # of the one adapter
+
+
+def adapt(model: PreTrainedModel, config: LoraConfig | None, seed: int) -> PreTrainedModel:
+    """Freeze `model`, in place, and put an adapter into its body; None leaves the model to learn whole.
+
+    A scalar head, `score`, goes on learning. Raises ConfigError for a target that the body does not have.
+    """
+    if config is None:
+        return model
+    import peft  # half a second, which stages without an adapter are spared
+
+    body = model.base_model
+    _check_targets(config, body)
+    model.requires_grad_(False)
+    set_seed(seed)  # of A
+    layers = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=config.target_modules, lora_dropout=0.0
+    )
+    peft.inject_adapter_in_model(layers, body, adapter_name=_NAME)
+    if isinstance(head := getattr(model, "score", None), nn.Linear):
+        head.requires_grad_(True)
+    return model.eval()
+
+
+class AdapterOff:
+    """The reference of a policy that learns in an adapter: inside `with`, its own weights without the adapter."""
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        self._policy, self._layers = policy, _layers(policy).values()
+        assert self._layers, "a policy without an adapter cannot be its own reference"
+
+    def __enter__(self) -> PreTrainedModel:
+        for layer in self._layers:
+            layer.enable_adapters(False)
+        return self._policy
+
+    def __exit__(self, *_: object) -> None:
+        for layer in self._layers:
+            layer.enable_adapters(True)
+
+
+@torch.no_grad()
+def merged_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A model's weights, named as they are without an adapter: W + alpha / r B A where it has one. Changes nothing.
+
+    As `state_dict(keep_vars=True)`, the tensors themselves where they have no adapter.
+    """
+    weights = model.state_dict(keep_vars=True)
+    for name, layer in _layers(model).items():
+        for key in [key for key in weights if key.startswith(f"{name}.")]:
+            del weights[key]
+        base = layer.get_base_layer().state_dict(keep_vars=True)
+        base["weight"] = base["weight"] + layer.get_delta_weight(_NAME)
+        weights |= {f"{name}.{key}": value for key, value in base.items()}
+    return weights
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    """The layers of the adapter, by the names of those that they took the place of."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+
+
+def _check_targets(config: LoraConfig, body: nn.Module) -> None:
+    if isinstance(config.target_modules, str):
+        return
+    linear = {
+        name.rpartition(".")[2] for name, module in body.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
+    if unknown := [name for name in config.target_modules if name not in linear]:
+        raise ConfigError(
+            f"lora.target_modules names {', '.join(unknown)}, but the linear layers in the body of this model are "
+            f"{', '.join(sorted(linear))}. Name some of these, or write all-linear for all of them."
+        )
