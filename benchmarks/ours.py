@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -13,7 +12,6 @@ from torch import nn
 from benchmarks.jobs import END, ONLINE, Job, pairs, recorded_answers, turns
 from benchmarks.measure import Clock, Measurement, now
 from benchmarks.models import policy, scalar_model
-from rlhf.algorithms import online
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
@@ -85,6 +83,7 @@ def learn_online(job: Job) -> Measurement:
     source = OnlineSource(
         algorithm,
         policy(job, ends=True),
+        replay(job) if job.recorded else partial(sample, batch_size=config.rollout.batch_size),
         Rewards({"overall": judged}, {"overall": 1.0}, "before"),
         prompts,
         config,
@@ -92,8 +91,7 @@ def learn_online(job: Job) -> Measurement:
         eos=END,
         seed=job.seed,
     )
-    with patch.object(online, "sample", replay(job) if job.recorded else sample):
-        history, seconds = timed(job, algorithm, source.steps, source.total_steps)
+    history, seconds = timed(job, algorithm, source.steps, source.total_steps)
     timed_steps = history[job.warmup * job.epochs :]
     sampled = sum(row["length"] for row in timed_steps) / len(timed_steps)
     prompt = sum(map(len, prompts)) / len(prompts)
@@ -137,12 +135,12 @@ def score_of(response: list[int]) -> float:
 
 
 def replay(job: Job) -> Callable[..., list[Sample]]:
-    """In place of `sample`: the recorded answers to each prompt, G side by side."""
+    """A sampler that draws nothing: the recorded answers to each prompt, G side by side."""
     answers = recorded_answers(job)
 
     def recorded(_: Any, prompts: Sequence[list[int]], **options: Any) -> list[Sample]:
         given = dict.fromkeys(map(tuple, prompts))
-        return [Sample(response, True) for prompt in given for response in answers[prompt]]
+        return [Sample(ids, True, [0.0] * len(ids)) for prompt in given for ids in answers[prompt]]
 
     return recorded
 

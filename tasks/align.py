@@ -34,6 +34,7 @@ from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
@@ -142,6 +143,7 @@ def learn_online(run: Run) -> Outcome:
     source = OnlineSource(
         algorithm,
         load_policy(stage.input("models/sft")),
+        sampler(stage.config.decoding, stage.input("models/sft"), tokens, config.rollout.batch_size),
         run.reward(),
         prompts,
         config,

@@ -21,7 +21,9 @@ from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.sampling import Sampler
 
 Row = dict[str, Any]
 
@@ -32,10 +34,13 @@ def main(stage: Stage) -> None:
     tokenizer = load_tokenizer(sft)
     prompts, encoded, too_long = test_prompts(stage, tokenizer)
     reference, policy = load_policy(sft), load_policy(policy_path)
-    held = believe(stage, tokenizer, {"sft": reference, "policy": policy})
+    draw = sampler(stage.config.decoding, sft, stage.config.tokens, stage.config.evaluate.batch_size)
+    held = believe(stage, draw, tokenizer, {"sft": reference, "policy": policy})
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
-    answers = answer_all(stage, reference, in_turn(reference, policy, kept), reward, encoded, tokenizer.eos_token_id)
+    answers = answer_all(
+        stage, draw, reference, in_turn(reference, policy, kept), reward, encoded, tokenizer.eos_token_id
+    )
     along = [answers.pop(file.stem) for file in kept]
     rows = table(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
@@ -85,6 +90,7 @@ def in_turn(
 
 def answer_all(
     stage: Stage,
+    draw: Sampler,
     reference: PreTrainedModel,
     models: Iterable[tuple[str, PreTrainedModel]],
     reward: Rewards,
@@ -94,6 +100,7 @@ def answer_all(
     """Answers of each model, drawn with different random numbers."""
     return {
         name: answer(
+            draw,
             model,
             reference,
             reward,
@@ -196,7 +203,9 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
     }
 
 
-def believe(stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel]) -> Row | None:
+def believe(
+    stage: Stage, draw: Sampler, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel]
+) -> Row | None:
     """How far both models are from what people believe, on the prompts of the test split that people were polled on."""
     judgements, gate = stage.input("data/judgements"), stage.config.gate
     polls = {prompt_hash(poll["prompt"]): poll for poll in read_rows(judgements, "beliefs", "test")}
@@ -206,7 +215,7 @@ def believe(stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, 
     rankings = [(row, polls.get(prompt_hash(row["prompt"]))) for row in judged]
     limits = stage.config.tokens
     distances, stated = belief_distances(
-        models, tokenizer, list(polls.values()), stage.config.evaluate, limits, seed=stage.seed
+        draw, models, tokenizer, list(polls.values()), stage.config.evaluate, limits, seed=stage.seed
     )
     minority, majority = contested_margins(models["policy"], models["sft"], tokenizer, rankings, limits)
 

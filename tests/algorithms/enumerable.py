@@ -1,6 +1,7 @@
 """Worlds whose every answer can be listed: a few prompts of one token, n answers of one, and a table as policy."""
 
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import OnlineConfig
 from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.sampling import sample
 from tests.algorithms.tiny import PARAMS
 
 PROMPTS = 5  # each a world of its own
@@ -72,6 +74,7 @@ class World:
         return OnlineSource(
             algorithm,
             Table(self.reference),  # type: ignore[arg-type]
+            partial(sample, batch_size=config.rollout.batch_size),
             Rewards({"overall": judge}, {"overall": 1.0}, "before"),
             prompts,
             config,

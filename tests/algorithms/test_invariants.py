@@ -34,6 +34,7 @@ from rlhf.config.training import LoopConfig
 from rlhf.models.loading import load_reward_model, save_model, scalar_model_from
 from rlhf.models.scoring import rewards
 from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.sampling import sample
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
 from rlhf.training.noise import gradient_noise
@@ -121,6 +122,7 @@ def online_source(name: str, sft: Path, config: LoopConfig) -> tuple[OnlineAlgor
     source = OnlineSource(
         algorithm,
         tiny_policy(),
+        partial(sample, batch_size=section.rollout.batch_size),
         Rewards({"overall": partial(rewards, scalar_model_from(sft, 0))}, {"overall": 1.0}, "before"),
         [t.prompt for t in turns(20)],
         section,
