@@ -1,6 +1,8 @@
-# make run: set up and run the pipeline.  make test: set up and run the tests.  make bench: measure against TRL, and the pipeline.
+# make run: set up and run the pipeline.  make test: set up and run the tests.
+# make bench: measure against TRL, and what the pipeline costs.
+# make vllm: add vLLM, for `decoding.engine: vllm` in params.yaml, on a machine with a GPU.
 # Needs Python 3.11 or newer, git and make.
-.PHONY: setup run test bench check lock clean
+.PHONY: setup run test bench vllm check lock clean
 .DEFAULT_GOAL := run
 
 VENV := .venv
@@ -53,6 +55,12 @@ test: setup $(ORACLE)
 
 bench: setup $(ORACLE) $(PPO_ORACLE)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+# vLLM names older releases of fastapi and transformers than Prefect and we need. Its engine runs with the locked ones,
+# which therefore come last; pip says that it would rather not. Its release is the one made for the torch of the lock.
+vllm: setup
+	@$(BIN)/python -m pip install --no-input --disable-pip-version-check -q vllm==0.32.0 && \
+	  $(BIN)/python -m pip install --no-input --disable-pip-version-check -q -r requirements.lock
 
 check: setup
 	@$(BIN)/ruff check .

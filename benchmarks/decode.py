@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from benchmarks.jobs import END, Job, turns
 from benchmarks.measure import Measurement, memory_mb, now
 from benchmarks.models import policy
+from rlhf.models.kernels import prepare
 from rlhf.rollouts.sampling import sample
 
 GREEDY = 16  # tokens of each of the answers that must be equal
@@ -25,7 +26,7 @@ def measure_ours(job: Job) -> Measurement:
         )
         return [one.response for one in made]
 
-    return _measure(job, answers)
+    return _measure(job, answers, prepare)
 
 
 def measure_peer(job: Job, tuned: bool) -> Measurement:
@@ -41,19 +42,19 @@ def measure_peer(job: Job, tuned: bool) -> Measurement:
             )
         return [made[i] for i in range(len(prompts))]
 
-    return _measure(job, answers)
+    return _measure(job, answers, lambda model: model)
 
 
-def _measure(job: Job, answers: Draw) -> Measurement:
+def _measure(job: Job, answers: Draw, load: Callable[[PreTrainedModel], PreTrainedModel]) -> Measurement:
     """Twice the same answers, the second time on the clock; then greedy ones, to lay over each other."""
-    model = policy(job, ends=True)
+    model = load(policy(job, ends=True))
     prompts = [list(turn.prompt) for turn in turns(job) for _ in range(job.answers)]
     answers(model, prompts, job.answer.longest, 1.0)
     start = now()
     made = answers(model, prompts, job.answer.longest, 1.0)
     seconds, peak = now() - start, memory_mb()
     tokens = sum(map(len, made))
-    likeliest = answers(policy(job), prompts[: job.batch : job.answers], GREEDY, 0.0)
+    likeliest = answers(load(policy(job)), prompts[: job.batch : job.answers], GREEDY, 0.0)
     greedy = [float(i) for row in likeliest for i in [*row, *[END] * GREEDY][:GREEDY]]
     return Measurement(seconds, tokens, tokens + sum(map(len, prompts)), {"greedy tokens": greedy}, peak)
 

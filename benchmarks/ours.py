@@ -6,15 +6,14 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from benchmarks import models
 from benchmarks.jobs import END, ONLINE, Job, pairs, recorded_answers, turns
 from benchmarks.measure import Clock, Measurement, now
-from benchmarks.models import policy, scalar_model
-from rlhf.algorithms import online
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
@@ -26,6 +25,7 @@ from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config import load_config
 from rlhf.config.training import LoopConfig, OptimizerConfig
+from rlhf.models.kernels import prepare
 from rlhf.models.scoring import rewards
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample
@@ -35,6 +35,16 @@ from rlhf.training.loop import Step, train
 PARAMS = load_config(Path(__file__).parents[1] / "params.yaml").align
 BETA, KL = 0.1, 0.04  # beta of DPO, and of GRPO and RLOO, on both sides
 Steps = Callable[[int], Iterator[Step]]
+
+
+def policy(job: Job, *, ends: bool = False) -> PreTrainedModel:
+    """As every policy is loaded."""
+    return prepare(models.policy(job, ends=ends))
+
+
+def scalar_model(job: Job, offset: int = 0) -> PreTrainedModel:
+    """As every reward model is loaded."""
+    return prepare(models.scalar_model(job, offset))
 
 
 def loop(job: Job) -> LoopConfig:
@@ -87,6 +97,7 @@ def learn_online(job: Job) -> Measurement:
     source = OnlineSource(
         algorithm,
         nullcontext(policy(job, ends=True)),
+        replay(job) if job.recorded else partial(sample, batch_size=config.rollout.batch_size),
         Rewards({"overall": judged}, {"overall": 1.0}, "before"),
         prompts,
         config,
@@ -94,8 +105,7 @@ def learn_online(job: Job) -> Measurement:
         eos=END,
         seed=job.seed,
     )
-    with patch.object(online, "sample", replay(job) if job.recorded else sample):
-        history, seconds = timed(job, algorithm, source.steps, source.total_steps)
+    history, seconds = timed(job, algorithm, source.steps, source.total_steps)
     timed_steps = history[job.warmup * job.epochs :]
     sampled = sum(row["length"] for row in timed_steps) / len(timed_steps)
     prompt = sum(map(len, prompts)) / len(prompts)
@@ -139,12 +149,12 @@ def score_of(response: list[int]) -> float:
 
 
 def replay(job: Job) -> Callable[..., list[Sample]]:
-    """In place of `sample`: the recorded answers to each prompt, G side by side."""
+    """A sampler that draws nothing: the recorded answers to each prompt, G side by side."""
     answers = recorded_answers(job)
 
     def recorded(_: Any, prompts: Sequence[list[int]], **options: Any) -> list[Sample]:
         given = dict.fromkeys(map(tuple, prompts))
-        return [Sample(response, True) for prompt in given for response in answers[prompt]]
+        return [Sample(ids, True, [0.0] * len(ids)) for prompt in given for ids in answers[prompt]]
 
     return recorded
 

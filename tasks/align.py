@@ -34,6 +34,7 @@ from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.models.lora import AdapterOff, adapt
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import tail_mean, write_curves
@@ -150,6 +151,7 @@ def learn_online(run: Run) -> Outcome:
     source = OnlineSource(
         algorithm,
         run.reference(),
+        sampler(stage.config.decoding, stage.input("models/sft"), tokens, config.rollout.batch_size),
         run.reward(),
         prompts,
         config,

@@ -23,7 +23,9 @@ from rlhf.manifest import sha256
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.sampling import Sampler
 
 Row = dict[str, Any]
 
@@ -34,11 +36,12 @@ def main(stage: Stage) -> None:
     tokenizer = load_tokenizer(sft)
     prompts, encoded, too_long = test_prompts(stage, tokenizer)
     reference, policy = load_policy(sft), load_policy(policy_path)
-    held = believe(stage, tokenizer, {"sft": reference, "policy": policy})
+    draw = sampler(stage.config.decoding, sft, stage.config.tokens, stage.config.evaluate.batch_size)
+    held = believe(stage, draw, tokenizer, {"sft": reference, "policy": policy})
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
     answers = answer_all(
-        stage, reference, in_turn(stage, reference, policy, kept), reward, encoded, tokenizer.eos_token_id
+        stage, draw, reference, in_turn(stage, reference, policy, kept), reward, encoded, tokenizer.eos_token_id
     )
     along = [answers.pop(file.stem) for file in kept]
     rows = table(prompts, answers, reward, tokenizer)
@@ -91,6 +94,7 @@ def in_turn(
 
 def answer_all(
     stage: Stage,
+    draw: Sampler,
     reference: PreTrainedModel,
     models: Iterable[tuple[str, str, PreTrainedModel]],
     reward: Rewards,
@@ -110,11 +114,12 @@ def answer_all(
             arithmetic=arithmetic(model),
             prompts=prompts,
             config=config.model_dump(),
+            decoding=stage.config.decoding.model_dump(),
             **settings,
         )
         progress = partial(stage.progress, label=name)
-        draw = partial(answer, model, reference, reward, prompts, config, progress=progress, **settings)
-        return Answers.of(cached(path, lambda: draw().tensors()))
+        compute = partial(answer, draw, model, reference, reward, prompts, config, progress=progress, **settings)
+        return Answers.of(cached(path, lambda: compute().tensors()))
 
     return {
         name: answers_of(name, digest, model, stage.seed + offset)
@@ -210,7 +215,9 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
     }
 
 
-def believe(stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel]) -> Row | None:
+def believe(
+    stage: Stage, draw: Sampler, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel]
+) -> Row | None:
     """How far both models are from what people believe, on the prompts of the test split that people were polled on."""
     judgements, gate = stage.input("data/judgements"), stage.config.gate
     polls = {prompt_hash(poll["prompt"]): poll for poll in read_rows(judgements, "beliefs", "test")}
@@ -220,7 +227,7 @@ def believe(stage: Stage, tokenizer: PreTrainedTokenizerBase, models: dict[str, 
     rankings = [(row, polls.get(prompt_hash(row["prompt"]))) for row in judged]
     limits = stage.config.tokens
     distances, stated = belief_distances(
-        models, tokenizer, list(polls.values()), stage.config.evaluate, limits, seed=stage.seed
+        draw, models, tokenizer, list(polls.values()), stage.config.evaluate, limits, seed=stage.seed
     )
     minority, majority = contested_margins(models["policy"], models["sft"], tokenizer, rankings, limits)
 

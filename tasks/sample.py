@@ -12,7 +12,7 @@ from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
-from rlhf.rollouts.sampling import sample
+from rlhf.rollouts.engine import sampler
 
 
 def main(stage: Stage) -> None:
@@ -26,13 +26,13 @@ def main(stage: Stage) -> None:
     chosen, too_long = np.flatnonzero(fits)[: config.prompts], int((~fits).sum())
     if not len(chosen):
         raise DataError(f"No prompt to answer: {len(rows)} prompts, all longer than tokens.prompt ({tokens.prompt}).")
-    answers = sample(
+    draw_answers = sampler(stage.config.decoding, sft, tokens, config.batch_size)
+    answers = draw_answers(
         policy,
         [ids for i in chosen for ids in [encoded[i].tolist()] * config.answers],
         max_tokens=tokens.response,
         temperature=config.temperature,
         eos=tokenizer.eos_token_id,
-        batch_size=config.batch_size,
         seed=stage.seed,
         progress=stage.progress,
     )

@@ -17,7 +17,7 @@ OUTSIDE = {
     "objectives": {"torch"},
     "models": TENSORS - {"accelerate", "numpy"},
     "batching": {"torch", "transformers", "numpy"},
-    "rollouts": {"torch", "transformers"},
+    "rollouts": {"torch", "transformers", "vllm"},
     "training": {"torch", "accelerate", "safetensors"},
     "algorithms": TENSORS,
     "evaluation": TENSORS,

@@ -27,7 +27,7 @@ from rlhf.objectives import Metrics
 from rlhf.objectives.advantages import token_rewards
 from rlhf.objectives.kl import k1, k3
 from rlhf.rollouts.rewards import Rewards
-from rlhf.rollouts.sampling import sample
+from rlhf.rollouts.sampling import Sampler
 from rlhf.training.loop import Step
 
 # The first minibatch of an iteration is scored twice by the policy that sampled it, in the same shape.
@@ -117,6 +117,7 @@ class OnlineSource:
         self,
         algorithm: OnlineAlgorithm,
         reference: AbstractContextManager[PreTrainedModel],
+        draw: Sampler,
         reward: Rewards,
         prompts: Sequence[Ids],
         config: OnlineConfig,
@@ -127,7 +128,7 @@ class OnlineSource:
         text: Sequence[Turn] = (),
     ) -> None:
         """reference: SFT, while it is entered. prompts: ids. text: blocks for the pretraining mix; none: no mix."""
-        self._algorithm, self._reference, self._reward = algorithm, reference, reward
+        self._algorithm, self._reference, self._draw, self._reward = algorithm, reference, draw, reward
         self._prompts, self._text, self._config = prompts, text, config
         self._max_tokens, self._eos, self._seed = max_tokens, eos, seed
 
@@ -169,13 +170,12 @@ class OnlineSource:
         policy, rollout = self._algorithm.policy, self._config.rollout
         rows = rows_of_step(iteration, len(self._prompts), rollout.prompts, self._seed)
         prompts = [ids for i in rows for ids in [np.asarray(self._prompts[i]).tolist()] * rollout.answers]
-        answers = sample(
+        answers = self._draw(
             policy,
             prompts,
             max_tokens=self._max_tokens,
             temperature=rollout.temperature,
             eos=self._eos,
-            batch_size=rollout.batch_size,
             seed=_mix(self._seed, iteration),
         )
         batch = pad([Turn(p, a.response) for p, a in zip(prompts, answers, strict=True)]).to(policy.device)
@@ -186,6 +186,7 @@ class OnlineSource:
         log_probs = of_each_token(partial(self._log_probs, policy), batch, parts)
         with self._reference as sft:
             reference = of_each_token(partial(self._log_probs, sft), batch, parts)
+        drawn = torch.tensor([log_prob for a in answers for log_prob in a.log_probs], device=policy.device)
         rollouts = Rollouts(
             batch=batch,
             parts=parts,
@@ -199,6 +200,7 @@ class OnlineSource:
             "kl": float((k3(log_probs, reference) * batch.mask).sum(dim=1).mean()),
             "length": batch.count / len(batch),
             "unfinished": float(unfinished.float().mean()),
+            "sampler_gap": float((drawn - log_probs[batch.mask]).abs().mean()),
         }
 
     def _log_probs(self, model: PreTrainedModel, batch: SequenceBatch) -> Tensor:

@@ -13,6 +13,7 @@ from rlhf.config.gate import GateConfig
 from rlhf.config.section import Section
 from rlhf.config.training import (
     BaseConfig,
+    DecodingConfig,
     EvaluateConfig,
     RewardConfig,
     SampleConfig,
@@ -31,6 +32,7 @@ class Config(Section):
     world: WorldConfig
     validate_: ValidateConfig = Field(alias="validate")
     tokens: TokensConfig
+    decoding: DecodingConfig
     base: BaseConfig
     sft: SftConfig
     sample: SampleConfig

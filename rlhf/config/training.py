@@ -15,6 +15,13 @@ class TokensConfig(Section):
     response: Count  # with its end-of-turn token
 
 
+class DecodingConfig(Section):
+    """What samples answers."""
+
+    engine: Literal["own", "vllm"]
+    gpu_memory: Annotated[float, Field(gt=0.0, lt=1.0)]  # share of the GPU that vLLM keeps while the stage runs
+
+
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and linear decay to zero."""
 

@@ -16,7 +16,7 @@ from rlhf.config.training import EvaluateConfig
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives.kl import k3
 from rlhf.rollouts.rewards import Rewards
-from rlhf.rollouts.sampling import Sample, sample
+from rlhf.rollouts.sampling import Sample, Sampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Answers:
 
 
 def answer(
+    draw: Sampler,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
     reward: Rewards,
@@ -54,13 +55,12 @@ def answer(
     progress: Callable[[int, int], None],
 ) -> Answers:
     """Sample one answer a prompt (ids), score it, and estimate the divergence from the reference."""
-    samples = sample(
+    samples = draw(
         policy,
         prompts,
         max_tokens=max_tokens,
         temperature=config.temperature,
         eos=eos,
-        batch_size=config.batch_size,
         seed=seed,
         progress=progress,
     )

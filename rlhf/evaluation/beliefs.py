@@ -14,13 +14,14 @@ from rlhf.batching.encoding import decode, encode_prompt
 from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import EvaluateConfig
 from rlhf.models.scoring import sequence_log_probs
-from rlhf.rollouts.sampling import sample
+from rlhf.rollouts.sampling import Sampler
 
 Row = dict[str, Any]
 Margins = tuple[list[float], list[int]]  # in nats, and the ranking that each is of
 
 
 def belief_distances(
+    draw: Sampler,
     models: Mapping[str, PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     polls: Sequence[Row],
@@ -40,7 +41,7 @@ def belief_distances(
     distances, stated = {name: list[float]() for name in models}, dict.fromkeys(models, 0.0)
     held = dict[str, list[NDArray[np.float64] | None]]()
     for offset, (name, model) in enumerate(models.items()):
-        held[name], stated[name] = _stated(model, tokenizer, asked, config, limits.response, seed + offset)
+        held[name], stated[name] = _stated(draw, model, tokenizer, asked, config, limits.response, seed + offset)
     for row, (_, poll) in enumerate(asked):
         people = np.array(poll["votes"]) / sum(poll["votes"])
         found = {name: shares for name in models if (shares := held[name][row]) is not None}
@@ -51,6 +52,7 @@ def belief_distances(
 
 
 def _stated(
+    draw: Sampler,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     asked: Sequence[tuple[list[int], Row]],
@@ -64,13 +66,12 @@ def _stated(
     mean over answers has the same expectation among statements, and far less noise.
     """
     answers = config.belief_answers
-    samples = sample(
+    samples = draw(
         policy,
         [ids for ids, _ in asked for _ in range(answers)],
         max_tokens=max_tokens,
         temperature=config.temperature,
         eos=tokenizer.eos_token_id,
-        batch_size=config.batch_size,
         seed=seed,
     )
     polls, owners = list[Poll](), list[int]()

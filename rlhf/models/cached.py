@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf import durable
+from rlhf.models.kernels import one_dnn
 
 _LIMIT = 16 * 2**30  # bytes of a directory; beyond it, what has not been used for longest goes
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file is that of a process that was killed
@@ -48,6 +49,7 @@ def arithmetic(model: PreTrainedModel) -> dict[str, Any]:
         "autocast": autocast,
         "matmul": torch.get_float32_matmul_precision(),
         "attention": model.config._attn_implementation,
+        "oneDNN": one_dnn(),
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RECEIPT = "receipt.json"
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pandas", "pyarrow", "scipy")
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pandas", "pyarrow", "scipy", "vllm")
 
 
 def stage_key(stage: str, code: str, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

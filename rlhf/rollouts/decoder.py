@@ -17,6 +17,7 @@ from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attentio
 from transformers import PreTrainedModel
 
 from rlhf.models.kernels import product, reads_packed
+from rlhf.models.lora import merged_weights
 from rlhf.rollouts.cache import PreallocatedCache, PreallocatedLayer
 
 _KINDS = ("llama", "mistral", "qwen2")
@@ -80,7 +81,7 @@ class LlamaDecoder:
     """A `Decoder`, of the precision of autocast where that is on."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        config, weights = model.config, model.state_dict()
+        config, weights = model.config, merged_weights(model)
         self._embedding, self._norm, self._rotary = (
             weights["embed_tokens.weight"],
             weights["norm.weight"],

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,25 @@ class Sample:
 
     response: list[int]  # ids; the last is the end-of-turn token if the answer ended by itself
     terminated: bool
+    # of each token, as it was drawn; at temperature 0 they mean nothing, and they are empty where nobody kept them
+    log_probs: Sequence[float] = ()
+
+
+class Sampler(Protocol):
+    """`sample` with a batch size, or what samples in its place (engine.py)."""
+
+    def __call__(
+        self,
+        policy: PreTrainedModel,
+        prompts: Sequence[list[int]],
+        *,
+        max_tokens: int,
+        temperature: float,
+        eos: int,
+        seed: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Sample]:
+        """One answer of the policy as it is now for each prompt (ids), in the order of `prompts`."""
 
 
 @torch.inference_mode()
@@ -49,8 +69,9 @@ def sample(
     answers: dict[int, Sample] = {}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        tokens = _decode(policy, [prompts[i] for i in rows], noise[:, rows], temperature, eos)
-        answers.update(zip(rows, [_until(ids, eos) for ids in tokens.tolist()], strict=True))
+        tokens, log_probs = _decode(policy, [prompts[i] for i in rows], noise[:, rows], temperature, eos)
+        drawn = zip(tokens.tolist(), log_probs.tolist(), strict=True)
+        answers.update(zip(rows, [_until(*row, eos) for row in drawn], strict=True))
         if progress:
             progress(len(answers), len(prompts))
     return [answers[i] for i in range(len(prompts))]
@@ -58,8 +79,10 @@ def sample(
 
 def _decode(
     policy: PreTrainedModel, prompts: Sequence[list[int]], noise: Tensor, temperature: float, eos: int
-) -> Tensor:
-    """Tokens of a batch, (B, R); what follows an end of turn has no meaning. noise: (R, B), uniform in [0, 1).
+) -> tuple[Tensor, Tensor]:
+    """Tokens of a batch and their log-probabilities, (B, R) each; what follows an end of turn has no meaning.
+
+    noise: (R, B), uniform in [0, 1).
 
     A row has columns for its prompt, padded on the left, and R for its answer. Rows that have ended leave the batch.
     """
@@ -68,8 +91,9 @@ def _decode(
     positions = _positions([len(p) for p in prompts], width, width + steps, policy.device)
     mask, rows = _mask(policy, positions), torch.arange(len(prompts), device=policy.device)
     tokens, ended = torch.full((steps, len(rows)), eos, device=rows.device), torch.zeros_like(rows, dtype=torch.bool)
+    log_probs = torch.zeros_like(noise)
     for step in range(steps):
-        token = _draw(head(states), noise[step, rows], temperature)
+        token, log_probs[step, rows] = _draw(head(states), noise[step, rows], temperature)
         tokens[step, rows] = token
         ended |= token == eos
         if (step + 1) % _STRIDE == 0 and len(stay := _staying(ended)) < len(rows):
@@ -79,7 +103,7 @@ def _decode(
             break
         end = width + step + 1
         states = decode(token, positions[:, end - 1], mask[..., :end], cache)
-    return tokens.T
+    return tokens.T, log_probs.T
 
 
 def _prefill(policy: PreTrainedModel, prompts: Sequence[list[int]], length: int) -> tuple[Tensor, PreallocatedCache]:
@@ -124,13 +148,18 @@ def _mask(policy: PreTrainedModel, positions: Tensor) -> Tensor:
     return torch.zeros_like(seen, dtype=policy.dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
 
 
-def _draw(logits: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    """One token a row, (B,), by inverse transform of `noise`, (B,) in [0, 1); the likeliest at temperature 0."""
+def _draw(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One token a row and its log-probability, (B,) each, by inverse transform of `noise`, (B,) in [0, 1).
+
+    At temperature 0 the likeliest token, and zero.
+    """
     if temperature == 0.0:
-        return logits.argmax(dim=-1)
-    cumulative = (logits.float() / temperature).softmax(dim=-1).cumsum(dim=-1)
+        return logits.argmax(dim=-1), torch.zeros_like(noise)
+    probabilities = (logits.float() / temperature).softmax(dim=-1)
+    cumulative = probabilities.cumsum(dim=-1)
     threshold = noise[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    token = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
+    return token.squeeze(1), probabilities.gather(1, token).squeeze(1).log()
 
 
 def _staying(ended: Tensor) -> Tensor:
@@ -141,5 +170,6 @@ def _staying(ended: Tensor) -> Tensor:
     return stay
 
 
-def _until(tokens: list[int], eos: int) -> Sample:
-    return Sample(tokens[: tokens.index(eos) + 1], True) if eos in tokens else Sample(tokens, False)
+def _until(tokens: list[int], log_probs: list[float], eos: int) -> Sample:
+    end = tokens.index(eos) + 1 if eos in tokens else len(tokens)
+    return Sample(tokens[:end], eos in tokens, log_probs[:end])

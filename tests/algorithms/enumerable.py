@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import OnlineConfig
 from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.sampling import sample
 from tests.algorithms.tiny import PARAMS
 
 PROMPTS = 5  # each a world of its own
@@ -73,6 +75,7 @@ class World:
         return OnlineSource(
             algorithm,
             nullcontext(Table(self.reference)),  # type: ignore[arg-type]
+            partial(sample, batch_size=config.rollout.batch_size),
             Rewards({"overall": judge}, {"overall": 1.0}, "before"),
             prompts,
             config,

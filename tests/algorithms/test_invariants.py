@@ -35,6 +35,7 @@ from rlhf.models.loading import load_policy, load_reward_model, save_model, scal
 from rlhf.models.lora import AdapterOff, adapt, merged_weights
 from rlhf.models.scoring import rewards
 from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.sampling import sample
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
 from rlhf.training.noise import gradient_noise
@@ -124,6 +125,7 @@ def online_source(name: str, sft: Path, config: LoopConfig) -> tuple[OnlineAlgor
     source = OnlineSource(
         algorithm,
         AdapterOff(policy) if lora else nullcontext(tiny_policy()),
+        partial(sample, batch_size=section.rollout.batch_size),
         Rewards({"overall": partial(rewards, scalar_model_from(sft, 0))}, {"overall": 1.0}, "before"),
         [t.prompt for t in turns(20)],
         section,

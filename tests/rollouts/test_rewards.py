@@ -1,7 +1,9 @@
 """What an iteration's answers are worth by several criteria, whatever the micro-batches they are scored in."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.online import OnlineSource
 from rlhf.batching.batches import SequenceBatch
 from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.sampling import Sample, sample
 from tests.algorithms.enumerable import Table, World, settings
 
 BY = torch.tensor([[3.0, 1.0, 1.0, 3.0], [10.0, 10.0, 50.0, 10.0]])  # of each answer, by each criterion
@@ -42,6 +45,11 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
     def judge(world: World, batch: SequenceBatch) -> Tensor:
         return world.reward[batch.ids[:, 0], batch.ids[:, 1]]
 
+    def beside(*arguments: Any, **options: Any) -> list[Sample]:
+        """Answers of the policy, as if a sampler had given each token another probability."""
+        drawn = sample(*arguments, **options, batch_size=8)
+        return [replace(answer, log_probs=[each - 0.25 for each in answer.log_probs]) for answer in drawn]
+
     config = settings("grpo", 0.1, prompts=2, answers=4, normalize=False)
     config = config.model_copy(update={"loop": config.loop.model_copy(update={"micro_batch_size": micro_batch_size})})
     rewards = Rewards({"helpful": partial(judge, one), "harmless": partial(judge, other)}, WEIGHTS, "after")
@@ -49,6 +57,7 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
     source = OnlineSource(
         algorithm,
         nullcontext(Table(torch.zeros(5, 4))),  # type: ignore[arg-type]
+        beside,
         rewards,
         [[prompt] for prompt in range(5)],
         config,
@@ -57,6 +66,7 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
         seed=0,
     )
     experience, metrics = source.collect(0)
+    assert metrics["sampler_gap"] == pytest.approx(0.25, abs=1e-6)
     found = torch.stack([judge(world, experience.batch) for world in (one, other)], dim=1)
     groups = found.view(2, 4, 2)
     standard = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True, correction=0) + 1e-4)

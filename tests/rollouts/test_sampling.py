@@ -69,7 +69,7 @@ def leaning(logit: float) -> PreTrainedModel:
 PROMPTS = [[7, 8, 9, 10, 11, 12], [20, 21], [30, 31, 32]]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("make", [llama, qwen, gpt2, sliding])
 def test_answers_are_those_of_a_forward_pass_a_token(make, temperature: float) -> None:
     """Cache, padding, shared prompts and rows that leave change nothing: not which token a random number draws."""
@@ -83,6 +83,12 @@ def test_answers_are_those_of_a_forward_pass_a_token(make, temperature: float) -
     expected = [ids[: ids.index(eos) + 1] if eos in ids else ids for ids in free]
     assert [a.response for a in found] == expected
     assert [a.terminated for a in found] == [eos in ids for ids in free]
+    if temperature:
+        batch = pad([Turn(p, a.response) for p, a in zip(prompts, found, strict=True)])
+        with torch.no_grad():
+            scored = token_log_probs(policy, batch, temperature=temperature).log_probs[batch.mask]
+        drawn = torch.tensor([log_prob for a in found for log_prob in a.log_probs])
+        torch.testing.assert_close(drawn, scored, rtol=0.0, atol=1e-5)
     assert len({len(ids) for ids in expected}) > 2
 
 
@@ -99,7 +105,7 @@ def plain(policy: PreTrainedModel, prompt: list[int], noise: torch.Tensor, tempe
 
 def test_rows_that_all_end_at_once_or_never() -> None:
     options = {"max_tokens": 9, "temperature": 1.0, "eos": 1, "batch_size": 3, "seed": 0}
-    assert sample(leaning(1e9), PROMPTS, **options) == [Sample([1], True)] * 3
+    assert sample(leaning(1e9), PROMPTS, **options) == [Sample([1], True, [0.0])] * 3
     assert [(len(a.response), a.terminated) for a in sample(leaning(-1e9), PROMPTS, **options)] == [(9, False)] * 3
 
 
