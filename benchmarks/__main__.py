@@ -12,7 +12,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import costs, pipeline
+from benchmarks import costs, growth, pipeline
 from benchmarks.jobs import STAGES, Job, jobs
 from benchmarks.measure import Measurement, compare, in_fresh_process
 from benchmarks.models import CONFIGS, forward_flops
@@ -20,8 +20,8 @@ from benchmarks.results import PEERS, Results, Row, terminal_table, write_page
 
 TOLERANCE = {"cpu": 1e-5, "cuda": 2e-2}  # fp32, and bf16 autocast
 SIDES = ("ours", *PEERS)
-PIPELINE = "pipeline"  # what is not a stage on a model
-PARTS = (*STAGES, PIPELINE)
+PIPELINE, GROWTH = "pipeline", "growth"  # what is not a stage beside TRL's
+PARTS = (*STAGES, PIPELINE, GROWTH)
 PPO = str(Path(__file__).parents[1] / ".venv" / "trl-1.12")  # the last release of TRL with PPO
 out = Console(highlight=False)
 
@@ -42,7 +42,9 @@ def main(
     repetitions = min(2, repetitions) if short else repetitions
     if PIPELINE in parts:
         measure_pipeline(repetitions, short=short)
-    if stages := [part for part in parts if part != PIPELINE]:
+    if GROWTH in parts:
+        measure_growth(threads, short=short)
+    if stages := [part for part in parts if part not in (PIPELINE, GROWTH)]:
         measure_training(stages, model, repetitions, threads, short=short)
 
 
@@ -57,13 +59,29 @@ def measure_pipeline(repetitions: int, *, short: bool) -> None:
         costs.write_page()
 
 
+def measure_growth(threads: int, *, short: bool) -> None:
+    """The part `growth`."""
+    prepare_processes(threads)
+    with out.status(GROWTH):
+        curves = growth.measure(short=short)
+    for curve in curves:
+        out.print(f"{curve.name:24} power {curve.power[1]:.2f}   {curve.about}")
+    if not short:
+        growth.save(machine(), curves)
+
+
+def prepare_processes(threads: int) -> None:
+    """What the processes of measurements begin with."""
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    get_context("forkserver").set_forkserver_preload(["benchmarks.peer"])
+
+
 def measure_training(
     stages: list[str], model: list[str] | None, repetitions: int, threads: int, *, short: bool
 ) -> None:
     """Every other part. What computes something else than ours does ends the program with an error."""
     gpu = torch.cuda.is_available()
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    get_context("forkserver").set_forkserver_preload(["benchmarks.peer"])
+    prepare_processes(threads)
     results = Results(
         machine=machine(),
         threads=threads,

@@ -46,6 +46,7 @@ class Job:
     warmup: int  # steps before the clock starts
     micro: int = 0  # rows that go through the model at once, of ours and of TRL tuned; 0: all of a step
     answers: int = 1  # G, to each prompt
+    ranked: int = 2  # K, answers of a ranking
     recorded: bool = False  # learn from given answers in place of sampling them
     learning_rate: float = 1e-5
     seed: int = 0
@@ -114,11 +115,11 @@ def turns(job: Job) -> list[Turn]:
     return [Turn(_ids(job, job.prompt, random), _answer(job, random)) for _ in range(job.rows)]
 
 
-def pairs(job: Job) -> list[RankedTurns]:
-    """Prompts with two answers, the first of which is the better."""
-    random = np.random.default_rng(job.seed + 1)
+def rankings(job: Job) -> list[RankedTurns]:
+    """Prompts with K answers each, from the best to the worst."""
+    random, ranks = np.random.default_rng(job.seed + 1), tuple(range(1, job.ranked + 1))
     return [
-        RankedTurns((turn, Turn(turn.prompt, _answer(job, random))), (1, 2))
+        RankedTurns((turn, *(Turn(turn.prompt, _answer(job, random)) for _ in ranks[1:])), ranks)
         for turn in turns(job)  # of the same prompts as SFT
     ]
 

@@ -56,10 +56,20 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 }
 
 
+def config_of(name: str) -> PreTrainedConfig:
+    """A configuration of CONFIGS, or `llama-256`: that of the small model, but for its width."""
+    kind, _, width = name.partition("-")
+    if not width:
+        return CONFIGS[kind]
+    d = int(width)
+    sizes = {"hidden_size": d, "intermediate_size": 3 * d, "num_attention_heads": d // 32}
+    return LlamaConfig.from_dict(CONFIGS["small"].to_dict() | sizes | {"num_key_value_heads": d // 32, "head_dim": 32})
+
+
 def policy(job: Job, *, ends: bool = False) -> PreTrainedModel:
     """A causal language model in fp32, in evaluation mode. With `ends`, its answers end as those of the job do."""
     set_seed(job.seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[job.model]).to(device()).eval()
+    model = AutoModelForCausalLM.from_config(config_of(job.model)).to(device()).eval()
     if ends:
         _end(model, job)
     return model
@@ -68,7 +78,7 @@ def policy(job: Job, *, ends: bool = False) -> PreTrainedModel:
 def scalar_model(job: Job, offset: int = 0) -> PreTrainedModel:
     """A reward model or critic: one scalar over the last hidden state. Another offset gives other weights."""
     set_seed(job.seed + offset)
-    config = type(CONFIGS[job.model]).from_dict(CONFIGS[job.model].to_dict() | {"num_labels": 1})
+    config = type(config_of(job.model)).from_dict(config_of(job.model).to_dict() | {"num_labels": 1})
     return AutoModelForSequenceClassification.from_config(config).to(device()).eval()
 
 
@@ -88,7 +98,7 @@ def words(ids: list[int]) -> str:
 
 def forward_flops(job: Job, tokens: float) -> float:
     """Of a forward pass over `tokens` tokens: 2 N each for N parameters, and causal attention over sequences of T."""
-    config, length = CONFIGS[job.model], job.prompt.median + job.answer.median
+    config, length = config_of(job.model), job.prompt.median + job.answer.median
     return tokens * (2 * parameters(job.model) + 2 * config.num_hidden_layers * config.hidden_size * length)
 
 
@@ -96,7 +106,7 @@ def forward_flops(job: Job, tokens: float) -> float:
 def parameters(name: str) -> int:
     """N of a model; its embedding, which is also its head, counts once."""
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(CONFIGS[name]).parameters())
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config_of(name)).parameters())
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from benchmarks import models
-from benchmarks.jobs import END, ONLINE, Job, pairs, recorded_answers, turns
+from benchmarks.jobs import END, ONLINE, Job, rankings, recorded_answers, turns
 from benchmarks.measure import Clock, Measurement, now
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.grpo import Grpo
@@ -75,9 +75,9 @@ def measure(job: Job) -> Measurement:
             steps, total = supervised_steps(turns(job), loop(job), epochs=1.0, seed=job.seed)
         case "reward":
             objective = RewardObjective(scalar_model(job), center=0.0)
-            steps, total = ranking_steps(pairs(job), loop(job), epochs=1.0, seed=job.seed)
+            steps, total = ranking_steps(rankings(job), loop(job), epochs=1.0, seed=job.seed)
         case "dpo":
-            config, rows, model = PARAMS.dpo.model_copy(update={"beta": BETA}), pairs(job), policy(job)
+            config, rows, model = PARAMS.dpo.model_copy(update={"beta": BETA}), rankings(job), policy(job)
             start = now()
             reference = reference_log_probs(model, rows, job.micro or job.batch)
             before = (now() - start) * (job.steps - job.warmup) / job.steps  # the share of the steps that are timed
@@ -192,6 +192,8 @@ def overlaid(job: Job) -> tuple[str, ...]:
 
 def learned_tokens(job: Job) -> float:
     """Tokens of the rows of the timed steps, on average: a pair has its prompt twice."""
-    rows = [pair.answers for pair in pairs(job)] if job.stage in ("reward", "dpo") else [(t,) for t in turns(job)]
+    rows = (
+        [ranking.answers for ranking in rankings(job)] if job.stage in ("reward", "dpo") else [(t,) for t in turns(job)]
+    )
     tokens = sum(len(turn.prompt) + len(turn.response) for row in rows for turn in row)
     return tokens * (job.steps - job.warmup) / job.steps

@@ -21,7 +21,7 @@ from trl import (
     SFTTrainer,
 )
 
-from benchmarks.jobs import ONLINE, Job, order, pairs, recorded_answers, turns
+from benchmarks.jobs import ONLINE, Job, order, rankings, recorded_answers, turns
 from benchmarks.measure import Clock, Measurement, now
 from benchmarks.models import policy, scalar_model, tokenizer, words
 from benchmarks.ours import BETA, KL, learned_tokens, overlaid, score_of
@@ -177,7 +177,7 @@ def rows(job: Job, *, sort: bool) -> list[dict[str, Any]]:
     if job.stage in ONLINE:
         prompts = turns(job)
         return [{"prompt": words(list(prompts[i].prompt))} for i in taken]
-    groups = [pair.answers for pair in pairs(job)] if job.stage != "sft" else [(turn,) for turn in turns(job)]
+    groups = [ranking.answers for ranking in rankings(job)] if job.stage != "sft" else [(turn,) for turn in turns(job)]
     if sort:
         longest = [max(len(t.prompt) + len(t.response) for t in group) for group in groups]
         taken = [

@@ -36,7 +36,7 @@ SHORT = {
     "gate.bootstrap": 100,
 }
 OURS = ("PREFECT_", "MLFLOW_", "RLHF_")  # of the environment: the user's servers are not for this
-GB = 2**30
+GB = 10**9
 
 
 def measure(repetitions: int, *, short: bool) -> list[Cost]:

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-# Padding at the end of the row makes its length a multiple of this, so that lengths, and the kernels that libraries
-# compile for each, are few.
-_LENGTHS = 64
+
+def rounded(length: int) -> int:
+    """The next length to which rows are padded: a multiple of 64, or one of sixteen an octave.
+
+    Lengths are few then, and so are the kernels that libraries compile for each and keep.
+    """
+    step = max(64, 1 << max(0, length.bit_length() - 5))
+    return -(-length // step) * step
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,6 @@ def lay_out(ids: Tensor, attention: Tensor, starts: Tensor, prompts: Tensor) -> 
     place = read.flatten().cumsum(0).view_as(ids) - 1
     first = (~shares).nonzero().squeeze(1)[(~shares).cumsum(0) - 1]  # (B,) the row that brings the prompt
     homes = read.flatten().nonzero().squeeze(1)
-    homes = torch.nn.functional.pad(homes, (0, -len(homes) % _LENGTHS))
+    homes = pad(homes, (0, rounded(len(homes)) - len(homes)))
     places = torch.where(read, place, place[first]).clamp(min=0)
     return Layout(ids.flatten()[homes], position.flatten()[homes], places, homes)

@@ -6,6 +6,7 @@ The layers are peft's. They go into a model's body, never into a head, which sco
 model stays one of transformers' classes. With the adapter off it is, to the bit, what it was before it learned.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -59,19 +60,18 @@ class AdapterOff:
 
 
 @torch.no_grad()
-def merged_weights(model: nn.Module) -> dict[str, Tensor]:
+def merged_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """A model's weights, named as they are without an adapter: W + alpha / r B A where it has one. Changes nothing.
 
-    As `state_dict(keep_vars=True)`, the tensors themselves where they have no adapter.
+    weights: of the model; without them its `state_dict(keep_vars=True)`, the tensors themselves.
     """
-    weights = model.state_dict(keep_vars=True)
+    merged = dict(model.state_dict(keep_vars=True) if weights is None else weights)
     for name, layer in _layers(model).items():
-        for key in [key for key in weights if key.startswith(f"{name}.")]:
-            del weights[key]
-        base = layer.get_base_layer().state_dict(keep_vars=True)
-        base["weight"] = base["weight"] + layer.get_delta_weight(_NAME)
-        weights |= {f"{name}.{key}": value for key, value in base.items()}
-    return weights
+        own = {key: merged.pop(key) for key in [*merged] if key.startswith(f"{name}.")}
+        plain = f"{name}.base_layer."
+        merged |= {f"{name}.{key.removeprefix(plain)}": w for key, w in own.items() if key.startswith(plain)}
+        merged[f"{name}.weight"] = merged[f"{name}.weight"] + layer.get_delta_weight(_NAME)
+    return merged
 
 
 def _layers(model: nn.Module) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
+from rlhf.batching.layout import rounded
 from rlhf.models.kernels import product
 
 # Logits of a chunk. A processor has enough to do with few rows; an accelerator idles on less than some hundreds.
@@ -31,7 +33,10 @@ def chosen_log_probs(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
     bias = None if head.bias is None else (head.bias / temperature).to(dtype)
     size = (_CPU_BYTES if device == "cpu" else _ACCELERATOR_BYTES) // (4 * len(head.weight))
-    return _Chosen.apply((states / temperature).to(dtype), head.weight.to(dtype), bias, ids, max(1, size), entropy)
+    count, more = len(states), rounded(len(states)) - len(states)
+    states, ids = pad((states / temperature).to(dtype), (0, 0, 0, more)), pad(ids, (0, more))
+    log_probs, entropies = _Chosen.apply(states, head.weight.to(dtype), bias, ids, max(1, size), entropy)
+    return log_probs[:count], None if entropies is None else entropies[:count]
 
 
 class _Chosen(torch.autograd.Function):

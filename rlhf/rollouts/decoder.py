@@ -9,7 +9,7 @@ read the same states where one does. So models of Llama's kind are computed here
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,12 +81,10 @@ class LlamaDecoder:
     """A `Decoder`, of the precision of autocast where that is on."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        config, weights = model.config, merged_weights(model)
-        self._embedding, self._norm, self._rotary = (
-            weights["embed_tokens.weight"],
-            weights["norm.weight"],
-            model.rotary_emb,
-        )
+        config = model.config
+        weights = merged_weights(model, dict(model.named_parameters()))  # gathered ones, where they are sharded
+        self._embedding, self._norm = weights["embed_tokens.weight"], weights["norm.weight"]
+        self._rotary: Any = model.rotary_emb
         self._heads, self._shared = config.num_attention_heads, cast(int, config.num_key_value_heads)
         self._eps = config.rms_norm_eps
         device = self._embedding.device.type

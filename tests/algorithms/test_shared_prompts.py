@@ -17,6 +17,7 @@ from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.supervised import LikelihoodObjective
 from rlhf.batching.batches import RankedTurns, SequenceBatch, make_batch, pad, pad_rankings
 from rlhf.batching.encoding import Turn
+from rlhf.batching.layout import rounded
 from rlhf.models.kernels import prepare, reads_packed
 from rlhf.models.scoring import sequence_log_probs
 from tests.algorithms.tiny import PARAMS, groups
@@ -97,7 +98,7 @@ def test_a_subset_of_rows_is_laid_out_anew(model: Callable[[type], nn.Module]) -
 
 
 def test_every_token_stands_once() -> None:
-    """In a row that is as long as a multiple of 64, prompts that answers share with the first of them."""
+    """In a row of one of few lengths, prompts that answers share with the first of them."""
     layout, batch = pad(ANSWERS).layout, pad(ANSWERS)
     read = [layout.ids[places[there]].tolist() for places, there in zip(layout.places, batch.attention, strict=True)]
     assert read == [t.prompt + t.response for t in ANSWERS]
@@ -107,7 +108,17 @@ def test_every_token_stands_once() -> None:
     used = layout.places[batch.attention].unique()
     tokens = sum(g.tokens for g in GROUPS) + 5
     assert used.tolist() == list(range(tokens))
-    assert len(layout.ids) == -(-tokens // 64) * 64
+    assert len(layout.ids) == rounded(tokens)
+    assert [rounded(n) for n in (1, 64, 65, 1024, 1025, 2048, 2049, 5000)] == [
+        64,
+        64,
+        128,
+        1024,
+        1088,
+        2048,
+        2176,
+        5120,
+    ]
 
 
 def test_a_prepared_model_is_the_model(model: Callable[[type], nn.Module]) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlhf.batching.layout import rounded
 from rlhf.models import vocabulary
 from rlhf.models.vocabulary import chosen_log_probs
 
@@ -55,8 +56,9 @@ def test_autocast_rounds_the_logits_and_nothing_after(chunk: int, monkeypatch: p
 def test_no_more_than_a_chunk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """What autograd holds for the backward pass is linear in N + V, not N V."""
     monkeypatch.setattr(vocabulary, "_CPU_BYTES", 5 * 4 * V)
-    head, states = nn.Linear(D, V, bias=False), torch.randn(N, D, requires_grad=True)
+    rows = 64 * N
+    head, states = nn.Linear(D, V, bias=False), torch.randn(rows, D, requires_grad=True)
     held: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t.numel()), t)[1], lambda t: t):
-        chosen_log_probs(states, head, torch.zeros(N, dtype=torch.int64), entropy=True)
-    assert max(held) <= max(N, V) * D < N * V
+        chosen_log_probs(states, head, torch.zeros(rows, dtype=torch.int64), entropy=True)
+    assert max(held) <= max(rounded(rows), V) * D < rows * V
