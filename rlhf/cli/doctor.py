@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
-from rlhf.errors import Exit, UserError
+from rlhf.errors import ConfigError, Exit, UserError
 
 FREE = 2e9  # bytes of disk under which a run of the small world may not end
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
@@ -124,6 +124,17 @@ def _gpu(workspace: Path) -> Iterator[Finding]:
         yield Finding("GPU", "good", f"{', '.join(found)} (torch {torch})")
 
 
+def _machine(workspace: Path) -> Iterator[Finding]:
+    from rlhf.models.machine import choices
+
+    try:
+        text = choices()
+    except ConfigError as error:
+        yield Finding("computing", "bad", str(error))
+    else:
+        yield Finding("computing", "good", f"{text}; OMP_NUM_THREADS, RLHF_PRECISION, RLHF_PRODUCTS choose otherwise")
+
+
 def _services(workspace: Path) -> Iterator[Finding]:
     from rlhf.services.local import recorded
     from rlhf.services.ports import holder, is_free
@@ -197,6 +208,7 @@ LOOKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     _git,
     _dvc,
     _gpu,
+    _machine,
     _services,
     _params,
     _code,

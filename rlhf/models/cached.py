@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf import durable
-from rlhf.models.kernels import one_dnn
+from rlhf.models.machine import one_dnn
 
 _LIMIT = 16 * 2**30  # bytes of a directory; beyond it, what has not been used for longest goes
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file is that of a process that was killed

@@ -3,9 +3,7 @@
 Weights, names and results stay those of transformers; what is chosen depends on the model and the machine alone.
 """
 
-from functools import cache
 from inspect import signature
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from rlhf.batching.layout import Layout
+from rlhf.models.machine import one_dnn
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 PACKED = "packed"  # name of the attention, in a model's configuration
@@ -93,18 +92,6 @@ def _can_read_packed(model: PreTrainedModel) -> bool:
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not any(getattr(config, name, None) for name in ("sliding_window", "window_size", "alibi"))
         and "position_ids" in signature(model.base_model.forward).parameters
-    )
-
-
-@cache
-def one_dnn() -> bool:
-    """Whether oneDNN multiplies matrices of fp32 here: twice as fast as MKL on processors that are not Intel's."""
-    processor = Path("/proc/cpuinfo")
-    return (
-        torch.backends.mkldnn.is_available()
-        and torch.backends.mkl.is_available()
-        and processor.is_file()
-        and "AuthenticAMD" in processor.read_text()
     )
 
 

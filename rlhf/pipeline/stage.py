@@ -208,6 +208,7 @@ class Stage:
             "host": socket.gethostname(),
             "pipeline_run": os.environ.get(RUN),
             "memory": str(self._allowance),
+            "machine": _machine(),
         }
 
     def _receipt(self) -> dict[str, Any]:
@@ -316,6 +317,15 @@ def _open(name: str, program: Path, workspace: Path, events: Events) -> tuple[St
     stage = Stage(spec, workspace, fingerprint.of_program(program) if CODE in spec.params else "", events)
     events.emit("key", key=stage.key, pid=os.getpid())
     return stage, leads
+
+
+def _machine() -> str | None:
+    """How models compute here, in a stage that has loaded what computes them."""
+    if "torch" not in sys.modules:
+        return None
+    from rlhf.models.machine import choices
+
+    return choices()
 
 
 def _declared_params(spec: StageSpec, workspace: Path) -> dict[str, Any]:

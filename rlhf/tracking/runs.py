@@ -88,7 +88,7 @@ def log(store: Store, run_id: str, batch: Batch, lock: DvcLock) -> None:
 def stage_facts(record: Mapping[str, Any], commit: str | None, lock: DvcLock) -> Batch:
     """Params, tags and inputs of a stage, from its receipt or the start record of its journal."""
     tags = {STAGE: record["key"], "dvc.stage": record["stage"], "rlhf.code": record.get("code"), "git.commit": commit}
-    tags["rlhf.memory"] = record.get("memory")
+    tags |= {f"rlhf.{name}": record.get(name) for name in ("memory", "machine")}
     for path, digest in record["inputs"].items():
         tags[f"dvc.md5.{path}"] = lock.digest(path, digest)
     return Batch(

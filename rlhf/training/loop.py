@@ -14,6 +14,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from rlhf.config.training import LoopConfig
+from rlhf.errors import ConfigError
+from rlhf.models.machine import autocasts
 from rlhf.models.recomputation import recompute_layers
 from rlhf.training import sharding
 from rlhf.training.checkpoint import Checkpoints
@@ -110,8 +112,11 @@ def read_every(device: torch.device) -> int:
 
 
 def make_accelerator() -> Accelerator:
-    """Where and how precisely a stage trains: with bf16 on a GPU, in fp32 on a CPU."""
-    return Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    """Where a stage trains, as precisely as rlhf/models/machine.py says. Raises ConfigError if it cannot."""
+    try:
+        return Accelerator(mixed_precision="bf16" if autocasts() else "no")
+    except ValueError as error:
+        raise ConfigError(f"RLHF_PRECISION is bf16, which this machine does not train in: {error}") from None
 
 
 def in_precision_of(accelerator: Accelerator, steps: Iterator[Step]) -> Iterator[Step]:
