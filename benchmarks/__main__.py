@@ -1,6 +1,7 @@
 """`python -m benchmarks`, which `make bench` calls."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -12,16 +13,16 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import costs, growth, pipeline
-from benchmarks.jobs import STAGES, Job, jobs
+from benchmarks import anatomy, costs, growth, pipeline
+from benchmarks.jobs import ONLINE, STAGES, Job, jobs
 from benchmarks.measure import Measurement, compare, in_fresh_process
 from benchmarks.models import CONFIGS, forward_flops
 from benchmarks.results import PEERS, Results, Row, terminal_table, write_page
 
 TOLERANCE = {"cpu": 1e-5, "cuda": 2e-2}  # fp32, and bf16 autocast
 SIDES = ("ours", *PEERS)
-PIPELINE, GROWTH = "pipeline", "growth"  # what is not a stage beside TRL's
-PARTS = (*STAGES, PIPELINE, GROWTH)
+PIPELINE, GROWTH, ANATOMY = "pipeline", "growth", "anatomy"  # what is not a stage beside TRL's
+PARTS = (*STAGES, PIPELINE, GROWTH, ANATOMY)
 PPO = str(Path(__file__).parents[1] / ".venv" / "trl-1.12")  # the last release of TRL with PPO
 out = Console(highlight=False)
 
@@ -44,7 +45,9 @@ def main(
         measure_pipeline(repetitions, short=short)
     if GROWTH in parts:
         measure_growth(threads, short=short)
-    if stages := [part for part in parts if part not in (PIPELINE, GROWTH)]:
+    if ANATOMY in parts:
+        measure_anatomy(model, threads, short=short)
+    if stages := [part for part in parts if part in STAGES]:
         measure_training(stages, model, repetitions, threads, short=short)
 
 
@@ -70,6 +73,24 @@ def measure_growth(threads: int, *, short: bool) -> None:
         growth.save(machine(), curves)
 
 
+def measure_anatomy(model: list[str] | None, threads: int, *, short: bool) -> None:
+    """The part `anatomy`."""
+    prepare_processes(threads)
+    with out.status(ANATOMY):
+        chosen = [job for job in some_jobs(list(anatomy.STAGES), model) if job.recorded or job.stage not in ONLINE]
+        found = [in_fresh_process("benchmarks.anatomy.measure", job) for job in chosen]
+    out.print(anatomy.terminal_table(found))
+    if not short:
+        anatomy.save(machine(), found)
+
+
+def some_jobs(stages: list[str], model: list[str] | None) -> Iterator[Job]:
+    """Jobs of some stages, on the models that are named or that this machine can train."""
+    gpu = torch.cuda.is_available()
+    models = model or (list(CONFIGS) if gpu else ["small", "medium"])
+    return jobs(stages, models, {name: config.vocab_size for name, config in CONFIGS.items()}, gpu=gpu)
+
+
 def prepare_processes(threads: int) -> None:
     """What the processes of measurements begin with."""
     os.environ |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
@@ -90,9 +111,7 @@ def measure_training(
         versions={name: version(name) for name in ("torch", "transformers", "trl")},
         rows=[],
     )
-    models = model or (list(CONFIGS) if gpu else ["small", "medium"])
-    vocabularies = {name: config.vocab_size for name, config in CONFIGS.items()}
-    for job in jobs(stages, models, vocabularies, gpu=gpu):
+    for job in some_jobs(stages, model):
         with out.status(f"{job.title}, {job.model}"):
             some = replace(job, steps=job.warmup + 2) if short and job.stage != "decode" else job
             results.rows.append(row(some, repetitions, results.matmul, TOLERANCE["cuda" if gpu else "cpu"]))

@@ -10,6 +10,7 @@ from benchmarks.jobs import END, Job, turns
 from benchmarks.measure import Measurement, memory_mb, now
 from benchmarks.models import policy
 from rlhf.models.kernels import prepare
+from rlhf.pipeline.process import keep_freed_memory
 from rlhf.rollouts.sampling import sample
 
 GREEDY = 16  # tokens of each of the answers that must be equal
@@ -19,6 +20,7 @@ Draw = Callable[[PreTrainedModel, list[list[int]], int, float], list[list[int]]]
 
 def measure_ours(job: Job) -> Measurement:
     """`sample`, in the batches of the job."""
+    keep_freed_memory()  # as the process of a stage does
 
     def answers(model: PreTrainedModel, prompts: list[list[int]], longest: int, temperature: float) -> list[list[int]]:
         made = sample(

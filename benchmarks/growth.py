@@ -26,8 +26,8 @@ def equal(tokens: int) -> Lengths:
     return Lengths(tokens, tokens, tokens)
 
 
-REWARD = Job("reward", "small", 2_000, equal(128), equal(32), batch=4, steps=STEPS, warmup=WARMUP, micro=4)
-SFT = Job("sft", "small", 2_000, equal(64), equal(64), batch=16, steps=STEPS, warmup=WARMUP, micro=16)
+REWARD = Job("reward", "small", 2_000, equal(128), equal(32), batch=4, steps=STEPS, warmup=WARMUP)
+SFT = Job("sft", "small", 2_000, equal(64), equal(64), batch=16, steps=STEPS, warmup=WARMUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ AXES = (
         "rows of a step, B",
         "SFT, 128 tokens each",
         (1, 2, 4, 8, 16, 32, 64),
-        lambda b: replace(SFT, batch=b, micro=b),
+        lambda b: replace(SFT, batch=b),
     ),
     Axis(
         "parameters, N",

@@ -19,7 +19,7 @@ END = 1  # the end-of-turn token; 0 pads, every other id is a word
 STAGES = ("sft", "reward", "dpo", "grpo", "rloo", "ppo", "decode")
 UNITS = {"sft": "rows", "reward": "pairs", "dpo": "pairs", "decode": "tokens"}  # what the rate counts; else completions
 ONLINE = ("grpo", "rloo", "ppo")
-MICRO = 4  # on a CPU: the fastest of 2, 4, 8 and 16 for TRL, and for ours but on the larger model, where 8 is near
+MICRO = 4  # on a CPU: the fastest of 2, 4, 8 and 16 for TRL
 SPREAD = 0.6  # standard deviation of the logarithm of a length
 
 
@@ -44,7 +44,9 @@ class Job:
     batch: int
     steps: int
     warmup: int  # steps before the clock starts
-    micro: int = 0  # rows that go through the model at once, of ours and of TRL tuned; 0: all of a step
+    micro: int = (
+        0  # rows that go through the model at once, of TRL tuned; 0: all of a step, as ours and TRL shipped have it
+    )
     answers: int = 1  # G, to each prompt
     ranked: int = 2  # K, answers of a ranking
     recorded: bool = False  # learn from given answers in place of sampling them
@@ -95,12 +97,12 @@ def jobs(stages: list[str], models: list[str], vocabularies: dict[str, int], *, 
     prompt, answer = (Lengths(20, 60, 200), Lengths(10, 50, 120)) if gpu else (Lengths(8, 24, 64), Lengths(4, 20, 48))
     for model, stage in product(models, stages):
         some = Job(
-            stage, model, vocabularies[model], prompt, answer, batch=16, steps=10, warmup=2, micro=0 if gpu else MICRO
+            stage, model, vocabularies[model], prompt, answer, batch=16, steps=20, warmup=6, micro=0 if gpu else MICRO
         )
         if model == "medium" and not gpu:
-            some = replace(some, batch=8, steps=4, warmup=1)
+            some = replace(some, batch=8, steps=6, warmup=2)
         if stage == "decode":
-            yield from (replace(some, batch=32, steps=2, answers=answers, warmup=0) for answers in (1, 4))
+            yield from (replace(some, batch=32, steps=4, answers=answers, warmup=0) for answers in (1, 4))
         elif stage in ONLINE:
             some = replace(some, answers=1 if stage == "ppo" else 4)
             yield replace(some, recorded=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.profiler import profile
 
 from rlhf.models.kernels import product
 
@@ -41,18 +42,22 @@ class Measurement:
 
 
 class Clock:
-    """Starts after the warm-up, stops with the last step. A recorder of rlhf.training.loop."""
+    """Starts after the warm-up, stops with the last step, and a profiler with it. A recorder of rlhf.training.loop."""
 
-    def __init__(self, warmup: int, steps: int) -> None:
-        self._warmup, self._steps, self.seconds = warmup, steps, 0.0
+    def __init__(self, warmup: int, steps: int, profiler: profile | None = None) -> None:
+        self._warmup, self._steps, self._profiler, self.seconds = warmup, steps, profiler, 0.0
         self._start = now()
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         """A step is done."""
         if done == self._warmup:
+            if self._profiler:
+                self._profiler.start()
             self._start = now()
         if done == self._steps:
             self.seconds = now() - self._start
+            if self._profiler:
+                self._profiler.stop()
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Nothing is kept."""

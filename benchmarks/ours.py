@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.profiler import profile
 from transformers import PreTrainedModel
 
 from benchmarks import models
@@ -27,6 +28,7 @@ from rlhf.config import load_config
 from rlhf.config.training import LoopConfig, OptimizerConfig
 from rlhf.models.kernels import prepare
 from rlhf.models.scoring import rewards
+from rlhf.pipeline.process import keep_freed_memory
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample
 from rlhf.training.checkpoint import Checkpoints
@@ -59,15 +61,16 @@ def loop(job: Job) -> LoopConfig:
     )
     return LoopConfig(
         batch_size=job.batch,
-        micro_batch_size=job.micro or job.batch,
+        micro_batch_size=job.batch,
         checkpoint_every=job.steps + 1,
         gradient_checkpointing=False,
         optimizer=optimizer,
     )
 
 
-def measure(job: Job) -> Measurement:
-    """Train, and report."""
+def measure(job: Job, profiler: profile | None = None) -> Measurement:
+    """Train, and report; what the clock times is profiled."""
+    keep_freed_memory()  # as the process of a stage does
     before = 0.0
     match job.stage:
         case "sft":
@@ -79,17 +82,17 @@ def measure(job: Job) -> Measurement:
         case "dpo":
             config, rows, model = PARAMS.dpo.model_copy(update={"beta": BETA}), rankings(job), policy(job)
             start = now()
-            reference = reference_log_probs(model, rows, job.micro or job.batch)
+            reference = reference_log_probs(model, rows, job.batch)
             before = (now() - start) * (job.steps - job.warmup) / job.steps  # the share of the steps that are timed
             objective = Dpo(model, reference, config)
             steps, total = ranking_steps(rows, loop(job), epochs=1.0, seed=job.seed)
         case _:
-            return learn_online(job)
-    history, seconds = timed(job, objective, steps, total)
+            return learn_online(job, profiler)
+    history, seconds = timed(job, objective, steps, total, profiler)
     return report(job, history, seconds + before, tokens=learned_tokens(job))
 
 
-def learn_online(job: Job) -> Measurement:
+def learn_online(job: Job, profiler: profile | None) -> Measurement:
     """GRPO, RLOO or PPO, on answers that are sampled or given."""
     algorithm, config = online_algorithm(job)
     prompts = [turn.prompt for turn in turns(job)]
@@ -105,7 +108,7 @@ def learn_online(job: Job) -> Measurement:
         eos=END,
         seed=job.seed,
     )
-    history, seconds = timed(job, algorithm, source.steps, source.total_steps)
+    history, seconds = timed(job, algorithm, source.steps, source.total_steps, profiler)
     timed_steps = history[job.warmup * job.epochs :]
     sampled = sum(row["length"] for row in timed_steps) / len(timed_steps)
     prompt = sum(map(len, prompts)) / len(prompts)
@@ -159,9 +162,11 @@ def replay(job: Job) -> Callable[..., list[Sample]]:
     return recorded
 
 
-def timed(job: Job, objective: nn.Module, steps: Steps, total: int) -> tuple[list[dict[str, float]], float]:
+def timed(
+    job: Job, objective: nn.Module, steps: Steps, total: int, profiler: profile | None
+) -> tuple[list[dict[str, float]], float]:
     """The curves, and the seconds of the steps after the warm-up."""
-    clock = Clock(job.warmup * job.epochs, job.steps * job.epochs)
+    clock = Clock(job.warmup * job.epochs, job.steps * job.epochs, profiler)
     with tempfile.TemporaryDirectory() as directory:
         history = train(
             objective,

@@ -25,7 +25,12 @@ from rlhf.pipeline.lock import take_first
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh", "mksh", "ash", "busybox"}
-ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",  # kernels that it keeps, up to a megabyte each
+}
 
 
 def die_with_parent() -> None:
