@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,11 +69,11 @@ class Results:
 
     def save(self) -> None:
         """Write them, beside the rows of other jobs that the file has already."""
-        if self.path.is_file():
-            new = {(row.stage, row.model) for row in self.rows}
-            self.rows = [row for row in load(self.path).rows if (row.stage, row.model) not in new] + self.rows
+        measured = {(row.stage, row.model) for row in self.rows}
+        there = load(self.path).rows if self.path.is_file() else []
+        rows = [row for row in there if (row.stage, row.model) not in measured] + self.rows
         RESULTS.mkdir(exist_ok=True)
-        self.path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        self.path.write_text(json.dumps(asdict(replace(self, rows=rows)), indent=1) + "\n")
 
     @property
     def caption(self) -> str:
