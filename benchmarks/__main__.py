@@ -106,7 +106,6 @@ def measure_training(
     results = Results(
         machine=machine(),
         threads=threads,
-        repetitions=repetitions,
         matmul=in_fresh_process("benchmarks.measure.matmul_rate"),
         versions={name: version(name) for name in ("torch", "transformers", "trl")},
         rows=[],

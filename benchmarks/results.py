@@ -57,7 +57,6 @@ class Results:
 
     machine: str
     threads: int
-    repetitions: int
     matmul: float  # operations a second
     versions: dict[str, str]
     rows: list[Row]
@@ -79,9 +78,10 @@ class Results:
     def caption(self) -> str:
         """What a reader needs to judge them."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        runs = sorted({len(row.rate["ours"]) for row in self.rows if not row.error})
         return (
             f"{self.machine}, {self.threads} threads, matrix products at {self.matmul / 1e9:,.0f} GFLOP/s; {versions}; "
-            f"median of {self.repetitions} runs each, in turn (minimum to maximum)"
+            f"median of {' or '.join(map(str, runs))} runs each, in turn (minimum to maximum)"
         )
 
 

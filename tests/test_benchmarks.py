@@ -42,7 +42,7 @@ def test_the_page_shows_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.
     good = Row("sft", "small", "rows", differences={"loss": 1e-7})
     for values in (good.rate, good.tokens, good.peak_mb, good.share):
         values |= {"ours": [30.0, 40.0], "tuned": [10.0, 20.0], "shipped": [5.0, 5.0]}
-    made = Results("A CPU, 2 cores", 2, 2, 1e11, {"trl": "1.16.0"}, [good, Row("dpo", "small", "pairs", error="loss")])
+    made = Results("A CPU, 2 cores", 2, 1e11, {"trl": "1.16.0"}, [good, Row("dpo", "small", "pairs", error="loss")])
     made.save()
     more = replace(made, rows=[Row("reward", "small", "pairs", error="grad_norm")])  # another part of the jobs
     more.save()
