@@ -68,7 +68,7 @@ def measure_growth(threads: int, *, short: bool) -> None:
     with out.status(GROWTH):
         curves = growth.measure(short=short)
     for curve in curves:
-        out.print(f"{curve.name:24} power {curve.power[1]:.2f}   {curve.about}")
+        out.print(f"{curve}   ({curve.about})")
     if not short:
         growth.save(machine(), curves)
 

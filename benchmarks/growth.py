@@ -1,6 +1,6 @@
 """How the cost of a training step grows: with the answers of a prompt, its length, the batch, and the model.
 
-Every point is the median step of a run of ours; a power a x^b is fitted to each curve by least squares of logarithms.
+Every point is the mean step of a run of ours; a + b x is fitted to each curve by least squares of relative errors.
 """
 
 import json
@@ -61,11 +61,11 @@ AXES = (
         lambda b: replace(SFT, batch=b),
     ),
     Axis(
-        "parameters, N",
+        "million parameters, N",
         "SFT, 16 rows of 128 tokens",
         (64, 128, 256, 512),
         lambda d: replace(SFT, model=f"llama-{d}"),
-        lambda d: parameters(f"llama-{d}"),
+        lambda d: parameters(f"llama-{d}") / 1e6,
     ),
 )
 
@@ -80,10 +80,15 @@ class Curve:
     seconds: list[float]
 
     @property
-    def power(self) -> tuple[float, float]:
-        """(a, b) of a x^b."""
-        slope, intercept = np.polyfit(np.log(self.sizes), np.log(self.seconds), 1)
-        return float(np.exp(intercept)), float(slope)
+    def fit(self) -> tuple[float, float]:
+        """(a, b) of a + b x, in seconds."""
+        slope, intercept = np.polyfit(self.sizes, self.seconds, 1, w=1 / np.array(self.seconds))
+        return float(intercept), float(slope)
+
+    def __str__(self) -> str:
+        """The fit, in words."""
+        fixed, each = self.fit
+        return f"{self.name}: {fixed * 1e3:.0f} ms and {each * 1e3:.2g} ms each"
 
 
 def measure(*, short: bool) -> list[Curve]:
@@ -112,14 +117,14 @@ def save(machine: str, curves: list[Curve]) -> None:
 
 
 def draw(curves: list[Curve], path: Path) -> None:
-    """A panel a curve, logarithmic, with the power that fits it."""
+    """A panel a curve, with the line that fits it."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     for axes, curve in zip(figure.subplots(2, 2).flat, curves, strict=True):
-        scale, slope = curve.power
-        sizes = np.array(curve.sizes)
-        axes.loglog(sizes, np.array(curve.seconds) * 1e3, "o", color="#2a5ea8")
-        axes.loglog(sizes, scale * sizes**slope * 1e3, color="#888888", linewidth=1)
-        axes.set_title(f"{curve.name}: power {slope:.2f}", fontsize=10)
+        fixed, each = curve.fit
+        sizes = np.array([0.0, *curve.sizes])
+        axes.plot(curve.sizes, np.array(curve.seconds) * 1e3, "o", color="#2a5ea8")
+        axes.plot(sizes, (fixed + each * sizes) * 1e3, color="#888888", linewidth=1)
+        axes.set(xlim=(0, None), ylim=(0, None), ylabel="ms a step")
+        axes.set_title(curve, fontsize=10)
         axes.set_xlabel(curve.about, fontsize=9)
-        axes.set_ylabel("ms a step", fontsize=9)
     figure.savefig(path, metadata={"Date": None})

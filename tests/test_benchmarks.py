@@ -11,6 +11,7 @@ from pyarrow.parquet import read_table
 from benchmarks import costs, results
 from benchmarks.costs import Cost, Costs
 from benchmarks.feedback import write_comparisons
+from benchmarks.growth import Curve
 from benchmarks.jobs import Job, Lengths
 from benchmarks.measure import compare
 from benchmarks.results import BEGIN, FINISH, Results, Row, load, markdown_table, write_page
@@ -97,3 +98,9 @@ def test_the_comparisons_are_the_same_each_time_and_as_collect_writes_them(tmp_p
     rows = read_table(tmp_path / "one")
     assert rows.schema.equals(pa.schema(raw_columns("comparisons")))
     assert rows.num_rows == 2_000
+
+
+def test_growth_is_a_line() -> None:
+    curve = Curve("rows, B", "", [1.0, 2.0, 8.0], [0.030, 0.050, 0.170])
+    assert curve.fit == pytest.approx((0.010, 0.020))
+    assert str(curve) == "rows, B: 10 ms and 20 ms each"
