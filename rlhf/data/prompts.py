@@ -1,11 +1,11 @@
 """One table of prompts from everything that holds one, each prompt once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
 from rlhf.data.ids import prompt_hash
-from rlhf.data.tables import COLUMNS, DEFAULTS, Message
+from rlhf.data.tables import COLUMNS, DEFAULTS, of_each_prompt
 
 HASH = "prompt_hash"  # column that a frame carries while it is worked on; it is not written
 _HOLDERS = ("prompts", "demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs")
@@ -15,15 +15,7 @@ def with_hashes(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with a column `prompt_hash`; rows without a prompt stay as they are."""
     if "prompt" not in rows:
         return rows
-    known: dict[tuple[tuple[str, str], ...], str] = {}  # judgements share prompts, and to normalise one takes long
-
-    def hashed(prompt: Sequence[Message]) -> str:
-        content = tuple((message["role"], message["content"]) for message in prompt)
-        if content not in known:
-            known[content] = prompt_hash(prompt)
-        return known[content]
-
-    return rows.assign(**{HASH: rows["prompt"].map(hashed).astype(object)})
+    return rows.assign(**{HASH: of_each_prompt(prompt_hash, rows["prompt"]).astype(object)})
 
 
 def all_prompts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Good rows and bad rows: a bad row is kept, with every reason it failed."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from rlhf.data.schemas import (
     Thumb,
     items,
 )
+from rlhf.data.tables import Message, of_each_prompt
 from rlhf.errors import DataError
 
 SCHEMAS: dict[str, type[pa.DataFrameModel]] = {
@@ -33,7 +34,7 @@ SCHEMAS: dict[str, type[pa.DataFrameModel]] = {
 
 # How many characters each column that holds text has.
 LENGTHS: dict[str, Callable[[pd.Series], pd.Series]] = {
-    "prompt": lambda prompts: prompts.map(lambda prompt: sum(len(message["content"] or "") for message in prompt)),
+    "prompt": lambda prompts: of_each_prompt(_characters, prompts),
     "response": lambda texts: texts.str.len(),
     "chosen": lambda texts: texts.str.len(),
     "rejected": lambda texts: texts.str.len(),
@@ -41,6 +42,10 @@ LENGTHS: dict[str, Callable[[pd.Series], pd.Series]] = {
     "statements": lambda beliefs: beliefs.map(lambda texts: max((len(t or "") for t in items(texts)), default=0)),
     "text": lambda texts: texts.str.len(),
 }
+
+
+def _characters(prompt: Sequence[Message]) -> int:
+    return sum(len(message["content"] or "") for message in prompt)
 
 
 def check(table: str, rows: pd.DataFrame, max_characters: int) -> tuple[pd.DataFrame, pd.DataFrame]:

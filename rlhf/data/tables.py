@@ -5,12 +5,15 @@ An answer is a string. A judgement names its annotator and the group that the an
 and the criterion by which it was made (helpful, harmless), `overall` where none was named.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from rlhf.errors import DataError
 
@@ -102,12 +105,44 @@ def read_tables(folder: Path) -> dict[str, "pd.DataFrame"]:
 
 
 def read_table(folder: Path, table: str) -> "pd.DataFrame":
-    """One table. A prompt is an array of messages. Raises DataError when the file is not one that was written here."""
+    """One table. A prompt is an array of messages, one object in all the rows that hold it: judgements share prompts.
+
+    Raises DataError when the file is not one that was written here.
+    """
     path = folder / f"{table}.parquet"
     try:
-        return pq.read_table(path).to_pandas(split_blocks=True, self_destruct=True)  # a column at a time
+        rows = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} is not a parquet table: {error}") from None
+    names, prompts = rows.column_names, {name: rows[name] for name in rows.column_names if rows[name].type == MESSAGES}
+    frame = rows.drop_columns(list(prompts)).to_pandas(split_blocks=True, self_destruct=True)  # a column at a time
+    del rows
+    return frame.assign(**{name: _objects(prompts.pop(name)) for name in [*prompts]})[names]
+
+
+def of_each_prompt(function: Callable[[Any], Any], prompts: "pd.Series") -> "pd.Series":
+    """`function` of the prompt in every row, called once for each object."""
+    objects = np.fromiter(map(id, prompts), np.int64, len(prompts))
+    _, first, which = np.unique(objects, return_index=True, return_inverse=True)
+    return prompts.iloc[first].map(function).iloc[which].set_axis(prompts.index)
+
+
+def _objects(prompts: pa.ChunkedArray) -> NDArray[np.object_]:
+    """(rows,) of arrays of messages, None where there is none; those that are equal are found by a key of their own."""
+    lists = prompts.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    text, parts = pa.large_string(), list[Any]()
+    for field in lists.flatten().flatten():  # role and content of every message, each after its length
+        parts += [pc.binary_length(field).cast(text), pa.scalar(":", text), field.cast(text)]
+    messages = pc.binary_join_element_wise(*parts, pa.scalar("", text), null_handling="replace", null_replacement="-")
+    keys = pc.binary_join(pa.LargeListArray.from_arrays(offsets, messages), pa.scalar("", text)).dictionary_encode()
+    codes, first = np.unique(keys.indices, return_index=True)
+    kinds = np.empty(len(codes), dtype=object)
+    kinds[:] = lists.take(pa.array(first)).to_pandas()
+    found = kinds[keys.indices]
+    found[lists.is_null().to_numpy(zero_copy_only=False)] = None
+    return found
 
 
 def _write(folder: Path, table: str, rows: pa.Table) -> None:
