@@ -108,7 +108,8 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., i) to (..., o)."""
-        if states.dtype == self.weight.dtype == torch.float32 and states.device.type == "cpu":
+        single = states.dtype == self.weight.dtype == torch.float32 and states.device.type == "cpu"
+        if single and not torch.is_autocast_enabled("cpu"):
             return _Product.apply(states, self.weight, self.bias)
         return super().forward(states)
 

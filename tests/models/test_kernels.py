@@ -40,3 +40,12 @@ def test_frozen_weights_get_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None
     layer(states).sum().backward()
     assert layer.weight.grad is layer.bias.grad is None
     torch.testing.assert_close(states.grad, layer.weight.sum(dim=0).expand(3, 5))
+
+
+def test_autocast_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "one_dnn", lambda: True)
+    monkeypatch.setattr(kernels, "_LARGE", 0)
+    layer, states = kernels.OneDnnLinear(5, 9), torch.randn(3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(states).dtype == torch.bfloat16
+    assert layer(states).dtype == torch.float32
