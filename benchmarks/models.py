@@ -97,9 +97,13 @@ def words(ids: list[int]) -> str:
 
 
 def forward_flops(job: Job, tokens: float) -> float:
-    """Of a forward pass over `tokens` tokens: 2 N each for N parameters, and causal attention over sequences of T."""
+    """Of a forward pass over `tokens` tokens: 2 N each for N parameters of the body, causal attention over sequences of
+    T, and the vocabulary where the tokens of answers are predicted: never by a reward model, nor by PPO's critic."""
     config, length = config_of(job.model), job.prompt.median + job.answer.median
-    return tokens * (2 * parameters(job.model) + 2 * config.num_hidden_layers * config.hidden_size * length)
+    vocabulary = config.vocab_size * config.hidden_size
+    predicting = {"reward": 0.0, "ppo": 0.5}.get(job.stage, 1.0) * job.answer.median / length
+    products = parameters(job.model) - vocabulary + predicting * vocabulary
+    return tokens * (2 * products + 2 * config.num_hidden_layers * config.hidden_size * length)
 
 
 @cache
