@@ -6,10 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -45,13 +43,6 @@ class Told:
 
     def message(self, text: str) -> None:
         self.messages.append(text)
-
-
-@pytest.fixture
-def unsent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without a sender beside them: its import of MLflow takes longer than all the toy's stages."""
-    sender = SimpleNamespace(synced=True, finish=lambda: None)
-    monkeypatch.setattr("flows.align.sending", lambda workspace: nullcontext(sender))
 
 
 def run(workspace: Path, told: Told | None = None):
@@ -98,7 +89,6 @@ def gate_artifact(flow_run: UUID) -> str:
     return artifact.data
 
 
-@pytest.mark.usefixtures("unsent")
 def test_the_cache_table(finished: Path) -> None:
     edit(finished / "params.yaml", "repeats: 2", "repeats: 2 # a comment")
     edit(finished / "model.py", "    repeats =", "    # another\n    repeats =")
@@ -144,7 +134,6 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
     assert {name for name, _ in task_states(second.id, workspace).values()} == {"Cached"}
 
 
-@pytest.mark.usefixtures("unsent")
 def test_a_passing_fault_is_tried_again_and_a_configuration_is_not(finished: Path) -> None:
     body = """
 count = stage.workspace / f"attempts-{stage.item}"
@@ -175,7 +164,6 @@ stage.output("reports/model/small.csv").write_text("step,loss")
     assert shown["gate"] == ("Skipped", "waits for model@large")
 
 
-@pytest.mark.usefixtures("unsent")
 def test_a_failure_skips_everything_behind_it(workspace: Path) -> None:
     rewrite(workspace, "rows", "raise errors.DataError('row 3 is bad')")
     result = run(workspace)
@@ -186,7 +174,6 @@ def test_a_failure_skips_everything_behind_it(workspace: Path) -> None:
     assert {name: shown[name][0] for name in ALL} == dict.fromkeys(ALL, "Skipped") | {"rows": "Failed"}
 
 
-@pytest.mark.usefixtures("unsent")
 def test_retries_end(finished: Path) -> None:
     rewrite(finished, "model", "(stage.workspace / stage.item).open('a').write('x')\nraise errors.Retryable('away')")
     edit(finished / "params.yaml", "[small, large]", "[small]")
@@ -194,7 +181,6 @@ def test_retries_end(finished: Path) -> None:
     assert (finished / "small").read_text() == "xxx"  # meta.retries: 2
 
 
-@pytest.mark.usefixtures("unsent")
 def test_a_stage_killed_from_outside_is_tried_again_and_resumes(finished: Path) -> None:
     body = """
 step = stage.work / "step"
@@ -213,7 +199,6 @@ stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
     assert list(finished.glob(".work/*/step")) == []  # DVC has the outputs: the checkpoints are not needed
 
 
-@pytest.mark.usefixtures("unsent")
 def test_gpu_stages_run_one_after_the_other(finished: Path) -> None:
     body = """
 span = stage.workspace / f"span-{stage.item}"
