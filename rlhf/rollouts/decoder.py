@@ -29,9 +29,9 @@ Decoder = Callable[[Tensor, Tensor, Tensor, PreallocatedCache], Tensor]
 
 def decoder(policy: PreTrainedModel) -> Decoder:
     """The decoder of a policy with its weights as they are now."""
-    model = policy.base_model
-    config = policy.config
-    if reads_packed(policy) and config.model_type in _KINDS and config.hidden_act == "silu":
+    model, config = policy.base_model, policy.config
+    biased = any(getattr(config, name, False) for name in ("attention_bias", "mlp_bias"))  # where Qwen2 has none
+    if reads_packed(policy) and config.model_type in _KINDS and config.hidden_act == "silu" and not biased:
         return LlamaDecoder(cast(PreTrainedModel, model))
     return partial(_by_transformers, model)
 

@@ -7,6 +7,8 @@ import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -35,6 +37,16 @@ def qwen() -> PreTrainedModel:
     for weight in model.parameters():
         if weight.dim() == 1:
             torch.nn.init.normal_(weight, mean=1.0, std=0.4)
+    return model
+
+
+def biased() -> PreTrainedModel:
+    """A Llama whose every linear layer has a bias."""
+    config = LlamaConfig(**WIDTH, num_attention_heads=2, attention_bias=True, mlp_bias=True)
+    model = prepare(sharp(LlamaForCausalLM(config)))
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight, std=0.4)
     return model
 
 
@@ -70,7 +82,7 @@ PROMPTS = [[7, 8, 9, 10, 11, 12], [20, 21], [30, 31, 32]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-@pytest.mark.parametrize("make", [llama, qwen, gpt2, sliding])
+@pytest.mark.parametrize("make", [llama, qwen, biased, gpt2, sliding])
 def test_answers_are_those_of_a_forward_pass_a_token(make, temperature: float) -> None:
     """Cache, padding, shared prompts and rows that leave change nothing: not which token a random number draws."""
     policy, steps = make(), 13
