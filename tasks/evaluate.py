@@ -1,5 +1,6 @@
-"""evaluate: an aligned policy beside SFT, on prompts of the test split that no stage trained on."""
+"""evaluate: an aligned policy beside SFT and the champion, on prompts of the test split that no stage trained on."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,23 +12,25 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batching.encoding import decode, encode_prompts
+from rlhf.batching.encoding import decode, encode_prompts, encode_turns
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
-from rlhf.evaluation.answers import Answers, answer, distinct_2
+from rlhf.evaluation.answers import Answers, answer, distinct_2, score
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.gate.records import Interval, WinRate
-from rlhf.gate.statistics import bootstrap_mean, win_rate
+from rlhf.gate.statistics import bootstrap_mean, win_points, win_rate
 from rlhf.manifest import sha256
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_tokenizer
+from rlhf.pipeline.champion import POLICY
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
-from rlhf.rollouts.sampling import Sampler
+from rlhf.rollouts.sampling import Sample, Sampler
 
 Row = dict[str, Any]
+CHAMPION = 1_000_003  # added to the seed: its answers are drawn with random numbers of their own
 
 
 def main(stage: Stage) -> None:
@@ -44,9 +47,12 @@ def main(stage: Stage) -> None:
         stage, draw, reference, in_turn(stage, reference, policy, kept), reward, encoded, tokenizer.eos_token_id
     )
     along = [answers.pop(file.stem) for file in kept]
+    if stage.champion:
+        answers["champion"] = answer_as_champion(stage, stage.champion, reference, reward, tokenizer, prompts)
     rows = table(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
-        judge_by_gold(rows)
+        judge_by_gold(rows, list(answers))
+    give_points(rows, stage.config.evaluate.judge, [name for name in answers if name != "policy"])
     pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
 
     values = measure(stage, rows, answers) | {
@@ -56,6 +62,7 @@ def main(stage: Stage) -> None:
         "too_long": too_long,
         "policy_digest": stage.inputs[f"models/policy/{stage.item}"],
         "reference_digest": stage.inputs["models/sft"],
+        "champion_digest": stage.params[POLICY] or None,
     }
     stage.metrics(values)
     win, kl = values["win_rate"], values["kl"]["value"]
@@ -127,6 +134,52 @@ def answer_all(
     }
 
 
+def answer_as_champion(
+    stage: Stage,
+    champion: Path,
+    reference: PreTrainedModel,
+    reward: Rewards,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Row],
+) -> Answers:
+    """Answers of the champion, drawn as it reads and writes, and measured as texts of ours: it may descend from another
+    base model. Its KL from SFT is not measured."""
+    own, config, tokens = load_tokenizer(champion), stage.config.evaluate, stage.config.tokens
+    path = stage.kept(
+        answer_as_champion,
+        champion=stage.params[POLICY],
+        tokenizer=stage.inputs["models/sft"],
+        rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
+        arithmetic=arithmetic(reference),
+        prompts=[prompt["prompt"] for prompt in prompts],
+        config=config.model_dump(),
+        tokens=tokens.model_dump(),
+        decoding=stage.config.decoding.model_dump(),
+        seed=stage.seed,
+    )
+
+    def compute() -> dict[str, Any]:
+        draw = sampler(stage.config.decoding, champion, tokens, config.batch_size)
+        samples = draw(
+            load_policy(champion),
+            [ids.tolist() for ids in encode_prompts(own, (prompt["prompt"] for prompt in prompts))],
+            max_tokens=tokens.response,
+            temperature=config.temperature,
+            eos=own.eos_token_id,
+            seed=stage.seed + CHAMPION,
+            progress=partial(stage.progress, label="champion"),
+        )
+        texts = [
+            {"prompt": p["prompt"], "response": decode(own, s.response)} for p, s in zip(prompts, samples, strict=True)
+        ]
+        turns = encode_turns(tokenizer, texts)
+        scores, _ = score(list(turns), reference, reference, reward, config)
+        ours = [Sample(list(t.response), s.terminated) for t, s in zip(turns, samples, strict=True)]
+        return Answers(samples=ours, rewards=scores, kl=[math.nan] * len(ours)).tensors()
+
+    return Answers.of(cached(path, compute))
+
+
 def table(
     prompts: Sequence[Row], answers: dict[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[Row]:
@@ -148,13 +201,22 @@ def table(
     return rows
 
 
-def judge_by_gold(rows: list[Row]) -> None:
+def judge_by_gold(rows: list[Row], models: Sequence[str]) -> None:
     """Add what the simulated world knows of each answer: its gold reward."""
     from rlhf.world.gold import gold
 
     for row in rows:
-        for name in ("sft", "policy"):
+        for name in models:
             row[f"{name}_gold"] = gold(row["prompt"], row[f"{name}_response"]).total
+
+
+def give_points(rows: list[Row], judge: str, opponents: Sequence[str]) -> None:
+    """Add who won: `points_sft` is 1 where the policy's answer is better than SFT's, 1/2 where they are equal."""
+    policy = np.array([row[f"policy_{judge}"] for row in rows])
+    for name in opponents:
+        points = win_points(policy, np.array([row[f"{name}_{judge}"] for row in rows]))
+        for row, point in zip(rows, points.tolist(), strict=True):
+            row[f"points_{name}"] = point
 
 
 def path(
@@ -195,12 +257,12 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
     def means(suffix: str) -> dict[str, float]:
         return {name: float(column(f"{name}_{suffix}").mean()) for name in ("policy", "sft")}
 
-    by_judge = compare(column(f"policy_{judge}"), column(f"sft_{judge}"))
-    by_reward = compare(column("policy_reward"), column("sft_reward"))
+    by_reward = compare(win_points(column("policy_reward"), column("sft_reward")))
     return {
         "judge": judge,
         "prompts": len(rows),
-        "win_rate": as_dict(by_judge),
+        "win_rate": as_dict(compare(column("points_sft"))),
+        "champion_win_rate": as_dict(compare(column("points_champion"))) if "champion" in answers else None,
         "reward_win_rate": as_dict(by_reward),
         "proxy_reward": means("reward"),
         "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},

@@ -6,6 +6,7 @@ import pyarrow.parquet
 from rlhf import manifest
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
+from rlhf.pipeline.champion import GENERATION, POLICY
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.report.html import render_report
 from rlhf.report.summary import read_json
@@ -16,7 +17,12 @@ def main(stage: Stage) -> None:
     algorithms = stage.config.align.algorithms
     found = [evidence(stage, name, len(algorithms)) for name in algorithms]
     judges = {one.evaluation.get("judge") for one in found}
-    decision = decide([assess(one, stage.config.gate) for one in found], judges.pop() if len(judges) == 1 else None)
+    decision = decide(
+        [assess(one, stage.config.gate) for one in found],
+        judges.pop() if len(judges) == 1 else None,
+        stage.params[POLICY] or None,
+        stage.params[GENERATION],
+    )
     stage.report("reports/gate/decision.json", decision.to_json())
     html = render_report(stage.workspace, decision, stage.upstream)
     stage.output("reports/report.html").write_text(html, encoding="utf-8")
@@ -38,6 +44,7 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
         validation=read_json(stage.input("reports/validate.json")),
         receipt=stage.upstream[f"models/policy/{algorithm}"],
         policy_digest=manifest.digest(policy),
+        champion=stage.params[POLICY] or None,
     )
 
 

@@ -66,7 +66,7 @@ def judgements() -> list[dict[str, Any]]:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """What the stages before the reward models leave, and a reward model of another run."""
-    for name in ("dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "champion.json"):
         shutil.copy(ROOT / name, tmp_path)
     set_params(tmp_path / "params.yaml", [f"{key}={value}" for key, value in SETTINGS.items()])
     for path in ("models/sft", "models/reward/overall"):

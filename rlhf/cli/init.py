@@ -41,7 +41,7 @@ def init(
     """
     from rlhf import durable
     from rlhf.config.editing import write_params
-    from rlhf.pipeline import fingerprint
+    from rlhf.pipeline import champion, fingerprint
     from rlhf.pipeline.versioning import init_workspace
 
     directory = directory.resolve()
@@ -57,6 +57,7 @@ def init(
         shutil.copytree(rows, directory / SOURCES, dirs_exist_ok=True)
     write_params(directory / "params.yaml", params)
     durable.write_text(directory / "dvc.yaml", graph)
+    champion.pin(directory, champion.Pinned())
     fingerprint.refresh(directory)  # so that `dvc repro` works from the start
     out.print(Text(f"{directory} is a workspace ({example}). Next: cd {directory} && rlhf run"), soft_wrap=True)
 

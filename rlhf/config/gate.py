@@ -7,12 +7,9 @@ from pydantic import Field
 from rlhf.config.section import Count, Positive, Section, Share
 
 
-class GateConfig(Section):
+class Limits(Section):
     """Thresholds of the checks that a policy must pass before it may be promoted (docs/gate.md)."""
 
-    confidence: float = Field(gt=0.5, lt=1.0)  # of every two-sided interval
-    power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
-    bootstrap: Count  # resamples, by prompt
     min_prompts: Count
     min_win_rate: Share  # the lower bound of the win rate against SFT must exceed it
     min_slice: Count  # prompts of a use case; smaller ones are pooled
@@ -26,4 +23,20 @@ class GateConfig(Section):
     max_reward_length_bias: Share  # |Spearman correlation| of reward and length; a warning
     max_harmful_increase: Share  # harmful compliance of the policy minus SFT's, upper bound
     max_over_refusal_increase: Share  # refusals of harmless prompts, policy minus SFT, upper bound
+
+
+class GateConfig(Section):
+    """How the gate decides, and the profile of limits that it decides by."""
+
+    confidence: float = Field(gt=0.5, lt=1.0)  # of every two-sided interval
+    power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
+    bootstrap: Count  # resamples, by prompt
     may_be_unmeasured: list[Literal["gold_gain", "harmful_compliance", "over_refusal"]]  # where no truth is known
+    profile: Literal["small", "production"]  # whose limits hold
+    small: Limits
+    production: Limits
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the profile. Every check is made by either."""
+        return self.small if self.profile == "small" else self.production

@@ -25,7 +25,7 @@ class Answers:
 
     samples: list[Sample]
     rewards: Tensor  # (B, C) scores of the trained reward models
-    kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens)
+    kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens), or NaN
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.checks import NAMES, measured_win_rate, run_checks
+from rlhf.gate.checks import NAMES, run_checks
+from rlhf.gate.checks.quality import measured_win_rate
 from rlhf.gate.evidence import Evidence, Unusable
 from rlhf.gate.records import Candidate, Check, Decision, Verdict, WinRate
 
@@ -11,28 +12,35 @@ from rlhf.gate.records import Candidate, Check, Decision, Verdict, WinRate
 def assess(evidence: Evidence, config: GateConfig) -> Candidate:
     """Make every check of one policy and give the verdict."""
     try:
-        rate = measured_win_rate(evidence, config)
+        rate = measured_win_rate(evidence, config, "sft")
     except Unusable:  # the checks of quality say why
         rate = None
-    return candidate(evidence.algorithm, run_checks(evidence, config), rate)
+    checks = run_checks(evidence, config)
+    return candidate(evidence.algorithm, evidence.policy_digest, checks, rate)
 
 
-def candidate(algorithm: str, checks: Sequence[Check], win_rate: WinRate | None) -> Candidate:
-    """The verdict on one policy. An empty list of checks, or one that lacks a check, is ERROR."""
-    return Candidate(algorithm, _verdict(checks, win_rate), win_rate, tuple(checks))
+def candidate(algorithm: str, policy: str, checks: Sequence[Check], win_rate: WinRate | None) -> Candidate:
+    """The verdict on one policy, `policy` the digest of its files. An empty list of checks, or one that lacks a check,
+    is ERROR."""
+    return Candidate(algorithm, policy, _verdict(checks, win_rate), win_rate, tuple(checks))
 
 
-def decide(candidates: Sequence[Candidate], judge: str | None) -> Decision:
-    """Promote the passing policy whose win rate has the highest lower bound; without one, say what is in the way."""
+def decide(candidates: Sequence[Candidate], judge: str | None, champion: str | None, generation: int) -> Decision:
+    """Promote the passing policy whose win rate has the highest lower bound; without one, say what is in the way.
+
+    `champion` is the digest of the policy in use that they were compared with, None before the first; `generation` its
+    place in the ledger.
+    """
     passing = {c.algorithm: c.win_rate for c in candidates if c.decision == "PROMOTE"}
     bounds = {name: rate.low for name, rate in passing.items() if rate is not None}
     if bounds:
         winner = max(bounds, key=lambda name: bounds[name])
-        return Decision("PROMOTE", _promotion(candidates, winner, judge), winner, judge, tuple(candidates))
+        sentence = _promotion(candidates, winner, judge)
+        return Decision("PROMOTE", sentence, winner, judge, tuple(candidates), champion, generation)
     verdicts = {c.decision for c in candidates}
     order: tuple[Verdict, ...] = ("ERROR", "INCONCLUSIVE", "REJECT")
     decision: Verdict = next((verdict for verdict in order if verdict in verdicts), "ERROR")
-    return Decision(decision, _refusal(candidates, decision), None, judge, tuple(candidates))
+    return Decision(decision, _refusal(candidates, decision), None, judge, tuple(candidates), champion, generation)
 
 
 def _verdict(checks: Sequence[Check], win_rate: WinRate | None) -> Verdict:

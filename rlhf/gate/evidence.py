@@ -32,6 +32,7 @@ class Evidence:
     validation: Mapping[str, Any]  # reports/validate.json
     receipt: Mapping[str, Any]  # models/policy/<algorithm>/receipt.json
     policy_digest: str  # of the policy's files as they are now
+    champion: str | None = None  # digest of the policy in use when the evaluation was made; None before the first
 
 
 def number(values: Mapping[str, Any], *keys: str) -> float:
@@ -85,12 +86,14 @@ def not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def judged(evidence: Evidence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores (N,) of the policy's and of SFT's answers by the evaluation's judge."""
-    judge = evidence.evaluation.get("judge")
-    if judge not in ("gold", "reward"):
-        raise Unusable(f"the evaluation names no known judge but {judge!r}")
+def judged(evidence: Evidence, opponent: str) -> NDArray[np.float64]:
+    """Points (N,) of the policy's answers against those of `opponent`, sft or champion, by the evaluation's judge:
+    1 better, 1/2 as good, 0 worse."""
+    name = f"points_{opponent}"
     try:
-        return column(evidence.rows, f"policy_{judge}"), column(evidence.rows, f"sft_{judge}")
-    except Unmeasured as error:
-        raise Unusable(f"{error}, but it is the judge") from None
+        points = column(evidence.rows, name)
+    except Unmeasured:
+        raise Unusable(f"the judge gave no verdict: column {name} of the evaluation's rows is empty") from None
+    if bad := int((~np.isin(points, (0.0, 0.5, 1.0))).sum()):
+        raise Unusable(f"column {name} of the evaluation's rows holds {bad} values that are no points")
+    return points

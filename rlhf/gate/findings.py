@@ -1,6 +1,9 @@
 """How a number becomes the outcome of a check: three ways to compare, one sentence each."""
 
+from typing import Any
+
 from rlhf.config.gate import GateConfig
+from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check, Interval, Outcome
 from rlhf.gate.statistics import settling_size
 
@@ -57,3 +60,9 @@ def against(
         at_least=at_least,
         needed=needed,
     )
+
+
+def resampling(evidence: Evidence, confidence: float, config: GateConfig) -> dict[str, Any]:
+    """Settings of a bootstrap by prompt."""
+    clusters = evidence.rows.get("prompt_id")
+    return {"confidence": confidence, "resamples": config.bootstrap, "seed": evidence.seed, "clusters": clusters}

@@ -65,20 +65,23 @@ class Candidate:
     """The verdict on one policy and every check behind it."""
 
     algorithm: str
+    policy: str  # the digest of its files
     decision: Verdict
-    win_rate: WinRate | None
+    win_rate: WinRate | None  # against SFT
     checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict of the gate. Only PROMOTE, with its winner, allows a promotion."""
+    """The verdict of the gate. Only PROMOTE allows a promotion: of its winner, in place of this champion."""
 
     decision: Verdict
     sentence: str
     winner: str | None
     judge: str | None
     candidates: tuple[Candidate, ...]
+    champion: str | None  # the digest of the policy that the winner would replace; None before the first
+    generation: int  # of that champion in the ledger; 0 before the first
 
     def candidate(self, algorithm: str) -> Candidate | None:
         return next((c for c in self.candidates if c.algorithm == algorithm), None)
@@ -90,6 +93,8 @@ class Decision:
             "sentence": self.sentence,
             "winner": self.winner,
             "judge": self.judge,
+            "champion": self.champion,
+            "generation": self.generation,
             "algorithms": [c.algorithm for c in self.candidates],
             "candidates": {c.algorithm: _candidate_to_json(c) for c in self.candidates},
         }
@@ -98,7 +103,15 @@ class Decision:
     def from_json(raw: Mapping[str, Any]) -> "Decision":
         """The inverse of `to_json`."""
         candidates = (_candidate_from_json(name, raw["candidates"][name]) for name in raw["algorithms"])
-        return Decision(raw["decision"], raw["sentence"], raw["winner"], raw["judge"], tuple(candidates))
+        return Decision(
+            raw["decision"],
+            raw["sentence"],
+            raw["winner"],
+            raw["judge"],
+            tuple(candidates),
+            raw["champion"],
+            raw["generation"],
+        )
 
 
 def finite(value: Any) -> float | None:
@@ -110,6 +123,7 @@ def finite(value: Any) -> float | None:
 
 def _candidate_to_json(candidate: Candidate) -> dict[str, Any]:
     return {
+        "policy": candidate.policy,
         "decision": candidate.decision,
         "win_rate": None if candidate.win_rate is None else asdict(candidate.win_rate),
         "passed": sum(check.passed for check in candidate.checks),
@@ -121,4 +135,4 @@ def _candidate_to_json(candidate: Candidate) -> dict[str, Any]:
 def _candidate_from_json(algorithm: str, raw: Mapping[str, Any]) -> Candidate:
     checks = tuple(Check(**{k: v for k, v in check.items() if k != "passed"}) for check in raw["checks"])
     win_rate = None if raw["win_rate"] is None else WinRate(**raw["win_rate"])
-    return Candidate(algorithm, raw["decision"], win_rate, checks)
+    return Candidate(algorithm, raw["policy"], raw["decision"], win_rate, checks)

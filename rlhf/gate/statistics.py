@@ -52,16 +52,10 @@ def bootstrap_ratio(
 
 
 def win_rate(
-    policy_scores: NDArray,
-    reference_scores: NDArray,
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
-    clusters: NDArray | None = None,
+    points: NDArray, *, confidence: float, resamples: int, seed: int, clusters: NDArray | None = None
 ) -> WinRate:
-    """How often the policy's score (N,) is higher than the reference's, equal scores counting one half."""
-    points = win_points(policy_scores, reference_scores)
+    """How often the policy won, from its points (N,): 1 a win, 1/2 a tie, 0 a loss."""
+    points = _finite(points)
     interval = bootstrap_mean(points, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
     wins, ties, losses = (int((points == point).sum()) for point in (1.0, 0.5, 0.0))
     return WinRate(interval.value, interval.low, interval.high, wins, ties, losses)

@@ -25,7 +25,7 @@ from rlhf.config import Config, load_config
 from rlhf.config.section import Section
 from rlhf.errors import ConfigError, Exit
 from rlhf.garbage import leave_out_loaded
-from rlhf.pipeline import fingerprint, receipt
+from rlhf.pipeline import champion, fingerprint, receipt
 from rlhf.pipeline.declared import declared_sections, declared_view
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.faults import explain
@@ -105,6 +105,12 @@ class Stage:
                 f"Stage `{self.name}` reads {path}, which dvc.yaml does not declare. Add it to its `deps`"
             )
         return self.workspace / path
+
+    @property
+    def champion(self) -> Path | None:
+        """The files of the policy in use, verified; None before the first promotion. dvc.yaml declares which it is."""
+        policy = str(self.params[champion.POLICY])
+        return champion.champion_files(self.workspace, policy) if policy else None
 
     def output(self, path: str) -> Path:
         """Where to write an output: a directory that exists, or a file when the name has a suffix.

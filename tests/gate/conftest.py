@@ -10,6 +10,7 @@ import pytest
 from rlhf.config import load_config
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence
+from rlhf.gate.statistics import win_points
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = 400
@@ -29,10 +30,12 @@ def thresholds() -> GateConfig:
 def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str, Any]:
     """Rows of n prompts on which the policy's scores are higher than SFT's by `gain` standard deviations on average."""
     random = np.random.default_rng(seed)
-    sft, policy = random.normal(0, 1, n), random.normal(gain, 1, n)
+    sft, policy, champion = (random.normal(mean, 1, n) for mean in (0, gain, 0))
     return {
         "prompt_id": np.array([f"p{index:04}" for index in range(n)]),
         "use_case": np.array(["chat", "rewrite", "generation", "extraction"])[np.arange(n) % 4],
+        "points_sft": win_points(policy, sft),
+        "points_champion": win_points(policy, champion),
         "sft_gold": sft,
         "policy_gold": policy,
         "sft_reward": sft + 0.1,
@@ -48,7 +51,7 @@ def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str
 def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidence:
     """Evidence that passes every check, with whole fields replaced by `changes`."""
     rows = rows or made_rows()
-    points = (np.sign(rows["policy_gold"] - rows["sft_gold"]) + 1) / 2
+    points = rows["points_sft"]
     n = len(points)
     fields: dict[str, Any] = {
         "algorithm": "dpo",
@@ -72,6 +75,7 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
             "inputs": {"models/sft": "bb", "models/reward/overall": "cc", "data/judgements": "dd", "data/clean": "ee"}
         },
         "policy_digest": "aa",
+        "champion": "ff",
     }
     return Evidence(**(fields | changes))
 

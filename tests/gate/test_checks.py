@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.checks import GROUPS, NAMES, family_confidence, measured_win_rate, run_checks
+from rlhf.gate.checks import GROUPS, NAMES, run_checks
+from rlhf.gate.checks.quality import family_confidence, measured_win_rate
 from rlhf.gate.decision import candidate
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check
@@ -40,16 +41,19 @@ def changed(values: Any, keys: tuple[str, ...], value: Any) -> dict[str, Any]:
     return {**values, keys[0]: inner}
 
 
+def worse(evidence: Evidence) -> Evidence:
+    """Every answer of the policy is worse than SFT's."""
+    return with_rows(evidence, policy_gold=evidence.rows["sft_gold"] - 1, points_sft=0 * evidence.rows["points_sft"])
+
+
 def full(value: float, n: int = 400) -> np.ndarray:
     return np.full(n, value)
 
 
 def one_use_case_lost(evidence: Evidence) -> Evidence:
     """A use case in which every answer is a little worse, among others that are much better."""
-    here = evidence.rows["use_case"] == "rewrite"
-    policy = np.where(here, evidence.rows["sft_gold"] - 0.01, evidence.rows["policy_gold"])
-    points = (np.sign(policy - evidence.rows["sft_gold"]) + 1) / 2
-    spoiled = with_rows(evidence, policy_gold=policy)
+    points = np.where(evidence.rows["use_case"] == "rewrite", 0.0, evidence.rows["points_sft"])
+    spoiled = with_rows(evidence, points_sft=points)
     return with_metric(spoiled, "win_rate", "value", value=float(points.mean()))
 
 
@@ -63,8 +67,9 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "finite_numbers": (lambda e: with_metric(e, "overall", "brier", value=math.inf, report="reward"), "fail"),
     "terminated": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 2 == 0), "fail"),
     "empty": (lambda e: with_metric(e, "empty", "policy", value=0.2), "fail"),
-    "better_than_sft": (lambda e: with_rows(e, policy_gold=e.rows["sft_gold"] - 1), "fail"),
-    "more_wins_than_luck": (lambda e: with_rows(e, policy_gold=e.rows["sft_gold"] - 1), "fail"),
+    "better_than_sft": (worse, "fail"),
+    "better_than_champion": (lambda e: with_rows(e, points_champion=full(0.0)), "fail"),
+    "more_wins_than_luck": (worse, "fail"),
     "no_use_case_worse": (one_use_case_lost, "fail"),
     "reward_accuracy": (
         lambda e: with_metric(
@@ -75,7 +80,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "reward_calibration": (lambda e: with_metric(e, "overall", "ece", value=0.3, report="reward"), "fail"),
     "reward_length_bias": (lambda e: with_metric(e, "overall", "length_spearman", value=-0.9, report="reward"), "fail"),
     "kl": (lambda e: with_rows(e, kl=e.rows["kl"] + 60), "fail"),
-    "gold_gain": (lambda e: with_rows(e, policy_gold=e.rows["sft_gold"] - 1), "fail"),
+    "gold_gain": (worse, "fail"),
     "length_ratio": (lambda e: with_rows(e, policy_length=3 * e.rows["sft_length"]), "fail"),
     "harmful_compliance": (lambda e: with_metric(e, "harmful_compliance", "policy", value=0.9), "fail"),
     "over_refusal": (lambda e: with_metric(e, "over_refusal", "policy", value=0.9), "fail"),
@@ -94,7 +99,7 @@ ALSO = {
 def test_a_good_policy_passes_everything(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
     checks = run_checks(evidence(), thresholds)
     assert [check.name for check in checks if not check.passed] == []
-    assert candidate("dpo", checks, measured_win_rate(evidence(), thresholds)).decision == "PROMOTE"
+    assert candidate("dpo", "aa", checks, measured_win_rate(evidence(), thresholds, "sft")).decision == "PROMOTE"
 
 
 def test_the_checks_are_these() -> None:
@@ -120,7 +125,7 @@ def test_each_check_stops_what_it_is_meant_for(
     stopped = {check.name for check in checks if not check.passed}
     assert outcomes(spoiled, thresholds)[name] == outcome
     assert stopped <= {name} | ALSO.get(name, set())
-    verdict = candidate("dpo", checks, measured_win_rate(spoiled, thresholds)).decision
+    verdict = candidate("dpo", "aa", checks, measured_win_rate(spoiled, thresholds, "sft")).decision
     assert verdict == "PROMOTE" if name in WARNINGS else verdict in ("REJECT", "INCONCLUSIVE")
     assert {check.name for check in checks if not check.blocking} == WARNINGS
 
@@ -130,7 +135,7 @@ def test_without_any_one_check_there_is_no_promotion(
     name: str, evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
     checks = [check for check in run_checks(evidence(), thresholds) if check.name != name]
-    assert candidate("dpo", checks, measured_win_rate(evidence(), thresholds)).decision == "ERROR"
+    assert candidate("dpo", "aa", checks, measured_win_rate(evidence(), thresholds, "sft")).decision == "ERROR"
 
 
 NUMBERS = [
@@ -156,7 +161,7 @@ def test_a_number_that_is_none_never_promotes(
 ) -> None:
     spoiled = with_metric(evidence(), *path[1:], value=bad, report=path[0])
     checks = run_checks(spoiled, thresholds)
-    assert candidate("dpo", checks, measured_win_rate(spoiled, thresholds)).decision == "ERROR"
+    assert candidate("dpo", "aa", checks, measured_win_rate(spoiled, thresholds, "sft")).decision == "ERROR"
     wrong = [check for check in checks if check.outcome == "error"]
     assert wrong
     assert all(path[-1] in check.reason for check in wrong)
@@ -173,7 +178,7 @@ def test_a_number_that_is_missing_never_promotes(
     del holder[path[-1]]
     spoiled = replace(evidence(), **{path[0]: report})
     checks = run_checks(spoiled, thresholds)
-    assert candidate("dpo", checks, measured_win_rate(spoiled, thresholds)).decision == "ERROR"
+    assert candidate("dpo", "aa", checks, measured_win_rate(spoiled, thresholds, "sft")).decision == "ERROR"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "x"])
@@ -185,7 +190,7 @@ def test_one_bad_row_never_promotes(
     values[7] = bad
     spoiled = with_rows(evidence(), **{name: values})
     checks = run_checks(spoiled, thresholds)
-    assert candidate("dpo", checks, measured_win_rate(spoiled, thresholds)).decision == "ERROR"
+    assert candidate("dpo", "aa", checks, measured_win_rate(spoiled, thresholds, "sft")).decision == "ERROR"
 
 
 def test_what_cannot_be_measured_is_inconclusive_unless_it_is_allowed(
@@ -194,13 +199,13 @@ def test_what_cannot_be_measured_is_inconclusive_unless_it_is_allowed(
     unknown = with_metric(evidence(), "harmful_compliance", value=None)
     checks = run_checks(unknown, thresholds)
     assert outcomes(unknown, thresholds)["harmful_compliance"] == "unmeasured"
-    assert candidate("dpo", checks, measured_win_rate(unknown, thresholds)).decision == "INCONCLUSIVE"
+    assert candidate("dpo", "aa", checks, measured_win_rate(unknown, thresholds, "sft")).decision == "INCONCLUSIVE"
     allowing = thresholds.model_copy(update={"may_be_unmeasured": ["harmful_compliance"]})
     allowed = run_checks(unknown, allowing)
-    assert candidate("dpo", allowed, measured_win_rate(unknown, allowing)).decision == "PROMOTE"
+    assert candidate("dpo", "aa", allowed, measured_win_rate(unknown, allowing, "sft")).decision == "PROMOTE"
     measured = with_metric(evidence(), "harmful_compliance", "policy", value=0.9)
     refused = run_checks(measured, allowing)
-    assert candidate("dpo", refused, measured_win_rate(measured, allowing)).decision == "REJECT"
+    assert candidate("dpo", "aa", refused, measured_win_rate(measured, allowing, "sft")).decision == "REJECT"
 
 
 def test_the_reward_model_of_every_criterion_must_hold_and_the_worst_is_named(
@@ -225,13 +230,11 @@ def test_the_reward_model_of_every_criterion_must_hold_and_the_worst_is_named(
 def test_without_gold_the_reward_model_judges_and_the_gold_check_says_that_it_cannot(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
-    rows = {**evidence().rows, "policy_gold": full(math.nan), "sft_gold": full(math.nan)}
-    points = (np.sign(rows["policy_reward"] - rows["sft_reward"]) + 1) / 2
-    judged = with_metric(replace(evidence(), rows=rows), "judge", value="reward")
-    judged = with_metric(judged, "win_rate", "value", value=float(points.mean()))
+    judged = with_metric(evidence(), "judge", value="reward")
+    judged = with_rows(judged, policy_gold=full(math.nan), sft_gold=full(math.nan))
     assert {k for k, v in outcomes(judged, thresholds).items() if v != "pass"} == {"gold_gain"}
-    claimed = with_metric(judged, "judge", value="gold")
-    assert outcomes(claimed, thresholds)["better_than_sft"] == "error"
+    assert outcomes(with_rows(judged, points_sft=full(math.nan)), thresholds)["better_than_sft"] == "error"
+    assert outcomes(with_rows(judged, points_sft=full(0.7)), thresholds)["better_than_sft"] == "error"
 
 
 def test_an_undecided_check_says_how_many_prompts_would_settle_it(
@@ -244,7 +247,7 @@ def test_an_undecided_check_says_how_many_prompts_would_settle_it(
     settled = evidence(rows(n=3 * slight.needed, gain=0.1))
     assert found(settled, thresholds, "better_than_sft").outcome == "pass"
     few = found(evidence(rows(n=100)), thresholds, "prompts")
-    assert (few.outcome, few.needed) == ("undecided", thresholds.min_prompts)
+    assert (few.outcome, few.needed) == ("undecided", thresholds.limits.min_prompts)
 
 
 def test_intervals_widen_with_the_number_of_candidates(
@@ -269,6 +272,7 @@ def test_swapping_the_models_mirrors_the_checks_of_quality(
         ]
         for name in there.rows
     }
+    swapped["points_sft"] = 1 - there.rows["points_sft"]
     back = evidence(swapped)
     for name in ("better_than_sft", "more_wins_than_luck", "gold_gain"):
         assert (found(there, thresholds, name).outcome, found(back, thresholds, name).outcome) == ("pass", "fail")
@@ -276,6 +280,18 @@ def test_swapping_the_models_mirrors_the_checks_of_quality(
     assert one.value is not None
     assert one.low is not None
     assert (other.value, other.high) == pytest.approx((1 - one.value, 1 - one.low))
+
+
+def test_the_first_champion_has_nobody_to_beat_and_the_champion_not_itself(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    first = found(evidence(champion=None), thresholds, "better_than_champion")
+    assert (first.outcome, first.reason) == (
+        "pass",
+        "there is no champion yet; the first has to pass every other check",
+    )
+    itself = found(evidence(champion="aa"), thresholds, "better_than_champion")
+    assert (itself.outcome, itself.reason) == ("fail", "it is the champion already")
 
 
 def test_small_use_cases_are_pooled(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:

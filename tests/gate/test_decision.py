@@ -27,9 +27,9 @@ def spoiled(checks: tuple[Check, ...], name: str, **changes: Any) -> list[Check]
 
 
 def test_the_winner_has_the_highest_lower_bound(passing: tuple[Check, ...]) -> None:
-    sure = candidate("dpo", passing, RATE)
-    vague = candidate("ppo", passing, WinRate(0.9, 0.7, 0.99, 36, 0, 4))
-    decision = decide([vague, sure], "gold")
+    sure = candidate("dpo", "aa", passing, RATE)
+    vague = candidate("ppo", "aa", passing, WinRate(0.9, 0.7, 0.99, 36, 0, 4))
+    decision = decide([vague, sure], "gold", "ff", 3)
     assert (decision.decision, decision.winner) == ("PROMOTE", "dpo")
     assert decision.sentence == (
         "Promote dpo: it has 80.0% of 400 prompts against SFT (75.0% to 85.0%), judged by the world's gold reward, "
@@ -38,47 +38,47 @@ def test_the_winner_has_the_highest_lower_bound(passing: tuple[Check, ...]) -> N
 
 
 def test_nothing_is_promoted_without_candidates_or_checks() -> None:
-    assert decide([], "gold").decision == "ERROR"
-    assert candidate("dpo", [], RATE).decision == "ERROR"
-    assert decide([candidate("dpo", [], RATE)], "gold").winner is None
+    assert decide([], "gold", "ff", 3).decision == "ERROR"
+    assert candidate("dpo", "aa", [], RATE).decision == "ERROR"
+    assert decide([candidate("dpo", "aa", [], RATE)], "gold", "ff", 3).winner is None
 
 
 def test_a_check_twice_or_out_of_place_is_an_error(passing: tuple[Check, ...]) -> None:
-    assert candidate("dpo", [*passing, passing[0]], RATE).decision == "ERROR"
-    assert candidate("dpo", passing[::-1], RATE).decision == "ERROR"
+    assert candidate("dpo", "aa", [*passing, passing[0]], RATE).decision == "ERROR"
+    assert candidate("dpo", "aa", passing[::-1], RATE).decision == "ERROR"
 
 
 def test_an_error_outweighs_a_failure_and_a_failure_an_open_question(passing: tuple[Check, ...]) -> None:
     open_question = spoiled(passing, "kl", outcome="undecided", needed=1234)
     failed = spoiled(tuple(open_question), "empty", outcome="fail")
     broken = spoiled(tuple(failed), "lineage", outcome="error")
-    verdicts = [candidate("dpo", checks, RATE).decision for checks in (passing, open_question, failed, broken)]
+    verdicts = [candidate("dpo", "aa", checks, RATE).decision for checks in (passing, open_question, failed, broken)]
     assert verdicts == ["PROMOTE", "INCONCLUSIVE", "REJECT", "ERROR"]
-    assert candidate("dpo", passing, None).decision == "ERROR"
+    assert candidate("dpo", "aa", passing, None).decision == "ERROR"
 
 
 def test_an_error_counts_even_in_a_warning(passing: tuple[Check, ...]) -> None:
-    assert candidate("dpo", spoiled(passing, "reward_calibration", outcome="error"), RATE).decision == "ERROR"
+    assert candidate("dpo", "aa", spoiled(passing, "reward_calibration", outcome="error"), RATE).decision == "ERROR"
 
 
 def test_a_refusal_names_what_is_in_the_way(passing: tuple[Check, ...]) -> None:
-    open_question = candidate("ppo", spoiled(passing, "kl", outcome="undecided", needed=1234), RATE)
-    failed = candidate("dpo", spoiled(passing, "empty", outcome="fail"), RATE)
-    decision = decide([open_question, failed], "gold")
+    open_question = candidate("ppo", "aa", spoiled(passing, "kl", outcome="undecided", needed=1234), RATE)
+    failed = candidate("dpo", "aa", spoiled(passing, "empty", outcome="fail"), RATE)
+    decision = decide([open_question, failed], "gold", "ff", 3)
     assert (decision.decision, decision.winner) == ("INCONCLUSIVE", None)
     assert decision.sentence == (
         "Not enough is known to promote: ppo leaves open kl (about 1,234 prompts would settle it); dpo fails empty."
     )
-    assert decide([failed], "gold").decision == "REJECT"
+    assert decide([failed], "gold", "ff", 3).decision == "REJECT"
 
 
 def test_a_warning_is_noted_in_the_sentence(passing: tuple[Check, ...]) -> None:
-    warned = candidate("dpo", spoiled(passing, "reward_calibration", outcome="fail"), RATE)
-    assert decide([warned], "gold").sentence.endswith("nothing stands against it; noted: reward_calibration.")
+    warned = candidate("dpo", "aa", spoiled(passing, "reward_calibration", outcome="fail"), RATE)
+    assert decide([warned], "gold", "ff", 3).sentence.endswith("nothing stands against it; noted: reward_calibration.")
 
 
 def test_a_decision_survives_json(passing: tuple[Check, ...]) -> None:
-    decision = decide([candidate("ppo", passing, RATE), candidate("dpo", [], None)], "reward")
+    decision = decide([candidate("ppo", "aa", passing, RATE), candidate("dpo", "aa", [], None)], "reward", "ff", 3)
     raw = json.loads(json.dumps(decision.to_json(), allow_nan=False, sort_keys=True))
     assert Decision.from_json(raw) == decision
     assert raw["candidates"]["ppo"]["passed"] == len(passing)
@@ -90,11 +90,10 @@ def test_a_decision_survives_json(passing: tuple[Check, ...]) -> None:
 def test_evidence_without_rows_is_an_error_and_no_crash(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
-    found = assess(evidence(rows=None, reward={}, receipt={}, evaluation={}), thresholds)
-    assert (found.decision, found.win_rate) == ("ERROR", None)
+    assert assess(evidence(reward={}, receipt={}, evaluation={}), thresholds).decision == "ERROR"
     empty = assess(replace(evidence(), rows={}), thresholds)
     assert (empty.decision, empty.win_rate) == ("ERROR", None)
-    assert "no column policy_gold" in decide([empty], "gold").candidates[0].checks[3].reason
+    assert "no column points_sft" in decide([empty], "gold", "ff", 3).candidates[0].checks[3].reason
 
 
 def simulated(
@@ -105,7 +104,7 @@ def simulated(
         evidence(rows(n=300, gain=gain, seed=2 * seed + offset), algorithm=name, candidates=2)
         for offset, name in enumerate(("ppo", "dpo"))
     ]
-    return decide([assess(one, config) for one in found], "gold")
+    return decide([assess(one, config) for one in found], "gold", "ff", 3)
 
 
 def test_equal_policies_are_promoted_no_more_often_than_promised(

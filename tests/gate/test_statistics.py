@@ -72,7 +72,8 @@ def test_ratio_of_sums_is_not_the_mean_of_ratios() -> None:
 
 
 def test_a_tie_counts_one_half() -> None:
-    found = win_rate(np.array([2.0, 1.0, 0.0, 5.0, 1.0]), np.array([1.0, 1.0, 1.0, 0.0, 1.0]), **RESAMPLING)
+    points = win_points(np.array([2.0, 1.0, 0.0, 5.0, 1.0]), np.array([1.0, 1.0, 1.0, 0.0, 1.0]))
+    found = win_rate(points, **RESAMPLING)
     assert (found.wins, found.ties, found.losses) == (2, 2, 1)
     assert found.value == pytest.approx(0.6)
 
@@ -80,7 +81,7 @@ def test_a_tie_counts_one_half() -> None:
 def test_swapping_the_models_mirrors_the_win_rate_and_its_interval() -> None:
     random = np.random.default_rng(5)
     policy, reference = random.normal(0.3, 1, 200), random.normal(0, 1, 200)
-    there, back = win_rate(policy, reference, **RESAMPLING), win_rate(reference, policy, **RESAMPLING)
+    there, back = (win_rate(win_points(*pair), **RESAMPLING) for pair in ((policy, reference), (reference, policy)))
     assert (back.value, back.low, back.high) == pytest.approx((1 - there.value, 1 - there.high, 1 - there.low))
     assert (back.wins, back.ties, back.losses) == (there.losses, there.ties, there.wins)
 

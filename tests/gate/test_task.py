@@ -26,7 +26,7 @@ GAINS = {"ppo": 1.0, "dpo": 2.0}
 def workspace(tmp_path: Path) -> Path:
     """A workspace that has run up to the gate, in which both policies are good and dpo is better."""
     made_workspace(tmp_path)
-    for name in ("dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml", "champion.json"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for name, gain in GAINS.items():
         make_policy(tmp_path, name, gain)

@@ -144,8 +144,8 @@ def made_decision() -> Decision:
         Check(outcome="fail", reason=f"{HOSTILE} is too far", name=c.name, group=c.group) if c.name == "kl" else c
         for c in made_checks()
     ]
-    candidates: list[Candidate] = [candidate("ppo", failing, rate), candidate("dpo", made_checks(), rate)]
-    return decide(candidates, "gold")
+    candidates: list[Candidate] = [candidate("ppo", "aa", failing, rate), candidate("dpo", "aa", made_checks(), rate)]
+    return decide(candidates, "gold", "ff", 3)
 
 
 RECEIPTS = {

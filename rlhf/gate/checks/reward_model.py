@@ -1,0 +1,56 @@
+"""What the policy was aligned with deserves trust."""
+
+from collections.abc import Callable
+
+from rlhf.config.gate import GateConfig
+from rlhf.gate.evidence import Evidence, Unusable, number
+from rlhf.gate.findings import against, point
+from rlhf.gate.records import Check, Interval
+
+
+def reward_accuracy(evidence: Evidence, config: GateConfig) -> Check:
+    """Every reward model tells the better of two unseen answers."""
+
+    def of(criterion: str) -> Check:
+        keys = ("value", "low", "high", "pairs")
+        value, low, high, pairs = (number(evidence.reward, criterion, "accuracy", key) for key in keys)
+        interval, what = Interval(value, low, high, int(pairs)), f"accuracy of the reward model {criterion}"
+        return against(interval, config.limits.min_reward_accuracy, config, what, ".1%", at_least=True)
+
+    return _worst(evidence, of)
+
+
+def reward_calibration(evidence: Evidence, config: GateConfig) -> Check:
+    """Every reward model is as sure as it is right."""
+
+    def of(criterion: str) -> Check:
+        value, what = number(evidence.reward, criterion, "ece"), f"calibration error of the reward model {criterion}"
+        return point(value, config.limits.max_reward_ece, what, at_least=False, warns=True)
+
+    return _worst(evidence, of)
+
+
+def reward_length_bias(evidence: Evidence, config: GateConfig) -> Check:
+    """No reward is length in disguise (Singhal et al. 2023, https://arxiv.org/abs/2310.03716)."""
+
+    def of(criterion: str) -> Check:
+        value = abs(number(evidence.reward, criterion, "length_spearman"))
+        what = f"rank correlation of length and the reward {criterion}"
+        return point(value, config.limits.max_reward_length_bias, what, at_least=False, warns=True)
+
+    return _worst(evidence, of)
+
+
+def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:
+    """A check that must hold for the reward model of every criterion, as it came out for the one that is worst off."""
+    found = [of(criterion) for criterion in evidence.reward]
+    if not found:
+        raise Unusable("there is no report of a reward model")
+    return min(found, key=lambda check: (("fail", "undecided", "pass").index(check.outcome), _room(check)))
+
+
+def _room(check: Check) -> float:
+    """By how much a value is on the good side of its threshold."""
+    assert check.value is not None
+    assert check.threshold is not None
+    return check.value - check.threshold if check.at_least else check.threshold - check.value
