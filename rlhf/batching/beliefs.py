@@ -127,7 +127,9 @@ def _encode_span(
     tokenizer: PreTrainedTokenizerBase, before: str, statement: str, after: str
 ) -> tuple[list[int], tuple[int, int]]:
     """Ids of the three in a row, and the [first, last) of the tokens that hold a letter of the statement."""
-    encoded = tokenizer(before + statement + after, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(
+        before + statement + after, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
     start, end = len(before), len(before) + len(statement)
     inside = [place for place, (low, high) in enumerate(encoded["offset_mapping"]) if low < end and high > start]
     return encoded["input_ids"], (inside[0], inside[-1] + 1)

@@ -1,22 +1,27 @@
 """Conversations to token ids.
 
-Prompt and response are encoded once, apart, and joined as ids: never decoded and encoded again.
+Prompt and response are encoded once, apart, and joined as ids: never decoded and encoded again. A special token stands
+only where the chat template put it: what people or models wrote is text, whatever it spells.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.batching.ragged import Ragged, Rows
+from rlhf.errors import DataError
 
 Messages = Sequence[Mapping[str, str]]
+T = TypeVar("T")
 Ids = NDArray[np.int32] | list[int]  # of a table, a view; of what has just been sampled, a list
 
+_PLACE = re.compile("\ue000(\\d+)\ue001")  # where a message stands; of characters that no template uses
 _AT_ONCE = 1024  # texts that the tokenizer is given in one call: enough to hide the call, few in memory as lists
 
 
@@ -63,17 +68,38 @@ class Turns(Rows[Turn]):
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """Ids of a conversation up to the point where the assistant answers, by the tokenizer's chat template."""
-    return tokenizer(_as_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
+    return next(encode_conversations(tokenizer, [messages], opens=True))
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, conversations: Iterable[Messages]) -> Ragged:
     """Ids of many conversations, as `encode_prompt` gives them."""
-    return Ragged.of(_encode(tokenizer, (_as_text(tokenizer, messages) for messages in conversations)))
+    return Ragged.of(encode_conversations(tokenizer, conversations, opens=True))
+
+
+def encode_conversations(
+    tokenizer: PreTrainedTokenizerBase, conversations: Iterable[Messages], *, opens: bool
+) -> Iterator[list[int]]:
+    """Ids of each conversation by the tokenizer's chat template; `opens`: up to where the assistant answers.
+
+    Raises DataError where a message spells a special token and the template changes what stands in a message.
+    """
+    special = re.compile("|".join(map(re.escape, _special(tokenizer))) or "(?!)")
+    for some in _parts(conversations):
+        texts = [_render(tokenizer, messages, opens) for messages in some]
+        for messages, ids in zip(some, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
+            spelled = any(special.search(message["content"]) for message in messages)
+            yield _encode_apart(tokenizer, messages, opens) if spelled else ids
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Iterator[list[int]]:
+    """Ids of each text, without a special token."""
+    for some in _parts(texts):
+        yield from tokenizer(some, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def encode_responses(tokenizer: PreTrainedTokenizerBase, responses: Iterable[str]) -> Ragged:
     """Ids of answers, each with the end-of-turn token."""
-    return Ragged.of([*ids, tokenizer.eos_token_id] for ids in _encode(tokenizer, responses))
+    return Ragged.of([*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, responses))
 
 
 def encode_turns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> Turns:
@@ -87,12 +113,39 @@ def decode(tokenizer: PreTrainedTokenizerBase, response: list[int]) -> str:
     return str(tokenizer.decode(response, skip_special_tokens=True)).strip()
 
 
-def _as_text(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> str:
+def _encode_apart(tokenizer: PreTrainedTokenizerBase, messages: Messages, opens: bool) -> list[int]:
+    """Ids of a conversation whose messages spell special tokens: the template's words and theirs, each by itself."""
+    places = [{"role": message["role"], "content": f"\ue000{n}\ue001"} for n, message in enumerate(messages)]
+    frames = _PLACE.split(_render(tokenizer, places, opens))
+    contents = [message["content"] for message in messages]
+    whole = _render(tokenizer, messages, opens)
+    for said in (contents, [content.strip() for content in contents]):  # some templates strip
+        words = [said[int(part)] if n % 2 else part for n, part in enumerate(frames)]
+        if "".join(words) == whole:
+            ids = (
+                tokenizer(word, add_special_tokens=False, split_special_tokens=n % 2 == 1)["input_ids"]
+                for n, word in enumerate(words)
+            )
+            return [token for some in ids for token in some]
+    spelled = next(content for content in contents if any(token in content for token in _special(tokenizer)))
+    raise DataError(
+        f"The message {spelled[:60]!r} spells a special token, and the chat template changes messages, so that the two "
+        "cannot be told apart. Take such rows out, or give the model a template that leaves messages as they are"
+    )
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of all special tokens, longest first."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, opens: bool) -> str:
     said = [{"role": message["role"], "content": message["content"]} for message in messages]
-    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=opens))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Iterator[list[int]]:
-    waiting = iter(texts)
+def _parts(items: Iterable[T]) -> Iterator[list[T]]:
+    waiting = iter(items)
     while some := list(islice(waiting, _AT_ONCE)):
-        yield from tokenizer(some, add_special_tokens=False)["input_ids"]
+        yield some

@@ -31,7 +31,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 def alone(text: str) -> list[int]:
-    return [*TOKENIZER(text, add_special_tokens=False)["input_ids"], TOKENIZER.eos_token_id]
+    return [*TOKENIZER(text, add_special_tokens=False, split_special_tokens=True)["input_ids"], TOKENIZER.eos_token_id]
 
 
 @pytest.fixture(autouse=True)
