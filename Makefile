@@ -11,12 +11,13 @@ STAMP := $(VENV)/.complete
 ORACLE := $(VENV)/.oracle
 PPO_ORACLE := $(VENV)/trl-1.12
 LOG := $(VENV)/setup.log
+PIP = $(BIN)/python -m pip install --no-input --disable-pip-version-check -q
 ARGS ?=
 
 setup: $(STAMP)
 
 # The stamp is written last, so that a set-up that was broken off is done again.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock torch.lock pyproject.toml
 	@set -e; python=; \
 	for name in $(PYTHON) python3 python3.11 python3.12 python3.13 python; do \
 	  if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
@@ -28,21 +29,21 @@ $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || "$$python" -m venv $(VENV) || \
 	  { echo "error: $$python cannot make $(VENV). Install its venv module (Debian: python3-venv)" >&2; exit 10; }; \
 	echo "Setting up $(VENV) from requirements.lock: a few minutes the first time (log: $(LOG))"; \
-	{ $(BIN)/python -m pip install --no-input --disable-pip-version-check -q -r requirements.lock && \
-	  $(BIN)/python -m pip install --no-input --disable-pip-version-check -q --no-deps --no-build-isolation -e .; \
+	{ $(PIP) --require-hashes --no-deps -r requirements.lock && $(PIP) -r torch.lock && \
+	  $(PIP) --no-deps --no-build-isolation -e .; \
 	} >$(LOG) 2>&1 || { tail -n 20 $(LOG) >&2; echo "error: the set-up failed; all of it is in $(LOG)" >&2; exit 1; }; \
 	touch $@
 
 # What TRL needs is locked already.
 $(ORACLE): $(STAMP)
 	@trl=$$(sed -n 's/^bench = \["\(trl==[^"]*\)"\].*/\1/p' pyproject.toml); \
-	$(BIN)/python -m pip install --no-input --disable-pip-version-check -q --no-deps "$$trl" >$(LOG) 2>&1 || \
+	$(PIP) --no-deps "$$trl" >$(LOG) 2>&1 || \
 	  { tail -n 20 $(LOG) >&2; echo "error: TRL could not be installed; all of it is in $(LOG)" >&2; exit 1; }
 	@touch $@
 
 # The last release of TRL with PPO, apart: benchmarks/peer_ppo.py alone looks there.
 $(PPO_ORACLE): $(STAMP)
-	@$(BIN)/python -m pip install --no-input --disable-pip-version-check -q --no-deps --target $@.partial \
+	@$(PIP) --no-deps --target $@.partial \
 	  trl==1.12.0 >$(LOG) 2>&1 || \
 	  { tail -n 20 $(LOG) >&2; echo "error: TRL 1.12 could not be installed; all of it is in $(LOG)" >&2; exit 1; }
 	@rm -rf $@ && mv $@.partial $@
@@ -59,8 +60,7 @@ bench: setup $(ORACLE) $(PPO_ORACLE)
 # vLLM names older releases of fastapi and transformers than Prefect and we need. Its engine runs with the locked ones,
 # which therefore come last; pip says that it would rather not. Its release is the one made for the torch of the lock.
 vllm: setup
-	@$(BIN)/python -m pip install --no-input --disable-pip-version-check -q vllm==0.32.0 && \
-	  $(BIN)/python -m pip install --no-input --disable-pip-version-check -q -r requirements.lock
+	@$(PIP) vllm==0.32.0 && $(PIP) --require-hashes --no-deps -r requirements.lock
 
 check: setup
 	@$(BIN)/ruff check .
@@ -68,11 +68,16 @@ check: setup
 	@$(BIN)/mypy
 	@$(BIN)/python -m rlhf.pipeline.fingerprint --check
 
-# After a change of dependencies: install them into .venv, then write down what is proven to work together.
+# After a change of dependencies: install them into .venv, then write down what is proven to work together, with the
+# hashes of every file that the registry has of it. torch has none: which build of it is right depends on the machine.
 lock:
+	@$(PIP) uv==0.13.9
+	@$(BIN)/python -m pip freeze --exclude-editable --exclude trl --exclude uv 2>/dev/null | sed 's/+[a-z0-9.]*$$//' > .frozen.partial
 	@{ echo "# Proven together on Python 3.11. Written by make lock; install with make setup."; \
-	   $(BIN)/python -m pip freeze --exclude-editable --exclude trl 2>/dev/null | sed 's/+[a-z0-9.]*$$//'; } > .requirements.partial
-	@mv .requirements.partial requirements.lock
+	   grep -v '^torch==' .frozen.partial | $(BIN)/uv pip compile - --no-deps --generate-hashes --universal -q --no-header \
+	     --no-annotate --no-emit-index-url --python-version 3.11; } > .requirements.partial
+	@{ echo "# With requirements.lock; no hash, since the build depends on the machine."; grep '^torch==' .frozen.partial; } > torch.lock
+	@mv .requirements.partial requirements.lock && rm .frozen.partial
 
 clean:
 	@if [ -x $(BIN)/rlhf ]; then $(BIN)/rlhf down; fi

@@ -1,7 +1,8 @@
 # Prefect's server in the version of the lock file, with a fastapi that it can start with. Context: the repository's root.
 FROM python:3.11.14-slim-bookworm
 COPY requirements.lock /tmp/requirements.lock
-RUN pip install --no-cache-dir --constraint /tmp/requirements.lock prefect asyncpg \
+RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' /tmp/requirements.lock > /tmp/versions \
+ && pip install --no-cache-dir --constraint /tmp/versions prefect asyncpg \
  && useradd --create-home --uid 1000 prefect \
  && install --directory --owner prefect /home/prefect/.prefect
 USER prefect

@@ -1,5 +1,6 @@
 """The wheel is whole: every module, the examples, and the default graph and parameters for `rlhf init`."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -27,8 +28,10 @@ def test_the_lock_meets_the_declared_requirements() -> None:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    locked = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    text = "".join((ROOT / name).read_text() for name in ("requirements.lock", "torch.lock"))
+    found = re.findall(r"^([\w.-]+)==([^ \n]+)((?: \\\n    --hash=sha256:[0-9a-f]{64})*)", text, re.MULTILINE)
+    locked = {canonicalize_name(name): version for name, version, _ in found}
+    assert [name for name, _, hashes in found if not hashes] == ["torch"], "whose build depends on the machine"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["test"], "hatchling"])
     assert [str(one) for one in needed if not one.specifier.contains(locked[canonicalize_name(one.name)])] == []
