@@ -12,7 +12,7 @@ from rlhf.config.gate import GateConfig
 from rlhf.gate.checks import run_checks
 from rlhf.gate.decision import assess, candidate, decide
 from rlhf.gate.evidence import Evidence
-from rlhf.gate.records import Check, Decision, WinRate
+from rlhf.gate.records import Check, Decision, Part, WinRate
 
 RATE = WinRate(0.8, 0.75, 0.85, 320, 0, 80)
 
@@ -78,7 +78,9 @@ def test_a_warning_is_noted_in_the_sentence(passing: tuple[Check, ...]) -> None:
 
 
 def test_a_decision_survives_json(passing: tuple[Check, ...]) -> None:
-    decision = decide([candidate("ppo", "aa", passing, RATE), candidate("dpo", "aa", [], None)], "reward", "ff", 3)
+    parts = (Part("chat", 0.8, 0.7, 0.9, 120), Part("others", 0.4, 0.1, 0.7, 12))
+    checks = spoiled(passing, "no_use_case_worse", parts=parts)
+    decision = decide([candidate("ppo", "aa", checks, RATE), candidate("dpo", "aa", [], None)], "reward", "ff", 3)
     raw = json.loads(json.dumps(decision.to_json(), allow_nan=False, sort_keys=True))
     assert Decision.from_json(raw) == decision
     assert raw["candidates"]["ppo"]["passed"] == len(passing)

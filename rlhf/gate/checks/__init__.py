@@ -42,7 +42,7 @@ def run_checks(evidence: Evidence, config: GateConfig) -> tuple[Check, ...]:
 def _made(check: Callable[[Evidence, GateConfig], Check], evidence: Evidence, config: GateConfig) -> Check:
     try:
         found = check(evidence, config)
-        if bad := not_finite(vars(found)):
+        if bad := not_finite({**vars(found), **{part.name: vars(part) for part in found.parts}}):
             raise Unusable(f"the {', '.join(bad)} of this check came out as no finite number")
         return found
     except Unusable as error:
