@@ -14,7 +14,7 @@ from rlhf.gate.checks import GROUPS, NAMES, run_checks
 from rlhf.gate.checks.quality import family_confidence, measured_win_rate
 from rlhf.gate.decision import candidate
 from rlhf.gate.evidence import Evidence
-from rlhf.gate.records import Check
+from rlhf.gate.records import Check, Part
 from tests.gate.conftest import REWARD
 
 Spoil = Callable[[Evidence], Evidence]
@@ -329,6 +329,30 @@ def test_a_slice_lost_to_the_champion_alone_is_found(evidence: Callable[..., Evi
     check = found(with_rows(evidence(), points_champion=points), thresholds, "no_use_case_worse")
     assert (check.outcome, check.value) == ("fail", 0.0)
     assert check.reason.startswith("win rate on chat against the champion is 0.0%")
+
+
+def test_one_slice_of_many_is_held_against_what_chance_does_to_the_worst_of_them(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    """7 of 50 is below 30 % with p = 0.0073, which the worst of eight slices easily is; 2 of 50 is not."""
+    config = thresholds.model_copy(update={"slices": {"use_case": []}})
+    cases = np.repeat(list("abcdefgh"), 50)
+    for wins, outcome in ((7, "undecided"), (2, "fail")):
+        points = np.where(cases == "c", np.arange(400) % 50 < wins, np.arange(400) % 5 < 3) * 1.0
+        lost = with_rows(evidence(champion=None), use_case=cases, points_sft=points)
+        check = found(lost, config, "no_use_case_worse")
+        assert (check.outcome, check.value) == (outcome, wins / 50)
+
+
+def test_a_part_that_is_no_number_is_an_error(
+    evidence: Callable[..., Evidence], thresholds: GateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(evidence: Evidence, config: GateConfig) -> Check:
+        return Check(outcome="pass", reason="", parts=(Part("chat", math.nan, 0.1, 0.9, 5),))
+
+    monkeypatch.setattr("rlhf.gate.checks.GROUPS", {"quality": (broken,)})
+    (check,) = run_checks(evidence(), thresholds)
+    assert (check.outcome, check.reason) == ("error", "the chat.value of this check came out as no finite number")
 
 
 def test_a_slice_that_is_named_and_has_no_prompts_is_a_failure(

@@ -22,7 +22,7 @@ ALPHA = 0.025  # one-sided, of an interval of 95 %
 
 @pytest.fixture(scope="module")
 def quick(thresholds: GateConfig) -> GateConfig:
-    return thresholds.model_copy(update={"bootstrap": 200})
+    return thresholds.model_copy(update={"bootstrap": 100})
 
 
 def simulated(seed: int, *, n: int, gain: float, champion: float | None, candidates: int = 1) -> Evidence:
