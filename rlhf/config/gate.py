@@ -12,7 +12,10 @@ class Limits(Section):
 
     min_prompts: Count
     min_win_rate: Share  # the lower bound of the win rate against SFT must exceed it
-    min_slice: Count  # prompts of a use case; smaller ones are pooled
+    max_ties: Share  # of the prompts, against either opponent
+    max_length_shift: Share  # by which length control may move the win rate
+    min_slice: Count  # prompts of a slice; smaller ones are pooled
+    max_slice_loss: Share  # the lower bound of a slice's win rate must not be further below one half
     max_kl: Positive  # nats a sequence, upper bound
     max_length_ratio: Positive  # mean length of the policy's answers over SFT's, upper bound
     min_terminated: Share  # answers that end by themselves, lower bound
@@ -31,6 +34,7 @@ class GateConfig(Section):
     confidence: float = Field(gt=0.5, lt=1.0)  # of every two-sided interval
     power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
     bootstrap: Count  # resamples, by prompt
+    slices: dict[str, list[str]] = Field(min_length=1)  # columns to slice the prompts by: values that must be there
     may_be_unmeasured: list[Literal["gold_gain", "harmful_compliance", "over_refusal"]]  # where no truth is known
     profile: Literal["small", "production"]  # whose limits hold
     small: Limits

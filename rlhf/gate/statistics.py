@@ -11,6 +11,8 @@ from rlhf.gate.records import Interval, WinRate
 
 Array = NDArray[np.float64]
 CHUNK = 4_000_000  # resampled indices held in memory at once
+FEW = 40  # clusters, below which the percentile bootstrap covers too little
+ENUMERATED = 16  # untied prompts whose 2^16 flips are all made
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,13 @@ def bootstrap_ratio(
 def win_rate(
     points: NDArray, *, confidence: float, resamples: int, seed: int, clusters: NDArray | None = None
 ) -> WinRate:
-    """How often the policy won, from its points (N,): 1 a win, 1/2 a tie, 0 a loss."""
+    """How often the policy won, from its points (N,): 1 a win, 1/2 a tie, 0 a loss. The interval is the bootstrap's by
+    cluster, and exact for fewer than 40 clusters."""
     points = _finite(points)
-    interval = bootstrap_mean(points, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
+    if len(cluster_means(points, clusters)) < FEW:
+        interval = exact_win_rate(points, confidence=confidence, clusters=clusters)
+    else:
+        interval = bootstrap_mean(points, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
     wins, ties, losses = (int((points == point).sum()) for point in (1.0, 0.5, 0.0))
     return WinRate(interval.value, interval.low, interval.high, wins, ties, losses)
 
@@ -74,7 +80,48 @@ def sign_test(wins: int, losses: int) -> float:
     return float(stats.binom.sf(wins - 1, wins + losses, 0.5)) if wins + losses else 1.0
 
 
-def binomial_interval(successes: int, n: int, *, confidence: float) -> Interval:
+def sign_flip_test(differences: NDArray, *, resamples: int, seed: int) -> float:
+    """One-sided p-value of so high a mean of paired differences (N,), one a prompt, if each could as well have had the
+    other sign, as it could were both models the same (Fisher 1935).
+
+    p = (1 + #{sum(e * d) >= sum(d)}) / (B + 1) over B random signs e (Phipson and Smyth 2010,
+    https://arxiv.org/abs/1603.05766); exact, by all 2^m signs, for up to 16 prompts
+    that differ, and by the sign test, which it then is, where every difference is of one size.
+    """
+    differences = _finite(differences)
+    differences = differences[differences != 0]
+    sizes, m = np.abs(differences), len(differences)
+    if not m or sizes.min() == sizes.max():
+        return sign_test(int((differences > 0).sum()), int((differences < 0).sum()))
+    reached = differences.sum() - 1e-9 * sizes.sum()  # sums that differ by rounding only are equal
+    if m <= ENUMERATED:
+        positive = np.arange(2**m)[:, None] >> np.arange(m) & 1
+        return float(np.mean(positive @ (2 * sizes) - sizes.sum() >= reached))
+    random, above, rows = np.random.default_rng(seed), 0, max(1, CHUNK // m)
+    for start in range(0, resamples, rows):
+        positive = random.integers(0, 2, size=(min(rows, resamples - start), m))
+        above += int((positive @ (2 * sizes) - sizes.sum() >= reached).sum())
+    return (1 + above) / (resamples + 1)
+
+
+def exact_win_rate(points: NDArray, *, confidence: float, clusters: NDArray | None = None) -> Interval:
+    """Mean of points (N,) with the exact interval of a binomial of as many trials as there are clusters.
+
+    Were each tie decided by a coin, wins would be binomial with the win rate that counts a tie one half; points vary
+    less than that, so the interval is if anything too wide, for any number of prompts.
+    """
+    points = _finite(points)
+    n = len(cluster_means(points, clusters))
+    return binomial_interval(float(points.mean()) * n, n, confidence=confidence)
+
+
+def at_least_test(successes: float, n: int, rate: float) -> float:
+    """Exact one-sided p-value of so few successes of n if the true rate were at least `rate`: sum over k <= successes
+    of C(n, k) rate^k (1 - rate)^(n - k), continued between whole numbers by the beta distribution."""
+    return float(stats.beta.sf(rate, successes + 1, n - successes)) if successes < n else 1.0
+
+
+def binomial_interval(successes: float, n: int, *, confidence: float) -> Interval:
     """Rate with its exact interval (Clopper and Pearson 1934), which does not collapse at no or all successes."""
     tail = (1 - confidence) / 2
     low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
@@ -115,12 +162,15 @@ def sample_size(rate: float, *, alpha: float, power: float) -> int:
 
 
 def detectable_rate(n: int, *, alpha: float, power: float) -> float:
-    """The smallest win rate above 1/2 for which `n` untied prompts are enough: the inverse of `sample_size`."""
-    low, high = 0.5, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if sample_size(middle, alpha=alpha, power=power) <= n else (middle, high)
-    return high
+    """The smallest win rate above 1/2 for which `n` untied prompts are enough; 1 where none is.
+
+    The inverse of `sample_size`: with d = rate - 1/2, sqrt(n) d - z_alpha / 2 = z_power * sqrt(1 / 4 - d^2), squared.
+    """
+    found, missed = float(stats.norm.isf(alpha)), float(stats.norm.ppf(power))
+    if n <= found**2:
+        return 1.0
+    root = missed * math.sqrt(n + missed**2 - found**2)
+    return 0.5 + (math.sqrt(n) * found + root) / (2 * (n + missed**2))
 
 
 def settling_size(interval: Interval, threshold: float, bound: float, *, confidence: float, power: float) -> int | None:
@@ -162,6 +212,17 @@ def calibration(margins: NDArray, bins: int = 10) -> tuple[list[Bin], float, flo
     return table, float(error), float(((1 - likelihood) ** 2).mean())
 
 
+def cluster_means(values: NDArray, clusters: NDArray | None) -> Array:
+    """Mean of each cluster, in the order of the cluster names; without clusters the values (N,) themselves."""
+    values = _finite(values)
+    return _cluster_sums(values, clusters) / _cluster_sums(np.ones(len(values)), clusters)
+
+
+def owners(clusters: NDArray | None, rows: int) -> NDArray[np.intp]:
+    """The cluster of each row (N,), numbered from zero in the order of their names; without clusters the row itself."""
+    return np.arange(rows) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+
+
 def _finite(values: NDArray) -> Array:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values):
@@ -175,7 +236,7 @@ def _cluster_sums(values: Array, clusters: NDArray | None) -> Array:
     """Sum of each cluster, in the order of the cluster names; without clusters the values themselves."""
     if clusters is None:
         return values
-    return np.bincount(np.unique(clusters, return_inverse=True)[1], weights=values).astype(np.float64)
+    return np.bincount(owners(clusters, len(values)), weights=values).astype(np.float64)
 
 
 def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float, float]:

@@ -11,7 +11,14 @@ from rlhf.config.gate import GateConfig
 from rlhf.gate.checks.diversity import distinct_2
 from rlhf.gate.checks.integrity import lineage, policy_bytes, reference_bytes, rows_agree, unseen_prompts
 from rlhf.gate.checks.overoptimization import gold_gain, kl, length_ratio
-from rlhf.gate.checks.quality import better_than_champion, better_than_sft, more_wins_than_luck, no_use_case_worse
+from rlhf.gate.checks.quality import (
+    better_than_champion,
+    better_than_sft,
+    length_controlled,
+    more_wins_than_luck,
+    no_use_case_worse,
+    ties,
+)
 from rlhf.gate.checks.reward_model import reward_accuracy, reward_calibration, reward_length_bias
 from rlhf.gate.checks.safety import harmful_compliance, over_refusal
 from rlhf.gate.checks.sanity import empty, finite_numbers, prompts, terminated
@@ -21,7 +28,14 @@ from rlhf.gate.records import Check
 GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
     "integrity": (policy_bytes, reference_bytes, lineage, rows_agree, unseen_prompts),
     "sanity": (prompts, finite_numbers, terminated, empty),
-    "quality": (better_than_sft, better_than_champion, more_wins_than_luck, no_use_case_worse),
+    "quality": (
+        better_than_sft,
+        better_than_champion,
+        more_wins_than_luck,
+        length_controlled,
+        ties,
+        no_use_case_worse,
+    ),
     "reward model": (reward_accuracy, reward_calibration, reward_length_bias),
     "over-optimisation": (kl, gold_gain, length_ratio),
     "safety": (harmful_compliance, over_refusal),
@@ -42,7 +56,7 @@ def run_checks(evidence: Evidence, config: GateConfig) -> tuple[Check, ...]:
 def _made(check: Callable[[Evidence, GateConfig], Check], evidence: Evidence, config: GateConfig) -> Check:
     try:
         found = check(evidence, config)
-        if bad := not_finite(vars(found)):
+        if bad := not_finite({**vars(found), **{part.name: vars(part) for part in found.parts}}):
             raise Unusable(f"the {', '.join(bad)} of this check came out as no finite number")
         return found
     except Unusable as error:

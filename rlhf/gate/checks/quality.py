@@ -1,20 +1,33 @@
-"""The policy is better than SFT, and no kind of prompt pays for it."""
+"""The policy is better than SFT and than the champion, at equal length too, and no kind of prompt pays for it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unusable, judged
+from rlhf.gate.evidence import Evidence, Unusable, column, judged
 from rlhf.gate.findings import against, fact, resampling
-from rlhf.gate.records import Check, Interval, Outcome, WinRate
-from rlhf.gate.statistics import detectable_rate, holm, sign_test, win_rate
+from rlhf.gate.length_control import length_controlled_win_rate
+from rlhf.gate.records import Check, Interval, Outcome, Part, WinRate
+from rlhf.gate.sequential import confidence_sequence
+from rlhf.gate.statistics import (
+    at_least_test,
+    cluster_means,
+    detectable_rate,
+    exact_win_rate,
+    holm,
+    sign_flip_test,
+    win_rate,
+)
+
+HEADROOM = 0.25  # of the way to 0 or 1: length control that moves a win rate by less is never extreme (AlpacaEval)
 
 
 def better_than_sft(evidence: Evidence, config: GateConfig) -> Check:
     """The lower bound of the win rate against SFT is above the threshold."""
-    return _better(evidence, config, "sft", "SFT")
+    return _better(evidence, config, "sft")
 
 
 def better_than_champion(evidence: Evidence, config: GateConfig) -> Check:
@@ -23,39 +36,89 @@ def better_than_champion(evidence: Evidence, config: GateConfig) -> Check:
         return fact(True, "there is no champion yet; the first has to pass every other check", "")
     if evidence.champion == evidence.policy_digest:
         return fact(False, "", "it is the champion already")
-    return _better(evidence, config, "champion", "the champion")
+    return _better(evidence, config, "champion")
 
 
 def more_wins_than_luck(evidence: Evidence, config: GateConfig) -> Check:
-    """So many wins would be rare if both were equally good: the exact sign test, which assumes nothing else."""
-    rate = measured_win_rate(evidence, config, "sft")
-    p, alpha = sign_test(rate.wins, rate.losses), (1 - family_confidence(evidence, config)) / 2
-    against = sign_test(rate.losses, rate.wins)
-    outcome: Outcome = "pass" if p < alpha else "fail" if against < alpha else "undecided"
-    reason = f"so many wins by luck: p = {p:.3g}, must be below {alpha:.3g}"
-    return Check(outcome=outcome, reason=reason, value=p, threshold=alpha, n=rate.wins + rate.losses, at_least=False)
+    """So many wins would be rare if both were equally good, against SFT and against the champion.
+
+    The sign test by prompt, which assumes nothing else. People's verdicts come in over time and the gate is looked at
+    again and again: theirs are held against an interval that allows it.
+    """
+    test = _at_any_time if evidence.evaluation.get("judge") == "people" else _once
+    return _worst(evidence, lambda opponent: test(evidence, config, opponent))
+
+
+def length_controlled(evidence: Evidence, config: GateConfig) -> Check:
+    """The win rate against SFT would be above one half were all answers as long as SFT's."""
+    longer = column(evidence.rows, "policy_length") - column(evidence.rows, "sft_length")
+    points, confidence = judged(evidence, "sft"), family_confidence(evidence, config)
+    interval = length_controlled_win_rate(points, longer, **resampling(evidence, confidence, config))
+    what = "win rate against SFT at equal length"
+    check = against(interval, 0.5, config, what, ".1%", at_least=True, above=True, confidence=confidence)
+    plain = float(points.mean())
+    room = 1 - plain if interval.value > plain else plain
+    most = max(config.limits.max_length_shift, HEADROOM * room)
+    if check.passed and abs(interval.value - plain) > most:
+        check = replace(check, outcome="undecided")
+    return replace(
+        check,
+        reason=f"{check.reason}; {plain:.1%} as it is, which length control must not move by more than {most:.1%}",
+    )
+
+
+def ties(evidence: Evidence, config: GateConfig) -> Check:
+    """The judge sees a difference on enough prompts for the others to speak for all."""
+
+    def of(opponent: str) -> Check:
+        share, limit = float((judged(evidence, opponent) == 0.5).mean()), config.limits.max_ties
+        return Check(
+            outcome="undecided" if share > limit else "pass",
+            reason=f"{share:.1%} of the prompts are ties with {OPPONENTS[opponent]}, must be at most {limit:.1%}",
+            value=share,
+            n=len(judged(evidence, opponent)),
+            threshold=limit,
+            at_least=False,
+        )
+
+    return _worst(evidence, of)
 
 
 def no_use_case_worse(evidence: Evidence, config: GateConfig) -> Check:
-    """No use case lost significantly (exact sign test, Holm over use cases; small ones pooled)."""
-    points, slices = judged(evidence, "sft"), _slices(evidence, config.limits.min_slice)
-    names = sorted(set(slices))
-    wins = [int((points[slices == name] == 1.0).sum()) for name in names]
-    losses = [int((points[slices == name] == 0.0).sum()) for name in names]
-    adjusted = holm(np.array([sign_test(lost, won) for won, lost in zip(wins, losses, strict=True)]))
-    rates = [float(points[slices == name].mean()) for name in names]
-    lowest, worst = int(np.argmin(rates)), int(np.argmin(adjusted))
-    held = adjusted[worst] >= 1 - config.confidence
-    shown = lowest if held else worst
-    return Check(
-        outcome="pass" if held else "fail",
-        reason=f"{names[shown]} has {rates[shown]:.1%} of {wins[shown] + losses[shown]} untied prompts, the lowest of "
-        f"{len(names)} use cases; adjusted p of being worse {adjusted[shown]:.3g}, must not be below "
-        f"{1 - config.confidence:.3g}",
-        value=float(adjusted[shown]),
-        threshold=1 - config.confidence,
-        n=int((slices == names[shown]).sum()),
+    """In no slice of the prompts does the policy lose by more than a margin, to SFT or to the champion.
+
+    It passes if every slice's interval lies above the margin: all have to, so none needs a correction. It fails if some
+    slice is below it beyond what chance does to one of so many (exact binomial test, Holm), or if a slice that
+    gate.slices names has no prompts (as in TFX's evaluator). Slices with few prompts are pooled.
+    """
+    if absent := _absent(evidence, config):
+        return fact(False, "", f"no prompt of {', '.join(absent)}, which gate.slices names")
+    least, clusters = 0.5 - config.limits.max_slice_loss, evidence.rows.get("prompt_id")
+    parts, p_values = [], []
+    for opponent in _opponents(evidence):
+        points = judged(evidence, opponent)
+        for name, chosen in _slices(evidence, config):
+            owners = None if clusters is None else clusters[chosen]
+            found = exact_win_rate(points[chosen], confidence=config.confidence, clusters=owners)
+            parts.append(Part(f"{name} against {OPPONENTS[opponent]}", found.value, found.low, found.high, found.n))
+            p_values.append(at_least_test(found.value * found.n, found.n, least))
+    adjusted = holm(np.array(p_values))
+    lost = bool(adjusted.min() < (1 - config.confidence) / 2)
+    shown = int(np.argmin(adjusted)) if lost else int(np.argmin([part.low for part in parts]))
+    part, total = parts[shown], len(evidence.rows["points_sft"])
+    interval = Interval(part.value, part.low, part.high, part.n)
+    check = against(interval, least, config, f"win rate on {part.name}", ".1%", at_least=True)
+    undecided: Outcome = "pass" if check.passed else "undecided"
+    return replace(
+        check,
+        outcome="fail" if lost else undecided,
+        reason=f"{check.reason}; the lowest of {len(parts)} slices, adjusted p of being below {adjusted[shown]:.3g}",
+        needed=None if lost or check.needed is None else -(-check.needed * total // part.n),
+        parts=tuple(parts),
     )
+
+
+OPPONENTS = {"sft": "SFT", "champion": "the champion"}
 
 
 def measured_win_rate(evidence: Evidence, config: GateConfig, opponent: str) -> WinRate:
@@ -70,15 +133,15 @@ def family_confidence(evidence: Evidence, config: GateConfig) -> float:
     return 1 - (1 - config.confidence) / evidence.candidates
 
 
-def _better(evidence: Evidence, config: GateConfig, opponent: str, name: str) -> Check:
-    rate, n = measured_win_rate(evidence, config, opponent), len(judged(evidence, opponent))
-    family = family_confidence(evidence, config)
-    interval = Interval(rate.value, rate.low, rate.high, n)
+def _better(evidence: Evidence, config: GateConfig, opponent: str) -> Check:
+    rate, family = measured_win_rate(evidence, config, opponent), family_confidence(evidence, config)
+    prompts = len(cluster_means(judged(evidence, opponent), evidence.rows.get("prompt_id")))
+    interval = Interval(rate.value, rate.low, rate.high, prompts)
     check = against(
         interval,
         config.limits.min_win_rate,
         config,
-        f"win rate against {name}",
+        f"win rate against {OPPONENTS[opponent]}",
         ".1%",
         at_least=True,
         above=True,
@@ -92,9 +155,63 @@ def _better(evidence: Evidence, config: GateConfig, opponent: str, name: str) ->
     )
 
 
-def _slices(evidence: Evidence, smallest: int) -> NDArray[np.str_]:
-    """The use case of each row (N,); those with fewer than `smallest` rows become "others"."""
-    if "use_case" not in evidence.rows:
-        raise Unusable("the evaluation's rows have no column use_case")
-    names, inverse, counts = np.unique(evidence.rows["use_case"].astype(str), return_inverse=True, return_counts=True)
-    return np.where(counts < smallest, "others", names)[inverse]
+def _once(evidence: Evidence, config: GateConfig, opponent: str) -> Check:
+    differences = 2 * cluster_means(judged(evidence, opponent), evidence.rows.get("prompt_id")) - 1
+    alpha = (1 - family_confidence(evidence, config)) / 2
+    better, worse = (
+        sign_flip_test(sign * differences, resamples=config.bootstrap, seed=evidence.seed) for sign in (1, -1)
+    )
+    outcome: Outcome = "pass" if better < alpha else "fail" if worse < alpha else "undecided"
+    return Check(
+        outcome=outcome,
+        reason=f"so many wins over {OPPONENTS[opponent]} by luck: p = {better:.3g}, must be below {alpha:.3g}",
+        value=better,
+        threshold=alpha,
+        n=int((differences != 0).sum()),
+        at_least=False,
+    )
+
+
+def _at_any_time(evidence: Evidence, config: GateConfig, opponent: str) -> Check:
+    points, confidence = judged(evidence, opponent), family_confidence(evidence, config)
+    interval = confidence_sequence(points, confidence=confidence, clusters=evidence.rows.get("prompt_id"))
+    what = f"win rate against {OPPONENTS[opponent]} by people, however often it is looked at,"
+    return against(interval, 0.5, config, what, ".1%", at_least=True, above=True, confidence=confidence)
+
+
+def _opponents(evidence: Evidence) -> tuple[str, ...]:
+    return ("sft",) if evidence.champion is None else ("sft", "champion")
+
+
+def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:
+    """A check that must hold against every opponent, as it came out against the one where it is worst."""
+    order = ("fail", "undecided", "pass")
+    return min((of(opponent) for opponent in _opponents(evidence)), key=lambda check: order.index(check.outcome))
+
+
+def _absent(evidence: Evidence, config: GateConfig) -> list[str]:
+    """Slices that gate.slices names, and that hold no prompt."""
+    return [
+        f"{name} {value}"
+        for name, wanted in config.slices.items()
+        for value in wanted
+        if value not in set(_values(evidence, name))
+    ]
+
+
+def _slices(evidence: Evidence, config: GateConfig) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Every slice's name and its rows (N,); of each column those with few rows together are one."""
+    found = []
+    for name in config.slices:
+        values, counts = np.unique(_values(evidence, name), return_counts=True)
+        small = values[counts < config.limits.min_slice]
+        found += [(value, _values(evidence, name) == value) for value in values.tolist() if value not in small]
+        if len(small):
+            found.append((f"any other {name}", np.isin(_values(evidence, name), small)))
+    return found
+
+
+def _values(evidence: Evidence, name: str) -> NDArray[np.str_]:
+    if name not in evidence.rows:
+        raise Unusable(f"the evaluation's rows have no column {name}, by which gate.slices slices them")
+    return evidence.rows[name].astype(str)

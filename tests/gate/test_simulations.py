@@ -1,0 +1,227 @@
+"""The gate as a whole, on candidates of which the truth is known: what is promoted, how often, and what stops it."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlhf.config.gate import GateConfig
+from rlhf.gate.checks import GROUPS, run_checks
+from rlhf.gate.decision import assess, decide
+from rlhf.gate.evidence import Evidence
+from rlhf.gate.records import Check
+from rlhf.gate.sequential import e_process
+from rlhf.gate.statistics import bootstrap_mean, sample_size, sign_test, win_points
+from tests.gate.conftest import made_evidence, made_rows
+from tests.gate.test_checks import ALSO, SPOILED, WARNINGS, Spoil, with_metric, with_points, with_rows
+
+TEN_POINTS = 0.3583  # standard deviations by which a policy wins 60 % of its pairs: Phi(0.3583 / sqrt 2) = 0.6
+ALPHA = 0.025  # one-sided, of an interval of 95 %
+
+
+@pytest.fixture(scope="module")
+def quick(thresholds: GateConfig) -> GateConfig:
+    return thresholds.model_copy(update={"bootstrap": 100})
+
+
+def simulated(seed: int, *, n: int, gain: float, champion: float | None, candidates: int = 1) -> Evidence:
+    """A policy and a champion that are better than SFT by so many standard deviations; None: no champion yet."""
+    rows = made_rows(n, gain=gain, seed=seed)
+    if champion is not None:
+        scores = np.random.default_rng([seed, 1]).normal(champion, 1, n)
+        rows["points_champion"] = win_points(rows["policy_gold"], scores)
+    return made_evidence(rows, seed=seed, candidates=candidates, champion=None if champion is None else "ff")
+
+
+def named(evidence: Evidence, config: GateConfig, name: str) -> Check:
+    return next(check for check in run_checks(evidence, config) if check.name == name)
+
+
+@pytest.mark.parametrize(("gain", "champion"), [(0.0, None), (1.0, 1.0)])
+def test_a_policy_no_better_than_what_is_there_is_promoted_no_more_often_than_promised(
+    gain: float, champion: float | None, quick: GateConfig
+) -> None:
+    """As good as SFT before the first champion; as good as a champion that is better than SFT."""
+    gates = (assess(simulated(seed, n=300, gain=gain, champion=champion), quick) for seed in range(1000))
+    found = Counter(gate.decision for gate in gates)
+    assert found["PROMOTE"] <= ALPHA * 1000
+    assert found["ERROR"] == 0
+
+
+def test_the_best_of_five_equal_policies_is_promoted_no_more_often_than_promised(quick: GateConfig) -> None:
+    promoted = 0
+    for seed in range(100):
+        policies = [simulated(5 * seed + i, n=300, gain=0.0, champion=None, candidates=5) for i in range(5)]
+        found = decide([assess(one, quick) for one in policies], "gold", None, 0)
+        promoted += found.decision == "PROMOTE"
+    assert promoted <= ALPHA * 100
+
+
+@pytest.mark.parametrize("champion", [None, 0.0])
+def test_ten_points_are_found_four_times_in_five(champion: float | None, quick: GateConfig) -> None:
+    """With the prompts that docs/gate.md names: enough for power 0.9 against either opponent."""
+    n = 300
+    assert sample_size(0.6, alpha=ALPHA, power=0.9) == 259 < n == quick.small.min_prompts
+    gates = (assess(simulated(seed, n=n, gain=TEN_POINTS, champion=champion), quick) for seed in range(100))
+    assert sum(gate.decision == "PROMOTE" for gate in gates) >= 80
+
+
+def test_ten_points_are_found_by_the_profile_of_production(quick: GateConfig) -> None:
+    production = quick.model_copy(update={"profile": "production"})
+    found = Counter()
+    for seed in range(40):
+        evidence = simulated(seed, n=1000, gain=TEN_POINTS, champion=0.0)
+        found.update(
+            check.name for check in run_checks(evidence, production) if check.group == "quality" and check.stops
+        )
+    assert max(found.values(), default=0) <= 4
+
+
+def test_ninety_percent_intervals_hold_the_truth_nine_times_in_ten() -> None:
+    """Two games a prompt, which share how hard the prompt is. Rows taken for independent cover far less."""
+    random, sims, n = np.random.default_rng(4), 600, 300
+    prompts, held = np.repeat(np.arange(n), 2), Counter()
+    for seed in range(sims):
+        chances = random.beta(0.55, 0.45, n)
+        points = random.binomial(1, np.repeat(chances, 2)).astype(float)
+        for kind, clusters in (("prompts", prompts), ("rows", None)):
+            found = bootstrap_mean(points, confidence=0.9, resamples=250, seed=seed, clusters=clusters)
+            held[kind] += found.low <= 0.55 <= found.high
+    assert 0.87 <= held["prompts"] / sims <= 0.93
+    assert held["rows"] / sims < 0.85
+
+
+def test_looking_again_and_again_is_paid_for() -> None:
+    """2,000 sequences of equal policies. A test made for one look and made at ten is wrong one time in six; the
+    e-process, looked at after every prompt, no more often than it says."""
+    points = np.random.default_rng(5).integers(0, 2, (2000, 500)).astype(float)
+    looks = np.arange(50, 501, 50)
+    wins = points.cumsum(axis=1)
+    significant = np.array([[sign_test(int(row[n - 1]), int(n - row[n - 1])) < 0.05 for n in looks] for row in wins])
+    assert 0.11 < significant.any(axis=1).mean() < 0.20
+    evidence = np.array([e_process(row) for row in points])
+    assert (evidence[:, looks - 1] >= 20).any(axis=1).mean() <= 0.05
+    assert (evidence >= 20).any(axis=1).mean() <= 0.05
+    better = np.random.default_rng(6).random((200, 500)) < 0.6
+    assert np.mean([(e_process(row) >= 20).any() for row in better]) >= 0.9
+
+
+def test_a_confidence_sequence_holds_the_truth_at_every_look() -> None:
+    """It holds what neither e-process refutes (test_statistics.py), so the truth is lost where one of them does."""
+    points = np.random.default_rng(7).choice([0.0, 0.5, 1.0], (500, 300), p=[0.3, 0.1, 0.6])
+    lost = [max(e_process(row, 0.65).max(), e_process(1 - row, 0.35).max()) >= 20 for row in points]
+    assert np.mean(lost) <= 0.1
+
+
+def always_longer(evidence: Evidence, seed: int) -> Evidence:
+    """Answers of equal quality, longer by 6 tokens of 20 on average, before a judge who likes length."""
+    random, n = np.random.default_rng(seed), len(evidence.rows["kl"])
+    longer = random.normal(6, 6, n)
+    points = win_points(random.normal(0, 1, n) + 0.15 * longer, random.normal(0, 1, n))
+    return with_points(evidence, points, sft_length=np.full(n, 20.0), policy_length=20 + longer)
+
+
+def test_an_always_longer_policy_is_stopped_by_length_control(quick: GateConfig) -> None:
+    for seed in range(20):
+        fooled = always_longer(made_evidence(), seed)
+        assert named(fooled, quick, "better_than_sft").passed
+        assert {check.name for check in run_checks(fooled, quick) if check.stops} >= {"length_controlled"}
+        assert assess(fooled, quick).decision != "PROMOTE"
+
+
+def swapped(evidence: Evidence) -> Evidence:
+    """The policy in SFT's and in the champion's place, and they in its."""
+    exchange = {"policy": "sft", "sft": "policy"}
+    rows = {
+        name: evidence.rows["_".join([exchange[side], *rest]) if (side := first) in exchange else name]
+        for name in evidence.rows
+        for first, *rest in [name.split("_")]
+    }
+    back = with_rows(replace(evidence, rows=rows), points_champion=1 - evidence.rows["points_champion"])
+    return with_points(back, 1 - evidence.rows["points_sft"])
+
+
+@pytest.mark.parametrize("gain", [2.0, 0.1])
+@pytest.mark.parametrize("judge", ["gold", "people"])
+def test_swapping_the_models_flips_every_check_of_quality(gain: float, judge: str, thresholds: GateConfig) -> None:
+    there = with_metric(made_evidence(made_rows(gain=gain)), "judge", value=judge)
+    back = swapped(there)
+    for check in GROUPS["quality"]:
+        name = check.__name__
+        one, other = named(there, thresholds, name), named(back, thresholds, name)
+        if name == "ties":
+            assert one == other
+            continue
+        if gain == 2.0:
+            assert (one.outcome, other.outcome) == ("pass", "fail")
+        elif name != "no_use_case_worse":
+            assert (one.outcome, other.outcome) == ("undecided", "undecided")
+        for mine, theirs in zip(
+            one.parts or ([one] if one.low is not None else []), other.parts or [other], strict=False
+        ):
+            assert theirs.value is not None
+            assert (mine.value, mine.low, mine.high) == pytest.approx(
+                (1 - theirs.value, 1 - (theirs.high or 0), 1 - (theirs.low or 0)), abs=1e-9
+            )
+
+
+def test_a_prompt_judged_twice_is_found_and_no_new_evidence(thresholds: GateConfig) -> None:
+    once = made_evidence(made_rows(gain=0.3))
+    twice = replace(once, rows={name: np.repeat(values, 2) for name, values in once.rows.items()})
+    assert named(twice, thresholds, "rows_agree").outcome == "fail"
+    assert assess(twice, thresholds).decision != "PROMOTE"
+    people = (with_metric(once, "judge", value="people"), with_metric(twice, "judge", value="people"))
+    for name in ("better_than_sft", "better_than_champion", "more_wins_than_luck", "no_use_case_worse"):
+        for one, other in ((once, twice), people):
+            before, after = named(one, thresholds, name), named(other, thresholds, name)
+            assert (after.value, after.low, after.high) == pytest.approx((before.value, before.low, before.high))
+            assert after.n == before.n
+    widths = [check.high - check.low for e in (once, twice) if (check := named(e, thresholds, "length_controlled"))]
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_almost_no_prompts_never_promote(n: int, thresholds: GateConfig) -> None:
+    rows = {name: values[:n] for name, values in made_rows().items()}
+    rows["points_sft"], rows["points_champion"] = np.ones(n), np.ones(n)
+    few = with_metric(replace(made_evidence(), rows=rows), "prompts", value=n)
+    few = with_metric(few, "win_rate", "value", value=1.0)
+    no_minimum = thresholds.small.model_copy(update={"min_prompts": 1})
+    verdict = assess(few, thresholds.model_copy(update={"small": no_minimum, "slices": {"use_case": []}}))
+    assert verdict.decision in (("ERROR",) if n == 0 else ("ERROR", "INCONCLUSIVE", "REJECT"))
+    names = {check.name for check in verdict.checks if check.stops}
+    assert names >= {"better_than_sft", "better_than_champion", "more_wins_than_luck", "length_controlled"}
+
+
+# Candidates that one check alone stops, where those of test_checks.py are bad in more ways.
+PLANTED: dict[str, Spoil] = {
+    "prompts": lambda e: made_evidence(made_rows(n=299)),
+    "better_than_sft": lambda e: with_points(e, np.tile(np.repeat([1.0, 0.0], [31, 19]), 8)),
+    "better_than_champion": lambda e: replace(e, champion="aa"),
+    "more_wins_than_luck": lambda e: with_metric(
+        with_points(e, np.tile(np.repeat([1.0, 0.0], [28, 22]), 8)), "judge", value="people"
+    ),
+    "gold_gain": lambda e: with_rows(e, policy_gold=e.rows["sft_gold"] - 1),
+    "length_ratio": lambda e: with_rows(
+        e, policy_length=e.rows["sft_length"] * np.tile([0, 4], 200), sft_length=e.rows["sft_length"]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in SPOILED if name not in WARNINGS])
+def test_without_any_one_check_a_bad_policy_would_be_promoted(
+    name: str, thresholds: GateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled = PLANTED.get(name, SPOILED[name][0])(made_evidence())
+    config = thresholds
+    if name == "better_than_sft":  # 62 % is no luck, and less than is asked for here
+        config = thresholds.model_copy(update={"small": thresholds.small.model_copy(update={"min_win_rate": 0.6})})
+    assert assess(spoiled, config).decision != "PROMOTE"
+    left = {group: tuple(c for c in checks if c.__name__ != name) for group, checks in GROUPS.items()}
+    monkeypatch.setattr("rlhf.gate.checks.GROUPS", left)
+    monkeypatch.setattr("rlhf.gate.decision.NAMES", tuple(c.__name__ for checks in left.values() for c in checks))
+    without = assess(spoiled, config)
+    stopping = {check.name for check in without.checks if check.stops}
+    assert stopping == set() or (name not in PLANTED and stopping <= ALSO[name])
+    assert (without.decision == "PROMOTE") is (not stopping)
