@@ -33,6 +33,17 @@ class WinRate:
     losses: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a check found in one part of the evaluation, such as a use case: an estimate from its `n` prompts."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One thing that a policy must be. Numbers are None where there is none; never NaN or infinite."""
@@ -49,6 +60,7 @@ class Check:
     at_least: bool = True  # the value must not be below the threshold; False: not above it
     blocking: bool = True  # False: a warning, which never stops a promotion
     needed: int | None = None  # prompts that would settle an undecided check
+    parts: tuple[Part, ...] = ()  # of a check that looks at several
 
     @property
     def passed(self) -> bool:
@@ -133,6 +145,11 @@ def _candidate_to_json(candidate: Candidate) -> dict[str, Any]:
 
 
 def _candidate_from_json(algorithm: str, raw: Mapping[str, Any]) -> Candidate:
-    checks = tuple(Check(**{k: v for k, v in check.items() if k != "passed"}) for check in raw["checks"])
+    checks = tuple(_check_from_json(check) for check in raw["checks"])
     win_rate = None if raw["win_rate"] is None else WinRate(**raw["win_rate"])
     return Candidate(algorithm, raw["policy"], raw["decision"], win_rate, checks)
+
+
+def _check_from_json(raw: Mapping[str, Any]) -> Check:
+    fields = {name: value for name, value in raw.items() if name not in ("passed", "parts")}
+    return Check(**fields, parts=tuple(Part(**part) for part in raw["parts"]))
