@@ -35,6 +35,9 @@ def made_row(index: int, algorithm: str) -> dict[str, Any]:
         "policy_reward": 0.1 + index % 5,
         "sft_gold": 0.5,
         "policy_gold": 0.5 + gain,
+        "champion_response": f"What the champion says to {index}.",
+        "champion_reward": None,
+        "champion_gold": 0.5 + index / 40,
         "points_sft": (1 + (gain > 0) - (gain < 0)) / 2,
     }
 

@@ -4,13 +4,15 @@ import hashlib
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from rlhf.report.gate import render_gate
-from tests.report.conftest import made_decision, write_json
+from tests.report.conftest import made_decision, made_row, write_json
 from tests.report.page import Page
 
 DECISION = "reports/gate/decision.json"
+ROWS = [made_row(index, "dpo") for index in range(40)]
 
 
 @pytest.fixture
@@ -93,7 +95,26 @@ def test_every_check_is_in_the_picture_or_the_list_and_in_the_table(html: str) -
         assert pictured.count('<div class="line">') == sum(check.low is not None for check in candidate.checks)
 
 
-def test_examples_are_those_with_the_largest_differences(html: str) -> None:
+def test_examples_are_the_largest_differences_from_the_champion_or_else_from_sft(workspace: Path, html: str) -> None:
+    assert shown(html) == [*largest("champion"), "000", "001", "002"]
+    assert "<h5>the champion <small>gold 0.5</small></h5>" in html
+    for name in ("ppo", "dpo"):
+        path = workspace / "reports/evaluate" / name / "rows/rows.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns([c for c in table.column_names if c.startswith("champion")]), path)
+    first = render_gate(workspace, workspace / DECISION, "small")
+    assert shown(first) == [*largest("sft"), "003", "004", "005"]
+    assert largest("sft") != largest("champion")
+
+
+def shown(html: str) -> list[str]:
+    """Ids of the examples of the first policy."""
     section = html[html.index("Answers side by side") : html.index("Every check")]
-    ids = re.findall(r'<p class="of">\w+ <small>(\d+)</small>', section)
-    assert ids == ["017", "034", "011", "023", "006", "029", "003", "004", "005"]
+    return re.findall(r'<p class="of">\w+ <small>(\d+)</small>', section)
+
+
+def largest(opponent: str) -> list[str]:
+    """Ids of the three prompts that were won by most, then of the three that were lost by most."""
+    gains = {row["prompt_id"]: row["policy_gold"] - row[f"{opponent}_gold"] for row in ROWS}
+    ranked = sorted(gains, key=lambda prompt: gains[prompt])
+    return [*ranked[:-4:-1], *ranked[:3]]
