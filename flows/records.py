@@ -1,6 +1,7 @@
 """What a run leaves behind: the sender that brings all journals to MLflow, promotion, the gate's report in Prefect."""
 
 import hashlib
+import html
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import IO, Any
 from rlhf.errors import Exit
 from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.fingerprint import ROOT
+from rlhf.report.text import visible
 
 DECISION = "reports/gate/decision.json"
 PATIENCE = 120.0  # seconds that the sender may take after the last stage
@@ -81,21 +83,26 @@ def acted_on(workspace: Path) -> bool:
 
 
 def gate_report(decision: dict[str, Any]) -> str:
-    """The gate's decision as Markdown: the sentence, and a table of checks a candidate."""
+    """The gate's decision as Markdown: the sentence, and of each candidate how many checks of each group pass, and a
+    table of those that do not."""
     lines = [f"# {decision['decision']}", "", decision["sentence"], ""]
     for name, candidate in decision["candidates"].items():
-        lines += [
-            f"## {name}: {candidate['decision']}",
-            "",
-            "| | check | value | interval | limit | n | |",
-            "|-|-|-|-|-|-|-|",
-        ]
+        groups: dict[str, list[bool]] = {}
         for check in candidate["checks"]:
-            interval = f"{_number(check['low'])} to {_number(check['high'])}" if check["low"] is not None else ""
-            cells = [check["name"], _number(check["value"]), interval, _number(check["threshold"]), _number(check["n"])]
-            lines.append("| " + " | ".join(["✓" if check["passed"] else "✗", *cells, check["reason"] or ""]) + " |")
-        lines.append("")
-    return "\n".join(lines)
+            groups.setdefault(check["group"], []).append(check["passed"])
+        counts = (f"{group} {sum(passed)}/{len(passed)}" for group, passed in groups.items())
+        lines += [f"## {name}: {candidate['decision']}", "", f"Checks passed: {', '.join(counts)}.", ""]
+        if missed := [check for check in candidate["checks"] if not check["passed"]]:
+            lines += ["| not passed | value | interval | limit | n | |", "|-|-|-|-|-|-|", *map(_row, missed), ""]
+    return "\n".join([*lines, "Every check, and the answers behind them, are in `reports/gate.html`.", ""])
+
+
+def _row(check: dict[str, Any]) -> str:
+    """A check as a row of a Markdown table, which nothing that data wrote can break or turn into HTML."""
+    interval = f"{_number(check['low'])} to {_number(check['high'])}" if check["low"] is not None else ""
+    cells = [check["name"], _number(check["value"]), interval, _number(check["threshold"]), _number(check["n"])]
+    said = html.escape(visible(" ".join((check["reason"] or "").split())), quote=False).replace("|", "\\|")
+    return f"| {' | '.join([*cells, said])} |"
 
 
 def log_file(workspace: Path, name: str) -> Path:

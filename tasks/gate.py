@@ -1,4 +1,4 @@
-"""gate: may the best policy be promoted? Checks each one, decides, and writes the report. A refusal is a result."""
+"""gate: may the best policy be promoted? Checks each one, decides, and writes the reports. A refusal is a result."""
 
 import numpy as np
 import pyarrow.parquet
@@ -8,12 +8,13 @@ from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
 from rlhf.pipeline.champion import GENERATION, POLICY
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.report.gate import render_gate
 from rlhf.report.html import render_report
-from rlhf.report.summary import read_json
+from rlhf.report.summary import DECISION, read_json
 
 
 def main(stage: Stage) -> None:
-    """Write reports/gate/decision.json and reports/report.html."""
+    """Write reports/gate/decision.json, reports/gate.html, which states its digest, and reports/report.html."""
     algorithms = stage.config.align.algorithms
     found = [evidence(stage, name, len(algorithms)) for name in algorithms]
     judges = {one.evaluation.get("judge") for one in found}
@@ -23,7 +24,9 @@ def main(stage: Stage) -> None:
         stage.params[POLICY] or None,
         stage.params[GENERATION],
     )
-    stage.report("reports/gate/decision.json", decision.to_json())
+    stage.report(DECISION, decision.to_json())
+    why = render_gate(stage.workspace, stage.output(DECISION), stage.config.gate.profile)
+    stage.output("reports/gate.html").write_text(why, encoding="utf-8")
     html = render_report(stage.workspace, decision, stage.upstream)
     stage.output("reports/report.html").write_text(html, encoding="utf-8")
     stage.summary(f"{decision.decision}. {decision.sentence}")

@@ -85,6 +85,8 @@ def test_the_small_world_runs_from_feedback_to_the_gate(world: Path) -> None:
     assert decision["decision"] in {"PROMOTE", "REJECT", "INCONCLUSIVE"}
     assert set(decision["candidates"]) == {"ppo", "dpo"}
     assert (world / "reports/report.html").stat().st_size > 10_000
+    why = (world / "reports/gate.html").read_text(encoding="utf-8")
+    assert digest(world / "reports/gate/decision.json") in why
 
     again = rlhf(world, "run")
     assert again.returncode == 0, again.stdout + again.stderr

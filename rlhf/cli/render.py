@@ -1,6 +1,6 @@
-"""What stands at the end of a run: the table, the gate's decision with every check, answers side by side."""
+"""What stands at the end of a run: the table, the gate's decision and what matters to it, answers side by side."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -10,10 +10,12 @@ from rich.text import Text
 
 from rlhf.cli.console import printable
 from rlhf.gate.records import Candidate, Check, WinRate
-from rlhf.report.summary import Example, Kl, Row, Summary
+from rlhf.report.examples import Example
+from rlhf.report.summary import Kl, Row, Summary, by_group
 from rlhf.report.text import title
 
-SIDE_BY_SIDE = 3  # candidates whose every check fits beside the others
+SIDE_BY_SIDE = 3  # candidates whose checks fit beside each other
+WIN_RATES = ("better_than_sft", "better_than_champion")  # shown even where they pass
 VERDICTS = {"PROMOTE": "bold green", "REJECT": "bold red", "INCONCLUSIVE": "bold yellow", "ERROR": "bold red"}
 OUTCOMES = {
     "pass": ("✓", "green"),
@@ -61,24 +63,36 @@ def _models(rows: tuple[Row, ...]) -> Table:
 
 
 def _checks(candidates: tuple[Candidate, ...]) -> Table:
-    """A row for each check, a column for each candidate."""
-    table = _table("The gate")
+    """A row for each group, with how many of its checks pass, and below it those that some candidate does not pass, and
+    the win rates."""
+    table = _table("The gate; every check is in reports/gate.html")
     table.add_column("check", no_wrap=True)
     table.add_column("limit", justify="right", no_wrap=True)
     for candidate in candidates:
         head = Text.assemble(f"{title(candidate.algorithm)}  ", (candidate.decision, VERDICTS[candidate.decision]))
         table.add_column(head)
-    names = dict.fromkeys(check.name for candidate in candidates for check in candidate.checks)
-    for name in names:
-        found = [next((check for check in c.checks if check.name == name), None) for c in candidates]
-        limit = next((_limit(check) for check in found if check), "")
-        table.add_row(name, limit, *(_outcome(check) if check else "" for check in found))
+    groups = [by_group(candidate.checks) for candidate in candidates]
+    for group in dict.fromkeys(group for found in groups for group in found):
+        members = [found.get(group, []) for found in groups]
+        table.add_row(group, "", *(_passed(checks) for checks in members))
+        for name in dict.fromkeys(check.name for checks in members for check in checks):
+            row = [next((check for check in checks if check.name == name), None) for checks in members]
+            if name in WIN_RATES or not all(check and check.passed for check in row):
+                limit = next((_limit(check) for check in row if check), "")
+                table.add_row(f"  {name}", limit, *(_outcome(check) if check else "" for check in row))
     return table
+
+
+def _passed(checks: Sequence[Check]) -> Text:
+    """How many of a group's checks pass."""
+    passed = sum(check.passed for check in checks)
+    style = "bold red" if any(check.stops for check in checks) else "green" if passed == len(checks) else "yellow"
+    return Text(f"{passed}/{len(checks)}", style)
 
 
 def _candidates(candidates: tuple[Candidate, ...]) -> Table:
     """A row for each candidate, with the checks that it did not pass."""
-    table = _table("The gate; every check of each is in the report")
+    table = _table("The gate; every check of each is in reports/gate.html")
     for name in ("policy", "decision", "passed", "not passed"):
         table.add_column(name, no_wrap=name != "not passed")
     for candidate in candidates:
@@ -103,13 +117,13 @@ def _outcome(check: Check) -> Text:
 
 
 def _examples(examples: tuple[Example, ...]) -> Table:
-    policy = title(examples[0].algorithm)
+    policy = title(examples[0].ours.model)
     table = Table(title=f"The same prompts, answered by SFT and by {policy}", title_justify="left", title_style="bold")
     table.show_lines = True
     for name in ("prompt", "SFT", policy):
         table.add_column(name, ratio=1, overflow="fold")
     for example in examples:
-        table.add_row(_conversation(example), _said(example.sft), _said(example.policy))
+        table.add_row(_conversation(example), _said(example.theirs.text), _said(example.ours.text))
     return table
 
 

@@ -95,6 +95,7 @@ def _show_end(result: "RunResult", directory: Path, prefect: "Service") -> None:
     mlflow = next((service.pages for service in recorded(directory) if service.server is MLFLOW), None)
     out.print("\nWhere to look next", style="bold")
     for what, where in {
+        "gate": str(directory / "reports" / "gate.html"),
         "report": str(directory / "reports" / "report.html"),
         "Prefect": prefect.pages,
         "MLflow": MLFLOW.elsewhere() or mlflow or "start its pages: rlhf up",

@@ -13,23 +13,12 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from rlhf.gate.records import Check, Decision, WinRate
+from rlhf.gate.records import Decision, WinRate
 from rlhf.report import plots
 from rlhf.report.summary import Kl, Row, Summary, flatten, read_json, summarize
 from rlhf.report.text import title, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A check drawn from left to right, in percent of the picture's width."""
-
-    low: float
-    value: float
-    high: float
-    threshold: float
-    good: tuple[float, float]  # where the side that passes begins and ends
 
 
 @dataclass(frozen=True)
@@ -54,8 +43,6 @@ def render_report(workspace: Path, decision: Decision, receipts: Mapping[str, Ma
         "report.html.j2",
         summary=summary,
         decision=decision,
-        bar=bar,
-        groups=by_group,
         figures=figures(workspace, summary),
         tables=tables(validation),
         whole_set=flatten(validation.get("set") or {}),
@@ -73,27 +60,6 @@ def page(template: str, figures: Iterable[plots.Figure], **values: object) -> st
     environment.filters |= {"percent": percent, "number": number, "title": title, "visible": visible}
     pictures = [(figure, markupsafe.Markup(figure.svg)) for figure in figures]
     return environment.get_template(template).render(figures=pictures, **values)
-
-
-def bar(check: Check) -> Bar | None:
-    """The picture of a check that has a number and a threshold."""
-    if check.value is None or check.threshold is None:
-        return None
-    low = check.value if check.low is None else check.low
-    high = check.value if check.high is None else check.high
-    ends = [low, check.value, high, check.threshold]
-    span = (max(ends) - min(ends)) or max(abs(check.threshold), 1.0)
-    left, width = min(ends) - 0.15 * span, 1.3 * span
-    at = [round(100 * (number - left) / width, 2) for number in (low, check.value, high, check.threshold)]
-    return Bar(at[0], at[1], at[2], at[3], (at[3], 100.0) if check.at_least else (0.0, at[3]))
-
-
-def by_group(checks: Sequence[Check]) -> dict[str, list[Check]]:
-    """Checks under their group, in their order."""
-    groups: dict[str, list[Check]] = {}
-    for check in checks:
-        groups.setdefault(check.group, []).append(check)
-    return groups
 
 
 def tables(validation: Mapping[str, Any]) -> list[TableRows]:

@@ -1,16 +1,16 @@
 """What a run came to, read from the reports of its stages: the table, the decision, three examples, the metrics."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import DataError
-from rlhf.gate.records import Decision, WinRate, finite
+from rlhf.gate.records import Check, Decision, WinRate, finite
+from rlhf.report.examples import Example, by_rule, evaluation_rows
 
-DECISION = Path("reports/gate/decision.json")
-EXAMPLES = 3
+DECISION = "reports/gate/decision.json"
 STAGES = ("collect", "validate", "base", "sft", "sample", "label", "reward", "align", "evaluate")
 
 
@@ -34,18 +34,6 @@ class Row:
     gold_reward: float | None
     kl: Kl | None
     length: float | None  # mean tokens an answer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One test prompt, answered by SFT and by a policy."""
-
-    prompt_id: str
-    use_case: str
-    prompt: tuple[tuple[str, str], ...]  # (role, content) of each message
-    algorithm: str
-    sft: str
-    policy: str
 
 
 @dataclass(frozen=True)
@@ -82,11 +70,12 @@ def summarize(workspace: Path, decision: Decision) -> Summary:
     evaluations = [read_json(workspace / "reports/evaluate" / name / "metrics.json") for name in algorithms]
     policies = [_policy_row(name, metrics) for name, metrics in zip(algorithms, evaluations, strict=True)]
     rows = (_sft_row(evaluations[0]), *policies) if evaluations else ()
+    first = foremost(decision)
     items = {"reward": list(rows[0].rewards) if rows else [], "align": algorithms, "evaluate": algorithms}
     return Summary(
         rows=rows,
         decision=decision,
-        examples=_examples(workspace, _shown(decision)),
+        examples=by_rule(evaluation_rows(workspace, first), first) if first else (),
         stages=tuple(_stages(workspace, items)),
     )
 
@@ -104,45 +93,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def choose_examples(rows: list[dict[str, Any]], algorithm: str) -> tuple[Example, ...]:
-    """The first test prompts, by id, of three use cases that differ from each other, where the two answers differ.
-
-    The rule looks at no score, so the examples are not picked to please.
-    """
-    chosen: dict[str, Example] = {}
-    for row in sorted(rows, key=lambda row: row["prompt_id"]):
-        if row["use_case"] in chosen or row["sft_response"] == row["policy_response"]:
-            continue
-        chosen[row["use_case"]] = Example(
-            prompt_id=row["prompt_id"],
-            use_case=row["use_case"],
-            prompt=tuple((message["role"], message["content"]) for message in row["prompt"]),
-            algorithm=algorithm,
-            sft=row["sft_response"],
-            policy=row["policy_response"],
-        )
-        if len(chosen) == EXAMPLES:
-            break
-    return tuple(chosen.values())
+def by_group(checks: Sequence[Check]) -> dict[str, list[Check]]:
+    """Checks under their group, in their order."""
+    groups: dict[str, list[Check]] = {}
+    for check in checks:
+        groups.setdefault(check.group, []).append(check)
+    return groups
 
 
-def _shown(decision: Decision) -> str | None:
-    """The policy whose answers are shown: the winner, or the one that came nearest."""
+def foremost(decision: Decision) -> str | None:
+    """The policy that is shown first: the winner, or the one that came nearest."""
     rated = [c for c in decision.candidates if c.win_rate is not None]
     best = max(rated, key=lambda c: c.win_rate.low if c.win_rate else 0.0, default=None)
     return decision.winner or (best.algorithm if best else None)
-
-
-def _examples(workspace: Path, algorithm: str | None) -> tuple[Example, ...]:
-    if algorithm is None:
-        return ()
-    import pyarrow.parquet
-
-    path = workspace / "reports/evaluate" / algorithm / "rows" / "rows.parquet"
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Make it with: rlhf run")
-    columns = ["prompt_id", "prompt", "use_case", "sft_response", "policy_response"]
-    return choose_examples(pyarrow.parquet.ParquetFile(path).read(columns).to_pylist(), algorithm)
 
 
 def _sft_row(metrics: Mapping[str, Any]) -> Row:

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from rlhf.cli.live import Bars, Lines, finished_line, reporter
-from rlhf.cli.render import render_summary
+from rlhf.cli.render import WIN_RATES, render_summary
+from rlhf.gate.checks import NAMES
 from rlhf.report.summary import load_summary
 from tests.report.conftest import made_workspace
 
@@ -23,7 +24,7 @@ def text(shown: Console) -> str:
     return shown.file.getvalue()
 
 
-def test_the_end_of_a_run_holds_every_number_check_and_answer(tmp_path: Path) -> None:
+def test_the_end_of_a_run_holds_numbers_what_does_not_pass_and_answers(tmp_path: Path) -> None:
     summary = load_summary(made_workspace(tmp_path))
     shown = console(200)
     shown.print(render_summary(summary))
@@ -35,14 +36,29 @@ def test_the_end_of_a_run_holds_every_number_check_and_answer(tmp_path: Path) ->
     assert summary.decision.decision in said
     assert summary.decision.sentence in " ".join(said.split())
     for candidate in summary.decision.candidates:
-        assert [check.name for check in candidate.checks if check.name not in said] == []
+        assert [check.name for check in candidate.checks if not check.passed and check.name not in said] == []
     for example in summary.examples:
-        assert example.sft[:20] in said
+        assert example.theirs.text[:20] in said
+
+
+def test_many_checks_are_counted_by_group_and_shown_where_they_matter(tmp_path: Path) -> None:
+    shown = console(100)
+    shown.print(render_summary(load_summary(made_workspace(tmp_path))))
+    said = text(shown)
+    gate = said[said.index("The gate") : said.index("Gate:")]
+    assert re.search(r"^  integrity +7/7 +7/7 *$", gate, re.MULTILINE)
+    assert re.search(r"^  over-optimisation +3/5 +5/5 *$", gate, re.MULTILINE)
+    named = re.findall(r"^ {4}(\w+)", gate, re.MULTILINE)
+    missed = ["kl", "gold_gain", "over_refusal", "answer_format", "loads"]
+    assert named == ["better_than_sft", "better_than_champion", *missed]
+    assert set(WIN_RATES) <= set(NAMES)
 
 
 def test_text_of_a_model_is_not_taken_for_markup(tmp_path: Path) -> None:
     summary = load_summary(made_workspace(tmp_path))
-    example = replace(summary.examples[0], sft="[red]one[/red] [/] [link=x]", policy="two\x1b[2J\x08\u202e three")
+    example = summary.examples[0]
+    said = {"theirs": "[red]one[/red] [/] [link=x]", "ours": "two\x1b[2J\x08\u202e three"}
+    example = replace(example, **{side: replace(getattr(example, side), text=text) for side, text in said.items()})
     shown = console(200)
     shown.print(render_summary(replace(summary, examples=(example,))))
     shown.print(finished_line("sft", "ran", "[red]loss[/red] [/] 0.1", 1.0))

@@ -1,4 +1,4 @@
-"""The gate as a stage: from the reports of a workspace to decision.json and report.html."""
+"""The gate as a stage: from the reports of a workspace to decision.json, gate.html and report.html."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf.errors import Exit
-from rlhf.manifest import digest, write_manifest
+from rlhf.manifest import digest, sha256, write_manifest
 from rlhf.report.summary import load_summary
 from tasks import gate
 from tests.conftest import run_here
@@ -78,10 +78,13 @@ def test_the_better_policy_wins_and_the_page_is_written(workspace: Path) -> None
     assert all(check.passed for candidate in summary.decision.candidates for check in candidate.checks)
     html = (workspace / "reports/report.html").read_text()
     assert summary.decision.sentence.split(":")[0] in html
+    why = (workspace / "reports/gate.html").read_text()
+    assert sha256(workspace / "reports/gate/decision.json") in why
     decision = (workspace / "reports/gate/decision.json").read_bytes()
     run_here(workspace, "gate", gate)
     assert (workspace / "reports/gate/decision.json").read_bytes() == decision
     assert (workspace / "reports/report.html").read_text() == html
+    assert (workspace / "reports/gate.html").read_text() == why
 
 
 def test_a_refusal_is_a_result(workspace: Path) -> None:

@@ -2,59 +2,19 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from rlhf.gate.records import Check
-from rlhf.report.html import bar, number, read_curves, render_report
+from rlhf.report.html import number, read_curves, render_report
 from rlhf.report.text import visible
 from tests.report.conftest import RECEIPTS, made_decision
-
-
-class Page(HTMLParser):
-    """Counts elements, and checks that each one that opens is closed in its turn."""
-
-    EMPTY = frozenset({"meta", "br", "img", "input", "link"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.open: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attributes
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attributes
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+from tests.report.page import Page
 
 
 @pytest.fixture
 def html(workspace: Path) -> str:
     return render_report(workspace, made_decision(), RECEIPTS)
-
-
-def test_hostile_text_stays_text(html: str) -> None:
-    page = Page(html)
-    assert page.open == []
-    assert "script" not in page.tags
-    assert "img" not in page.tags
-    assert "b" not in page.tags
-    assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; &lt;img" in html
-    assert "⟨U+202E⟩gnp.exe⟨U+200B⟩ {{ 7 * 7 }}" in html
-    assert "\u202e" not in html
-    assert "&lt;b&gt;tie&lt;/b&gt;: 9; empty response: 4" in html
 
 
 def test_hostile_text_is_shown_wherever_it_can_come_from(workspace: Path) -> None:
@@ -66,6 +26,7 @@ def test_hostile_text_is_shown_wherever_it_can_come_from(workspace: Path) -> Non
         hostile: {"stage": hostile, "key": hostile, "inputs": {hostile: hostile}, "versions": {hostile: hostile}}
     }
     html = render_report(workspace, made_decision(), receipts)
+    assert Page(html).open == []
     assert "script" not in Page(html).tags
     assert "\u202e" not in html
     assert html.count("&lt;/td&gt;&lt;script&gt;1&lt;/script&gt;⟨U+202E⟩") >= 8
@@ -76,7 +37,7 @@ def test_nothing_is_fetched(html: str) -> None:
     attributes = Page(html).attributes
     assert "src" not in {name for name, _ in attributes}
     links = [value for name, value in attributes if name in ("href", "xlink:href")]
-    assert all(value is not None and value.startswith("#") for value in links)
+    assert all(value is not None and (value.startswith("#") or value == "gate.html") for value in links)
 
 
 def test_the_same_inputs_give_the_same_bytes(workspace: Path, html: str) -> None:
@@ -96,12 +57,12 @@ def test_a_page_for_everyone(html: str) -> None:
     assert "prefers-color-scheme: dark" in html
 
 
-def test_every_check_of_every_candidate_is_there(html: str) -> None:
-    section = html[html.index('id="checks"') : html.index('id="examples"')]
-    for candidate in made_decision().candidates:
-        for check in candidate.checks:
-            assert section.count(f'<th scope="row">{check.name.replace("_", " ")}</th>') == 2
-    assert "about 2,310 prompts would settle it" in html
+def test_the_gate_is_a_line_a_candidate_and_a_link(html: str) -> None:
+    section = html[html.index('id="gate"') : html.index('id="plots"')]
+    assert '<a href="gate.html">' in section
+    assert re.findall(r"(\d+) of (\d+)</td>", section) == [("38", "44"), ("43", "44")]
+    missed = [check.name for check in made_decision().candidates[0].checks if not check.passed]
+    assert [name for name in missed if name.replace("_", " ") not in section] == []
 
 
 def test_several_rewards_stand_beside_their_sum(workspace: Path, html: str) -> None:
@@ -133,18 +94,6 @@ def test_plots_that_have_no_numbers_are_left_out(workspace: Path) -> None:
     assert "Reward-model calibration" not in html
     assert "On the way there" not in html
     assert "Reward against KL" in html
-
-
-def test_a_bar_puts_interval_and_threshold_in_their_places() -> None:
-    check = Check(outcome="pass", reason="", value=5.0, low=4.0, high=6.0, threshold=14.0, at_least=False)
-    drawn = bar(check)
-    assert drawn is not None
-    assert (drawn.low, drawn.value, drawn.high, drawn.threshold) == (11.54, 19.23, 26.92, 88.46)
-    assert drawn.good == (0.0, 88.46)
-    assert bar(Check(outcome="pass", reason="")) is None
-    level = bar(Check(outcome="pass", reason="", value=0.0, threshold=0.0))
-    assert level is not None
-    assert level.value == level.threshold
 
 
 def test_curves_leave_out_rows_with_holes(tmp_path: Path) -> None:

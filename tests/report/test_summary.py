@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import DataError
-from rlhf.report.summary import Kl, choose_examples, flatten, load_summary
-from tests.report.conftest import made_row
+from rlhf.report.summary import Kl, flatten, load_summary
 
 
 def test_the_table_holds_sft_and_then_each_algorithm(workspace: Path) -> None:
@@ -43,32 +42,13 @@ def test_stages_come_in_the_order_of_the_pipeline(workspace: Path) -> None:
     assert stages["sft"] == {"loss": 0.31, "accuracy.value": 0.74}
 
 
-def test_examples_are_the_first_of_each_use_case_on_which_the_answers_differ() -> None:
-    rows = [made_row(index, "dpo") for index in range(40)][::-1]
-    found = choose_examples(rows, "dpo")
-    assert [(example.prompt_id, example.use_case) for example in found] == [
-        ("003", "chat"),
-        ("004", "extraction"),
-        ("005", "rewrite"),
-    ]
-    assert found[0].policy == "Answer 3 of dpo, short and to the point."
-    assert found[0].prompt == (("user", "Question 3: what is the capital of country 3?"),)
-
-
-def test_there_may_be_fewer_examples_than_wanted() -> None:
-    alike = [made_row(index, "dpo") | {"policy_response": "x", "sft_response": "x"} for index in range(9)]
-    assert choose_examples(alike, "dpo") == ()
-    one_case = [made_row(index, "dpo") | {"use_case": "chat"} for index in range(9)]
-    assert [example.prompt_id for example in choose_examples(one_case, "dpo")] == ["003"]
-
-
 def test_without_a_winner_the_nearest_policy_answers(workspace: Path) -> None:
     path = workspace / "reports/gate/decision.json"
     decision = json.loads(path.read_text())
     decision |= {"decision": "REJECT", "winner": None}
     decision["candidates"]["ppo"]["win_rate"]["low"] = 0.99
     path.write_text(json.dumps(decision))
-    assert {example.algorithm for example in load_summary(workspace).examples} == {"ppo"}
+    assert {example.ours.model for example in load_summary(workspace).examples} == {"ppo"}
 
 
 def test_what_was_not_measured_is_none(workspace: Path) -> None:

@@ -1,0 +1,76 @@
+"""reports/gate.html: why the gate decided what it did, for a person who has five minutes.
+
+It is made from the decision as it is written, whose digest it states: page and decision cannot speak of different runs.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.gate.records import Candidate, Check, Decision
+from rlhf.manifest import sha256
+from rlhf.report import picture
+from rlhf.report.examples import Example, by_gain, by_rule, evaluation_rows
+from rlhf.report.html import page
+from rlhf.report.summary import by_group, foremost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What the page tells of one candidate."""
+
+    candidate: Candidate
+    opponent: str  # whose answers stand beside its own: "champion", or "sft" before the first
+    prompts: int
+    groups: Mapping[str, Sequence[Check]]
+    better: Sequence[Example]
+    worse: Sequence[Example]
+    chosen: Sequence[Example]  # by a rule that looks at no score
+
+    @property
+    def stopping(self) -> list[Check]:
+        """What is in the way of a promotion: first what fails, then what is open."""
+        order = ("error", "fail", "undecided", "unmeasured")
+        found = (check for check in self.candidate.checks if check.stops)
+        return sorted(found, key=lambda check: order.index(check.outcome))
+
+    @property
+    def noted(self) -> list[Check]:
+        """What does not pass and yet stops nothing."""
+        return [check for check in self.candidate.checks if not check.passed and not check.stops]
+
+
+def render_gate(workspace: Path, decided: Path, profile: str) -> str:
+    """The page, from the file that the decision is written to, the rows of the evaluations, and the profile of limits.
+
+    Raises DataError for rows that are missing. The same inputs give the same bytes.
+    """
+    decision = Decision.from_json(json.loads(decided.read_text(encoding="utf-8")))
+    first = foremost(decision)
+    candidates = sorted(decision.candidates, key=lambda candidate: candidate.algorithm != first)
+    return page(
+        "gate.html.j2",
+        figures=[],
+        decision=decision,
+        digest=sha256(decided),
+        profile=profile,
+        stories=[story(workspace, candidate, decision.judge) for candidate in candidates],
+        picture=picture,
+    )
+
+
+def story(workspace: Path, candidate: Candidate, judge: str | None) -> Story:
+    """What the rows of a candidate's evaluation and its checks tell."""
+    name, rows = candidate.algorithm, evaluation_rows(workspace, candidate.algorithm)
+    opponent = "champion" if rows and "champion_response" in rows[0] else "sft"
+    better, worse = by_gain(rows, name, opponent, judge)
+    return Story(
+        candidate=candidate,
+        opponent=opponent,
+        prompts=len(rows),
+        groups=by_group(candidate.checks),
+        better=better,
+        worse=worse,
+        chosen=by_rule(rows, name, opponent),
+    )
