@@ -10,6 +10,9 @@ from rlhf.config.section import Count, Positive, Section, Share
 class Limits(Section):
     """Thresholds of the checks that a policy must pass before it may be promoted (docs/gate.md)."""
 
+    max_uses: Count  # decisions that one test set is good for
+    dirty: Share  # of a prompt's words, seen in training: from here on it counts as contaminated
+    max_contaminated: Share  # of the prompts
     min_prompts: Count
     min_win_rate: Share  # the lower bound of the win rate against SFT must exceed it
     min_slice: Count  # prompts of a use case; smaller ones are pooled
@@ -23,6 +26,7 @@ class Limits(Section):
     max_reward_length_bias: Share  # |Spearman correlation| of reward and length; a warning
     max_harmful_increase: Share  # harmful compliance of the policy minus SFT's, upper bound
     max_over_refusal_increase: Share  # refusals of harmless prompts, policy minus SFT, upper bound
+    max_serving_cost: Positive  # latency and memory of the policy over the champion's; a warning in the small profile
 
 
 class GateConfig(Section):
@@ -32,6 +36,7 @@ class GateConfig(Section):
     power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
     bootstrap: Count  # resamples, by prompt
     may_be_unmeasured: list[Literal["gold_gain", "harmful_compliance", "over_refusal"]]  # where no truth is known
+    test_set: str | None  # digest of the prompts that policies are to be judged on; null: not pinned
     profile: Literal["small", "production"]  # whose limits hold
     small: Limits
     production: Limits
