@@ -132,6 +132,8 @@ def unseen_conversations(evidence: Evidence, config: GateConfig) -> Check:
 def contamination(evidence: Evidence, config: GateConfig) -> Check:
     """Few of the prompts were read in training: by their words, in runs of 13 (rlhf/data/contamination.py)."""
     dirty, limit = _dirty(evidence, config), config.limits.max_contaminated
+    if "prompt_id" not in evidence.rows:
+        raise Unusable("the evaluation's rows have no column prompt_id")
     share, names = float(dirty.mean()), [str(name) for name in evidence.rows["prompt_id"][dirty]]
     listed = f": {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}" if names else ""
     return Check(
