@@ -89,12 +89,12 @@ def test_overlap() -> None:
 def test_a_conversation_is_in_one_split() -> None:
     rows = [{"row": place, "source": source} for source in ("a", "b") for place in (1, 1, 2)]
     asked = clean("demonstrations", *rows)
-    splits = [("test", "train", "train"), ("test", "test", "validation")]
+    splits = [("test", "train", "train"), ("test", "test", "test")]
     tables = {
         "prompts": clean("prompts", {}),
         "demonstrations": asked.assign(split=[split for some in splits for split in some]),
     }
-    assert checks.overlap(tables)["conversations"] == 1, "record 1 of source a; record 1 of source b is another one"
+    assert checks.overlap(tables)["conversations"] == 1, "record 1 of source a; those of source b are others"
 
 
 def test_length_bias() -> None:

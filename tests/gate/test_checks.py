@@ -398,6 +398,14 @@ def test_contaminated_prompts_are_named(evidence: Callable[..., Evidence], thres
     assert found(many, thresholds, "contamination").outcome == "pass"
 
 
+def test_a_win_rate_against_the_champion_that_its_rows_do_not_give_is_found(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    check = found(with_metric(evidence(), "champion_win_rate", "value", value=0.9), thresholds, "rows_agree")
+    assert check.outcome == "fail"
+    assert check.reason.startswith("champion_win_rate is 0.")
+
+
 def test_cost_stops_in_production_alone(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
     slow = with_metric(evidence(), "serving", "cost", "latency_p95", value=0.0241)
     check = found(slow, thresholds, "serving_cost")
