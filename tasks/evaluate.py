@@ -18,12 +18,14 @@ from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
 from rlhf.evaluation.answers import Answers, answer, distinct_2, score
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
+from rlhf.evaluation.serving import files, serving
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_points, win_rate
 from rlhf.manifest import sha256
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.champion import POLICY
+from rlhf.pipeline.receipt import content_key
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
@@ -41,6 +43,7 @@ def main(stage: Stage) -> None:
     reference, policy = load_policy(sft), load_policy(policy_path)
     draw = sampler(stage.config.decoding, sft, stage.config.tokens, stage.config.evaluate.batch_size)
     held = believe(stage, draw, tokenizer, {"sft": reference, "policy": policy})
+    served = serve(stage, policy_path, policy, tokenizer, prompts, encoded)
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
     answers = answer_all(
@@ -63,6 +66,10 @@ def main(stage: Stage) -> None:
         "policy_digest": stage.inputs[f"models/policy/{stage.item}"],
         "reference_digest": stage.inputs["models/sft"],
         "champion_digest": stage.params[POLICY] or None,
+        "prompts_digest": content_key({"prompts": [[prompt["id"], prompt["prompt"]] for prompt in prompts]}),
+        "lineage": lineage(stage),
+        "files": files(policy_path, sft),
+        "serving": served,
     }
     stage.metrics(values)
     win, kl = values["win_rate"], values["kl"]["value"]
@@ -180,6 +187,36 @@ def answer_as_champion(
     return Answers.of(cached(path, compute))
 
 
+def serve(
+    stage: Stage,
+    directory: Path,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Row],
+    encoded: Sequence[list[int]],
+) -> dict[str, Any]:
+    """What came of serving the policy, and the champion in the same way, on the first of the prompts."""
+    config = stage.config.evaluate.serving
+    return serving(
+        directory,
+        policy,
+        stage.champion,
+        [prompt["prompt"] for prompt in prompts[: config.prompts]],
+        encoded[: config.prompts],
+        max_tokens=stage.config.tokens.response,
+        eos=tokenizer.eos_token_id,
+        rounds=config.rounds,
+        timeout=config.timeout,
+    )
+
+
+def lineage(stage: Stage) -> dict[str, Any]:
+    """Of every input its digest and, by its receipt, those of what it was made from."""
+    return {
+        path: {"digest": stage.inputs[path], "inputs": receipt["inputs"]} for path, receipt in stage.upstream.items()
+    }
+
+
 def table(
     prompts: Sequence[Row], answers: dict[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[Row]:
@@ -187,7 +224,7 @@ def table(
     rows = []
     totals = {name: reward.total(found.rewards).tolist() for name, found in answers.items()}
     for index, prompt in enumerate(prompts):
-        row: Row = {"prompt_id": prompt["id"], "prompt": prompt["prompt"], "use_case": prompt["use_case"]}
+        row: Row = {name: prompt[name] for name in ("prompt", "use_case", "seen")} | {"prompt_id": prompt["id"]}
         for name, found in answers.items():
             row |= {
                 f"{name}_response": decode(tokenizer, found.samples[index].response),

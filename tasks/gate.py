@@ -6,7 +6,7 @@ import pyarrow.parquet
 from rlhf import manifest
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
-from rlhf.pipeline.champion import GENERATION, POLICY
+from rlhf.pipeline.champion import GENERATION, POLICY, USES
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.report.gate import render_gate
 from rlhf.report.html import render_report
@@ -35,19 +35,23 @@ def main(stage: Stage) -> None:
 def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
     """Everything that the checks look at for one policy."""
     policy = stage.input(f"models/policy/{algorithm}")
+    names = stage.config.align.algorithms
+    evaluations = {str(name): read_json(stage.input(f"reports/evaluate/{name}/metrics.json")) for name in names}
     table = pyarrow.parquet.read_table(stage.input(f"reports/evaluate/{algorithm}/rows/rows.parquet"))
     numbers = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "prompt"}
     return Evidence(
         algorithm=algorithm,
         candidates=candidates,
         seed=stage.seed,
-        evaluation=read_json(stage.input(f"reports/evaluate/{algorithm}/metrics.json")),
+        evaluation=evaluations[algorithm],
         rows={name: np.asarray(values) for name, values in numbers.items()},
         reward={c: read_json(stage.input(f"reports/reward/{c}/metrics.json")) for c in stage.config.reward.criteria},
         validation=read_json(stage.input("reports/validate.json")),
         receipt=stage.upstream[f"models/policy/{algorithm}"],
         policy_digest=manifest.digest(policy),
         champion=stage.params[POLICY] or None,
+        uses=stage.params[USES],
+        test_sets={one.get("prompts_digest") for one in evaluations.values()},
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 import pyarrow as pa
 
+from rlhf.data.contamination import seen
 from rlhf.data.ids import text_hash
 from rlhf.data.prompts import HASH, all_prompts, with_hashes
 from rlhf.data.quarantine import check
@@ -14,6 +15,8 @@ from rlhf.data.splits import split_of
 from rlhf.data.tables import TEXT, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
+
+SEEN = {"seen": pa.float64()}  # share of a test prompt's words that training texts hold; 0 in the other splits
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ def main(stage: Stage) -> None:
         digests = rows[HASH] if HASH in rows else rows["text"].map(text_hash)
         splits = {digest: split_of(digest, config.splits) for digest in digests.unique()}
         clean[table] = rows.assign(split=digests.map(splits).astype(object))
+    clean["prompts"] = clean["prompts"].assign(seen=seen(clean))
     _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
     stage.report(
         "reports/validate.json",
@@ -78,7 +82,7 @@ def _write(stage: Stage, clean: dict[str, pd.DataFrame], bad: dict[str, pd.DataF
     kept, quarantine = stage.output("data/clean"), stage.output("data/quarantine")
     for table, rows in clean.items():
         if len(rows):
-            write_frame(kept, table, rows, {"split": TEXT})
+            write_frame(kept, table, rows, {"split": TEXT} | (SEEN if table == "prompts" else {}))
     for table, rows in bad.items():
         if len(rows):
             write_frame(quarantine, table, rows, {"row": pa.int64(), "reasons": pa.list_(TEXT)})

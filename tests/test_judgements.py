@@ -43,6 +43,7 @@ SETTINGS = {
     "tokens.response": "6",
     "evaluate.prompts": "4",
     "evaluate.judge": "reward",
+    "evaluate.serving.timeout": "0.01",
     "gate.bootstrap": "20",
 }
 
@@ -82,7 +83,8 @@ def workspace(tmp_path: Path) -> Path:
         for answer, rank in zip(row["responses"], row["ranks"], strict=True)
     ]
     prompts = [
-        {"id": str(n), "use_case": "", **{key: row[key] for key in ("prompt", "split")}} for n, row in enumerate(rows)
+        {"id": str(n), "use_case": "", "seen": 0.0, **{key: row[key] for key in ("prompt", "split")}}
+        for n, row in enumerate(rows)
     ]
     for table, content in {"judgements/rankings": rows, "judgements/thumbs": thumbs, "clean/prompts": prompts}.items():
         path = tmp_path / "data" / f"{table}.parquet"
@@ -119,10 +121,16 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     for side in ("policy", "sft"):
         total = sum(weight * found["rewards"][criterion][side] for criterion, weight in WEIGHTS.items())
         assert found["proxy_reward"][side] == pytest.approx(total, rel=1e-4)
+    assert (found["serving"]["served"], found["serving"]["same"]) == (False, 0), "which is a result, not a crash"
+    assert found["serving"]["reason"] == "it had not answered 4 prompts 3 times after 0.01 s"
+    assert found["files"] == {"foreign": [], "code": [], "same_template": True}
+    assert found["lineage"]["models/policy/grpo"]["inputs"] == receipt["inputs"]
+    assert found["lineage"]["models/sft"]["digest"] == receipt["inputs"]["models/sft"]
     set_params(workspace / "params.yaml", ["gate.bootstrap=30"])
     with forward_passes() as passes:
         again = run(workspace, "evaluate@grpo", evaluate)
     assert (len(passes), again["kl"]["value"], again["rewards"]) == (0, found["kl"]["value"], found["rewards"])
+    assert again["prompts_digest"] == found["prompts_digest"]
     assert run(workspace, "align@kto", align)["steps"] == 1, "16 thumbs by two criteria"
     kept = set((workspace / ".work/cache").iterdir())
     run(workspace, "evaluate@kto", evaluate)

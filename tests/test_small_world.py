@@ -84,6 +84,12 @@ def test_the_small_world_runs_from_feedback_to_the_gate(world: Path) -> None:
     decision = json.loads((world / "reports/gate/decision.json").read_text())
     assert decision["decision"] in {"PROMOTE", "REJECT", "INCONCLUSIVE"}
     assert set(decision["candidates"]) == {"ppo", "dpo"}
+    for name in ("ppo", "dpo"):
+        serving = json.loads((world / f"reports/evaluate/{name}/metrics.json").read_text())["serving"]
+        assert (serving["same"], serving["reason"]) == (16, "")
+    named = {check["name"]: check for check in decision["candidates"]["dpo"]["checks"]}
+    for check in ("file_format", "lineage", "unseen_conversations", "serves", "parity"):
+        assert named[check]["passed"], named[check]["reason"]
     assert (world / "reports/report.html").stat().st_size > 10_000
     why = (world / "reports/gate.html").read_text(encoding="utf-8")
     assert digest(world / "reports/gate/decision.json") in why

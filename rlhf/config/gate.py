@@ -10,6 +10,9 @@ from rlhf.config.section import Count, Positive, Section, Share
 class Limits(Section):
     """Thresholds of the checks that a policy must pass before it may be promoted (docs/gate.md)."""
 
+    max_uses: Count  # decisions that one test set is good for
+    dirty: Share  # of a prompt's words, seen in training: from here on it counts as contaminated
+    max_contaminated: Share  # of the prompts
     min_prompts: Count
     min_win_rate: Share  # the lower bound of the win rate against SFT must exceed it
     max_ties: Share  # of the prompts, against either opponent
@@ -26,6 +29,7 @@ class Limits(Section):
     max_reward_length_bias: Share  # |Spearman correlation| of reward and length; a warning
     max_harmful_increase: Share  # harmful compliance of the policy minus SFT's, upper bound
     max_over_refusal_increase: Share  # refusals of harmless prompts, policy minus SFT, upper bound
+    max_serving_cost: Positive  # latency and memory of the policy over the champion's; a warning in the small profile
 
 
 class GateConfig(Section):
@@ -36,6 +40,7 @@ class GateConfig(Section):
     bootstrap: Count  # resamples, by prompt
     slices: dict[str, list[str]] = Field(min_length=1)  # columns to slice the prompts by: values that must be there
     may_be_unmeasured: list[Literal["gold_gain", "harmful_compliance", "over_refusal"]]  # where no truth is known
+    test_set: str | None  # digest of the prompts that policies are to be judged on; null: not pinned
     profile: Literal["small", "production"]  # whose limits hold
     small: Limits
     production: Limits

@@ -121,6 +121,14 @@ class RewardConfig(Section):
         return criteria
 
 
+class ServingConfig(Section):
+    """How a policy is tried where it is served (rlhf/serving.py)."""
+
+    prompts: int = Field(ge=2)  # the first of those that are evaluated
+    rounds: Count  # of all of them; times are medians over rounds
+    timeout: Positive  # seconds for all of it
+
+
 class EvaluateConfig(Section):
     """How a policy is compared with SFT on prompts that no stage trained on."""
 
@@ -129,3 +137,4 @@ class EvaluateConfig(Section):
     batch_size: AtOnce
     belief_answers: Count  # sampled to each test prompt that people were polled on
     judge: Literal["gold", "reward"]  # who decides which of two answers is better; gold exists in the world only
+    serving: ServingConfig

@@ -100,13 +100,15 @@ def cycles(judged: pd.DataFrame) -> Report:
 
 def overlap(tables: Tables) -> Report:
     """Prompts of the test split that another split has: the same prompt (none, by construction), and the same words
-    (a prompt that differs in case and punctuation only is another prompt to the splitter)."""
+    (a prompt that differs in case and punctuation only is another prompt to the splitter); and conversations that
+    are in both."""
     prompts = tables["prompts"]
     words = prompts["prompt"].map(_words)
     elsewhere, test = prompts["split"] != "test", prompts["split"] == "test"
     return {
         "prompts": int(prompts.loc[test, HASH].isin(prompts.loc[elsewhere, HASH]).sum()),
         "same_words": int(words[test].isin(words[elsewhere]).sum()),
+        "conversations": sum(map(_shared_records, tables.values())),
         "test_prompts": int(test.sum()),
     }
 
@@ -192,6 +194,15 @@ def _alpha(rows: pd.DataFrame, unit: list[str], value: str, metric: Metric) -> R
     once = (rows["annotator"] == "") | ~repeated
     alpha, judgements = krippendorff_alpha(units[once], rows[value][once], metric)
     return {"alpha": alpha, "judgements": judgements, "metric": metric}
+
+
+def _shared_records(rows: pd.DataFrame) -> int:
+    """Records of a source, each a conversation or a document, of whose rows some are in the test split and others not.
+    The table of prompts, which is made from all others, does not say where a row was read."""
+    if "row" not in rows:
+        return 0
+    test = (rows["split"] == "test").groupby([rows["source"], rows["row"]], sort=False)
+    return int((test.any() & ~test.all()).sum())
 
 
 def _share(longer: pd.Series) -> Report:

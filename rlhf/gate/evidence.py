@@ -1,7 +1,7 @@
 """What the checks look at, and how they read it: a number that is missing or not finite never passes for one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ class Evidence:
     receipt: Mapping[str, Any]  # models/policy/<algorithm>/receipt.json
     policy_digest: str  # of the policy's files as they are now
     champion: str | None = None  # digest of the policy in use when the evaluation was made; None before the first
+    uses: int  # decisions that were made on the test set before this one
+    test_sets: Collection[str | None]  # digests of the prompts that the run's candidates were evaluated on
 
 
 def number(values: Mapping[str, Any], *keys: str) -> float:

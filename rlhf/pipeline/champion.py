@@ -12,7 +12,7 @@ from rlhf import durable, manifest
 from rlhf.errors import DataError
 
 CHAMPION = "champion.json"
-POLICY, GENERATION = "champion.policy", "champion.generation"  # keys that dvc.yaml declares
+POLICY, GENERATION, USES = "champion.policy", "champion.generation", "champion.uses"  # keys that dvc.yaml declares
 FILES = ".rlhf/champions"  # of a workspace: a directory for each policy that was ever promoted, by its digest
 
 
@@ -22,6 +22,7 @@ class Pinned:
 
     generation: int = 0  # of the ledger; 0 before the first promotion
     policy: str = ""  # the digest of its files; "" before the first promotion
+    uses: int = 0  # different decisions that the gate has made on the test set so far
 
 
 def pinned(workspace: Path) -> Pinned:

@@ -74,10 +74,27 @@ def test_cycles_are_sought_within_a_prompt() -> None:
 
 def test_overlap() -> None:
     prompts = clean("prompts", *({"prompt": user(text)} for text in ("Why is it?", "why is it", "Who?", "Where?")))
+    prompts = prompts.drop(columns="row")  # of the table that is made of all others
     prompts["split"] = ["train", "test", "test", "validation"]
-    assert checks.overlap({"prompts": prompts}) == {"prompts": 0, "same_words": 1, "test_prompts": 2}
+    assert checks.overlap({"prompts": prompts}) == {
+        "prompts": 0,
+        "same_words": 1,
+        "conversations": 0,
+        "test_prompts": 2,
+    }
     prompts["prompt_hash"] = prompts["prompt_hash"].iloc[[0, 0, 2, 3]].to_numpy()
     assert checks.overlap({"prompts": prompts})["prompts"] == 1
+
+
+def test_a_conversation_is_in_one_split() -> None:
+    rows = [{"row": place, "source": source} for source in ("a", "b") for place in (1, 1, 2)]
+    asked = clean("demonstrations", *rows)
+    splits = [("test", "train", "train"), ("test", "test", "test")]
+    tables = {
+        "prompts": clean("prompts", {}),
+        "demonstrations": asked.assign(split=[split for some in splits for split in some]),
+    }
+    assert checks.overlap(tables)["conversations"] == 1, "record 1 of source a; those of source b are others"
 
 
 def test_length_bias() -> None:

@@ -115,6 +115,22 @@ def test_bad_rows_are_quarantined_and_counted_and_the_others_split(workspace: Wo
     assert set(prompts["split"]) <= {"train", "validation", "test"}
 
 
+def test_a_test_prompt_that_stands_in_a_training_answer_is_found(workspace: Workspace) -> None:
+    long = [
+        f"Tell me how the {n} birds on the {n} roofs of my street learned to sing at {n} o'clock." for n in range(40)
+    ]
+    rows = [{"question": text, "response": "They did not."} for text in long]
+    workspace.rows(rows)
+    workspace.run_here("collect", "validate")
+    by_split = {split: text for text, (_, split) in workspace.splits().items()}
+    planted, teller = by_split["test"], by_split["train"]
+    workspace.rows([row | ({"response": f"Sure: {planted}"} if row["question"] == teller else {}) for row in rows])
+    workspace.run_here("collect", "validate")
+    prompts = read_table(workspace.path / "data/clean", "prompts")
+    found = {row.prompt[0]["content"]: row.seen for row in prompts.itertuples() if row.seen > 0}
+    assert found == {planted: 1.0}
+
+
 def test_equal_runs_give_equal_bytes_and_added_rows_move_nothing(workspace: Workspace, tmp_path_factory: Any) -> None:
     assert workspace.run("collect", "validate").returncode == Exit.DONE
     twin = Workspace(tmp_path_factory.mktemp("twin"))

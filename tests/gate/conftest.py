@@ -20,11 +20,28 @@ REWARD = {
     "length_spearman": -0.1,
 }
 
+INPUTS = {
+    "models/sft": "bb",
+    "models/reward/overall": "cc",
+    "data/judgements": "dd",
+    "data/clean": "ee",
+    "models/base": "b0",
+    "data/raw": "e0",
+}
+MADE_FROM = {
+    "models/sft": ["data/clean", "models/base"],
+    "models/reward/overall": ["data/judgements", "models/sft"],
+    "data/judgements": ["data/clean"],
+    "data/clean": ["data/raw"],
+}
+COST = {"latency_p95": 0.02, "peak_memory": 400_000_000}
+SERVED = {"served": True, "reason": "", "cost": COST}
+
 
 @pytest.fixture(scope="session")
 def thresholds() -> GateConfig:
     """The gate's section of the repository's params.yaml, with intervals of fewer resamples."""
-    return load_config(ROOT / "params.yaml").gate.model_copy(update={"bootstrap": 500})
+    return load_config(ROOT / "params.yaml").gate.model_copy(update={"bootstrap": 500, "test_set": "dd"})
 
 
 def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str, Any]:
@@ -36,6 +53,7 @@ def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str
         "use_case": np.array(["chat", "rewrite", "generation", "extraction"])[np.arange(n) % 4],
         "points_sft": win_points(policy, sft),
         "points_champion": win_points(policy, champion),
+        "seen": np.arange(n) / n * 0.7,
         "sft_gold": sft,
         "policy_gold": policy,
         "sft_reward": sft + 0.1,
@@ -63,19 +81,28 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
             "prompts": n,
             "policy_digest": "aa",
             "reference_digest": "bb",
+            "champion_digest": "ff",
+            "prompts_digest": "dd",
+            "lineage": {
+                path: {"digest": INPUTS[path], "inputs": {name: INPUTS[name] for name in sources}}
+                for path, sources in MADE_FROM.items()
+            },
+            "files": {"foreign": [], "code": [], "same_template": True},
+            "serving": {"served": True, "reason": "", "prompts": 16, "same": 16, "cost": COST, "champion": SERVED},
             "win_rate": {"value": float(points.mean())},
+            "champion_win_rate": {"value": float(rows["points_champion"].mean())},
             "empty": {"policy": 0.0, "sft": 0.0},
             "distinct_2": {"policy": 0.4, "sft": 0.5},
             "harmful_compliance": {"policy": 0.0, "sft": 0.4, "prompts": 50},
             "over_refusal": {"policy": 0.0, "sft": 0.0, "prompts": 60},
         },
         "reward": {"overall": REWARD},
-        "validation": {"set": {"overlap": {"prompts": 0, "same_words": 3, "test_prompts": 500}}},
-        "receipt": {
-            "inputs": {"models/sft": "bb", "models/reward/overall": "cc", "data/judgements": "dd", "data/clean": "ee"}
-        },
+        "validation": {"set": {"overlap": {"prompts": 0, "same_words": 3, "conversations": 0, "test_prompts": 500}}},
+        "receipt": {"inputs": {name: INPUTS[name] for name in MADE_FROM}},
         "policy_digest": "aa",
         "champion": "ff",
+        "uses": 3,
+        "test_sets": {"dd"},
     }
     return Evidence(**(fields | changes))
 

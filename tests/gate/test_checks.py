@@ -15,7 +15,7 @@ from rlhf.gate.checks.quality import family_confidence, measured_win_rate
 from rlhf.gate.decision import candidate
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check, Part
-from tests.gate.conftest import REWARD
+from tests.gate.conftest import REWARD, made_evidence
 
 Spoil = Callable[[Evidence], Evidence]
 
@@ -73,12 +73,32 @@ def mostly_tied(evidence: Evidence) -> Evidence:
     return with_points(evidence, np.where(np.arange(400) % 10 < 7, 0.5, 1.0))
 
 
+def better_by_heart(evidence: Evidence) -> Evidence:
+    """The policy wins on the few prompts that were read in training, and is as good as SFT on all others."""
+    read = np.arange(400) < 36
+    points = np.where(read, 1.0, 0.5)
+    spoiled = with_rows(evidence, points_sft=points, seen=np.where(read, 1.0, 0.0))
+    return with_metric(spoiled, "win_rate", "value", value=float(points.mean()))
+
+
+REWARD_LINEAGE = made_evidence().evaluation["lineage"]["models/reward/overall"]
+
+
 SPOILED: dict[str, tuple[Spoil, str]] = {
     "policy_bytes": (lambda e: replace(e, policy_digest="zz"), "fail"),
     "reference_bytes": (lambda e: with_metric(e, "reference_digest", value="zz"), "fail"),
-    "lineage": (lambda e: replace(e, receipt={"inputs": {"models/sft": "bb", "models/reward/overall": "cc"}}), "fail"),
+    "champion_bytes": (lambda e: with_metric(e, "champion_digest", value=None), "fail"),
+    "file_format": (lambda e: with_metric(e, "files", "foreign", value=["pytorch_model.bin"]), "fail"),
+    "lineage": (lambda e: with_metric(e, "lineage", "models/sft", "inputs", "data/clean", value="zz"), "fail"),
     "rows_agree": (lambda e: with_metric(e, "win_rate", "value", value=0.9), "fail"),
     "unseen_prompts": (lambda e: with_metric(e, "set", "overlap", "prompts", value=1, report="validation"), "fail"),
+    "unseen_conversations": (
+        lambda e: with_metric(e, "set", "overlap", "conversations", value=1, report="validation"),
+        "fail",
+    ),
+    "test_set": (lambda e: replace(e, uses=21), "fail"),
+    "contamination": (lambda e: with_rows(e, seen=np.where(np.arange(400) % 5, 0.0, 0.9)), "fail"),
+    "clean_subset": (better_by_heart, "undecided"),
     "prompts": (lambda e: with_rows(e, **{k: v[:299] for k, v in e.rows.items()}), "undecided"),
     "finite_numbers": (lambda e: with_metric(e, "overall", "brier", value=math.inf, report="reward"), "fail"),
     "terminated": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 2 == 0), "fail"),
@@ -103,8 +123,11 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "harmful_compliance": (lambda e: with_metric(e, "harmful_compliance", "policy", value=0.9), "fail"),
     "over_refusal": (lambda e: with_metric(e, "over_refusal", "policy", value=0.9), "fail"),
     "distinct_2": (lambda e: with_metric(e, "distinct_2", "policy", value=0.1), "fail"),
+    "serves": (lambda e: with_metric(e, "serving", "served", value=False), "fail"),
+    "parity": (lambda e: with_metric(e, "serving", "same", value=15), "fail"),
+    "serving_cost": (lambda e: with_metric(e, "serving", "cost", "peak_memory", value=500_000_000), "fail"),
 }
-WARNINGS = {"reward_calibration", "reward_length_bias"}
+WARNINGS = {"reward_calibration", "reward_length_bias", "serving_cost"}
 # A policy whose scores fall is worse in more than one way, and a wrong win rate is wrong wherever it is read.
 LOST = {
     "better_than_sft",
@@ -116,11 +139,12 @@ LOST = {
 }
 ALSO = {
     "better_than_sft": LOST,
-    "better_than_champion": {"more_wins_than_luck", "no_use_case_worse"},
+    "better_than_champion": {"more_wins_than_luck", "no_use_case_worse", "rows_agree"},
     "more_wins_than_luck": LOST,
     "gold_gain": LOST,
     "length_ratio": {"length_controlled"},  # where every answer is longer, nobody knows what equal length would give
     "prompts": {"rows_agree"},
+    "serves": {"serving_cost"},
 }
 
 
@@ -140,6 +164,7 @@ def test_the_checks_are_these() -> None:
         "over-optimisation",
         "safety",
         "diversity",
+        "serving",
     ]
 
 
@@ -174,7 +199,13 @@ NUMBERS = [
     ("evaluation", "distinct_2", "sft"),
     ("evaluation", "harmful_compliance", "policy"),
     ("evaluation", "over_refusal", "prompts"),
+    ("evaluation", "champion_win_rate", "value"),
+    ("evaluation", "serving", "prompts"),
+    ("evaluation", "serving", "same"),
+    ("evaluation", "serving", "cost", "latency_p95"),
+    ("evaluation", "serving", "champion", "cost", "peak_memory"),
     ("validation", "set", "overlap", "prompts"),
+    ("validation", "set", "overlap", "conversations"),
     ("reward", "overall", "accuracy", "low"),
     ("reward", "overall", "accuracy", "high"),
     ("reward", "overall", "ece"),
@@ -210,7 +241,7 @@ def test_a_number_that_is_missing_never_promotes(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "x"])
-@pytest.mark.parametrize("name", ["policy_reward", "sft_reward", "kl", "policy_length", "policy_terminated"])
+@pytest.mark.parametrize("name", ["policy_reward", "sft_reward", "kl", "policy_length", "policy_terminated", "seen"])
 def test_one_bad_row_never_promotes(
     name: str, bad: Any, evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
@@ -242,6 +273,7 @@ def test_the_reward_model_of_every_criterion_must_hold_and_the_worst_is_named(
     close = {"accuracy": {"value": 0.7, "low": 0.59, "high": 0.8, "pairs": 90}, "ece": 0.3, "length_spearman": 0.4}
     inputs = {**evidence().receipt["inputs"], "models/reward/harmless": "ff"}
     two = evidence(reward={"overall": REWARD, "harmless": close}, receipt={"inputs": inputs})
+    two = with_metric(two, "lineage", "models/reward/harmless", value={**REWARD_LINEAGE, "digest": "ff"})
     assert outcomes(two, thresholds)["lineage"] == "pass"
     accuracy = found(two, thresholds, "reward_accuracy")
     assert (accuracy.outcome, accuracy.value) == ("undecided", 0.7)
@@ -416,3 +448,87 @@ def test_luck_is_ruled_out_against_the_champion_too(evidence: Callable[..., Evid
     level = found(with_rows(evidence(), points_champion=np.tile([0.0, 1.0], 200)), thresholds, "more_wins_than_luck")
     assert level.outcome == "undecided"
     assert "over the champion" in level.reason
+
+
+@pytest.mark.parametrize(
+    ("keys", "digest", "reason"),
+    [
+        (("models/sft", "digest"), "zz", "models/sft is zz by the evaluation and bb by the policy"),
+        (("models/sft", "inputs", "models/base"), "", "the receipts lack models/base"),
+        (
+            ("data/judgements", "inputs", "data/clean"),
+            "zz",
+            "data/clean is ee by models/sft and zz by data/judgements",
+        ),
+        (("data/clean", "inputs"), {}, "the receipts lack data/raw"),
+        (
+            ("models/reward/overall", "inputs", "models/sft"),
+            "zz",
+            "bb by the evaluation and zz by models/reward/overall",
+        ),
+    ],
+)
+def test_a_chain_of_receipts_that_is_broken_is_named(
+    keys: tuple[str, ...], digest: Any, reason: str, evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    check = found(with_metric(evidence(), "lineage", *keys, value=digest), thresholds, "lineage")
+    assert check.outcome == "fail"
+    assert reason in check.reason
+
+
+def test_what_a_policys_directory_may_not_hold_is_named(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    bad = {"foreign": ["modeling.py", "x.pkl"], "code": ["config.json"], "same_template": False}
+    check = found(with_metric(evidence(), "files", value=bad), thresholds, "file_format")
+    assert check.reason == (
+        "the policy's directory: holds modeling.py, holds x.pkl, config.json names code of its own, "
+        "its chat template is not SFT's"
+    )
+    unknown = with_metric(evidence(), "files", value={"foreign": [], "code": []})
+    assert outcomes(unknown, thresholds)["file_format"] == "error"
+
+
+def test_an_unpinned_test_set_says_what_to_pin(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
+    unpinned = thresholds.model_copy(update={"test_set": None})
+    warned = found(evidence(), unpinned, "test_set")
+    assert (warned.outcome, warned.blocking) == ("undecided", False)
+    assert "set gate.test_set of params.yaml to dd" in warned.reason
+    strict = found(evidence(), unpinned.model_copy(update={"profile": "production"}), "test_set")
+    assert (strict.outcome, strict.blocking) == ("undecided", True)
+    assert found(evidence(uses=21), unpinned, "test_set").stops, "a set that is worn out stops in either profile"
+    assert found(evidence(), thresholds.model_copy(update={"test_set": "zz"}), "test_set").stops
+    assert found(evidence(uses=20), thresholds, "test_set").passed
+    for sets in ({"dd", "ee"}, {None}, set[str]()):
+        assert found(evidence(test_sets=sets), thresholds, "test_set").stops
+
+
+def test_contaminated_prompts_are_named(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
+    read = np.isin(np.arange(400), [7, 11])
+    check = found(with_rows(evidence(), seen=np.where(read, 0.8, 0.79)), thresholds, "contamination")
+    assert (check.outcome, check.value) == ("pass", 0.005)
+    assert check.reason.endswith(": p0007, p0011")
+    strict = thresholds.model_copy(update={"profile": "production"})
+    many = with_rows(evidence(), seen=np.where(np.arange(400) < 5, 1.0, 0.0))
+    assert found(many, strict, "contamination").outcome == "fail", "1.25 % is more than 1 %"
+    assert found(many, thresholds, "contamination").outcome == "pass"
+
+
+def test_a_win_rate_against_the_champion_that_its_rows_do_not_give_is_found(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    check = found(with_metric(evidence(), "champion_win_rate", "value", value=0.9), thresholds, "rows_agree")
+    assert check.outcome == "fail"
+    assert check.reason.startswith("champion_win_rate is 0.")
+
+
+def test_cost_stops_in_production_alone(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
+    slow = with_metric(evidence(), "serving", "cost", "latency_p95", value=0.0241)
+    check = found(slow, thresholds, "serving_cost")
+    assert (check.outcome, check.value, check.stops) == ("fail", pytest.approx(1.205), False)
+    production = thresholds.model_copy(update={"profile": "production"})
+    assert found(slow, production, "serving_cost").stops
+    assert found(with_metric(slow, "serving", "cost", "latency_p95", value=0.0239), production, "serving_cost").passed
+    unserved = with_metric(evidence(), "serving", value={"served": False, "reason": "no safetensors", "prompts": 16})
+    assert "no safetensors" in found(unserved, production, "serves").reason
+    assert found(unserved, production, "serving_cost").stops

@@ -94,4 +94,6 @@ def test_evidence_without_rows_is_an_error_and_no_crash(
     assert assess(evidence(reward={}, receipt={}, evaluation={}), thresholds).decision == "ERROR"
     empty = assess(replace(evidence(), rows={}), thresholds)
     assert (empty.decision, empty.win_rate) == ("ERROR", None)
-    assert "no column points_sft" in decide([empty], "gold", "ff", 3).candidates[0].checks[3].reason
+    reasons = {check.name: check.reason for check in empty.checks}
+    assert "no column points_sft" in reasons["rows_agree"]
+    assert "no column seen" in reasons["contamination"]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlhf.config.editing import set_params
 from rlhf.errors import Exit
 from rlhf.manifest import digest, sha256, write_manifest
 from rlhf.report.summary import load_summary
@@ -28,6 +29,7 @@ def workspace(tmp_path: Path) -> Path:
     made_workspace(tmp_path)
     for name in ("dvc.yaml", "params.yaml", "champion.json"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    set_params(tmp_path / "params.yaml", ["gate.test_set=dd"])
     for name, gain in GAINS.items():
         make_policy(tmp_path, name, gain)
     evidence = made_evidence()
@@ -58,7 +60,7 @@ def make_policy(workspace: Path, name: str, gain: float) -> None:
         directory / "receipt.json", {"stage": f"evaluate@{name}", "key": "4e" * 32, "versions": {}, "inputs": {}}
     )
     write_manifest(directory)
-    changed: dict[str, Any] = {**evidence.evaluation, "policy_digest": digest(policy)}
+    changed: dict[str, Any] = {**evidence.evaluation, "policy_digest": digest(policy), "champion_digest": None}
     changed["win_rate"] = evaluation(name)["win_rate"] | changed["win_rate"]
     write_json(workspace / "reports/evaluate" / name / "metrics.json", {**evaluation(name), **changed})
 

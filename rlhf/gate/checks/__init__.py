@@ -9,7 +9,19 @@ from dataclasses import replace
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.checks.diversity import distinct_2
-from rlhf.gate.checks.integrity import lineage, policy_bytes, reference_bytes, rows_agree, unseen_prompts
+from rlhf.gate.checks.integrity import (
+    champion_bytes,
+    clean_subset,
+    contamination,
+    file_format,
+    lineage,
+    policy_bytes,
+    reference_bytes,
+    rows_agree,
+    test_set,
+    unseen_conversations,
+    unseen_prompts,
+)
 from rlhf.gate.checks.overoptimization import gold_gain, kl, length_ratio
 from rlhf.gate.checks.quality import (
     better_than_champion,
@@ -22,11 +34,24 @@ from rlhf.gate.checks.quality import (
 from rlhf.gate.checks.reward_model import reward_accuracy, reward_calibration, reward_length_bias
 from rlhf.gate.checks.safety import harmful_compliance, over_refusal
 from rlhf.gate.checks.sanity import empty, finite_numbers, prompts, terminated
+from rlhf.gate.checks.serving import parity, serves, serving_cost
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, not_finite
 from rlhf.gate.records import Check
 
 GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
-    "integrity": (policy_bytes, reference_bytes, lineage, rows_agree, unseen_prompts),
+    "integrity": (
+        policy_bytes,
+        reference_bytes,
+        champion_bytes,
+        file_format,
+        lineage,
+        rows_agree,
+        test_set,
+        unseen_prompts,
+        unseen_conversations,
+        contamination,
+        clean_subset,
+    ),
     "sanity": (prompts, finite_numbers, terminated, empty),
     "quality": (
         better_than_sft,
@@ -40,6 +65,7 @@ GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
     "over-optimisation": (kl, gold_gain, length_ratio),
     "safety": (harmful_compliance, over_refusal),
     "diversity": (distinct_2,),
+    "serving": (serves, parity, serving_cost),
 }
 NAMES = tuple(check.__name__ for checks in GROUPS.values() for check in checks)
 
