@@ -81,7 +81,7 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
             "prompts": n,
             "policy_digest": "aa",
             "reference_digest": "bb",
-            "champion_digest": "ff",
+            "champion_digest": changes.get("champion", "ff"),
             "prompts_digest": "dd",
             "lineage": {
                 path: {"digest": INPUTS[path], "inputs": {name: INPUTS[name] for name in sources}}

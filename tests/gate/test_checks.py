@@ -145,6 +145,7 @@ ALSO = {
     "length_ratio": {"length_controlled"},  # where every answer is longer, nobody knows what equal length would give
     "prompts": {"rows_agree"},
     "serves": {"serving_cost"},
+    "clean_subset": {"ties"},
 }
 
 

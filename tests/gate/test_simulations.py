@@ -198,7 +198,7 @@ def test_almost_no_prompts_never_promote(n: int, thresholds: GateConfig) -> None
 PLANTED: dict[str, Spoil] = {
     "prompts": lambda e: made_evidence(made_rows(n=299)),
     "better_than_sft": lambda e: with_points(e, np.tile(np.repeat([1.0, 0.0], [31, 19]), 8)),
-    "better_than_champion": lambda e: replace(e, champion="aa"),
+    "better_than_champion": lambda e: made_evidence(champion="aa"),
     "more_wins_than_luck": lambda e: with_metric(
         with_points(e, np.tile(np.repeat([1.0, 0.0], [28, 22]), 8)), "judge", value="people"
     ),
