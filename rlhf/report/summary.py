@@ -11,7 +11,7 @@ from rlhf.gate.records import Decision, WinRate, finite
 
 DECISION = Path("reports/gate/decision.json")
 EXAMPLES = 3
-STAGES = ("collect", "validate", "base", "sft", "sample", "label", "reward", "align", "evaluate")
+STAGES = ("collect", "validate", "base", "sft", "sample", "label", "reward", "referee", "align", "evaluate")
 
 
 @dataclass(frozen=True)

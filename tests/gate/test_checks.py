@@ -15,7 +15,7 @@ from rlhf.gate.checks.quality import family_confidence, measured_win_rate
 from rlhf.gate.decision import candidate
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check
-from tests.gate.conftest import REWARD
+from tests.gate.conftest import PROMPTS, REWARD, made_path
 
 Spoil = Callable[[Evidence], Evidence]
 
@@ -57,6 +57,17 @@ def one_use_case_lost(evidence: Evidence) -> Evidence:
     return with_metric(spoiled, "win_rate", "value", value=float(points.mean()))
 
 
+def longer_where_better(evidence: Evidence) -> Evidence:
+    """Every token that the policy says more is worth 0.4 to the reward model, and nothing else is."""
+    longer = np.arange(PROMPTS) % 6
+    rows = evidence.rows
+    return with_rows(
+        evidence,
+        policy_length=rows["sft_length"] + longer,
+        policy_reward=rows["sft_reward"] + 0.4 * longer + np.random.default_rng(1).normal(0, 0.5, PROMPTS),
+    )
+
+
 SPOILED: dict[str, tuple[Spoil, str]] = {
     "policy_bytes": (lambda e: replace(e, policy_digest="zz"), "fail"),
     "reference_bytes": (lambda e: with_metric(e, "reference_digest", value="zz"), "fail"),
@@ -77,18 +88,39 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         ),
         "fail",
     ),
+    "reward_short_answers": (
+        lambda e: with_metric(
+            e, "overall", "short_accuracy", value={"value": 0.3, "low": 0.2, "high": 0.4, "pairs": 9}, report="reward"
+        ),
+        "fail",
+    ),
+    "referee_accuracy": (
+        lambda e: with_metric(
+            e, "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 9}, report="referee"
+        ),
+        "fail",
+    ),
     "reward_calibration": (lambda e: with_metric(e, "overall", "ece", value=0.3, report="reward"), "fail"),
     "reward_length_bias": (lambda e: with_metric(e, "overall", "length_spearman", value=-0.9, report="reward"), "fail"),
     "kl": (lambda e: with_rows(e, kl=e.rows["kl"] + 60), "fail"),
     "gold_gain": (worse, "fail"),
+    "referee_gain": (lambda e: with_rows(e, policy_referee=e.rows["sft_referee"] - 0.1), "fail"),
+    "proxy_referee": (lambda e: with_rows(e, policy_reward=e.rows["policy_reward"] + 5), "fail"),
+    "gold_peak": (
+        lambda e: with_metric(e, "path", value=made_path([0.4, 0.9, 0.8, 0.6], [0.4, 0.7, 0.9, 1.1])),
+        "fail",
+    ),
+    "length_gain": (longer_where_better, "fail"),
     "length_ratio": (lambda e: with_rows(e, policy_length=3 * e.rows["sft_length"]), "fail"),
     "harmful_compliance": (lambda e: with_metric(e, "harmful_compliance", "policy", value=0.9), "fail"),
     "over_refusal": (lambda e: with_metric(e, "over_refusal", "policy", value=0.9), "fail"),
     "distinct_2": (lambda e: with_metric(e, "distinct_2", "policy", value=0.1), "fail"),
 }
 WARNINGS = {"reward_calibration", "reward_length_bias"}
-# A policy whose scores fall is worse in more than one way, and a wrong win rate is wrong wherever it is read.
+# A policy whose scores fall is worse in more than one way, and a wrong win rate is wrong wherever it is read. Answers
+# that are all much longer do not show what equal length would be worth.
 ALSO = {
+    "length_ratio": {"length_gain"},
     "better_than_sft": {"more_wins_than_luck", "gold_gain", "no_use_case_worse", "rows_agree"},
     "more_wins_than_luck": {"better_than_sft", "gold_gain", "no_use_case_worse", "rows_agree"},
     "gold_gain": {"better_than_sft", "more_wins_than_luck", "no_use_case_worse", "rows_agree"},
@@ -150,6 +182,8 @@ NUMBERS = [
     ("reward", "overall", "accuracy", "low"),
     ("reward", "overall", "accuracy", "high"),
     ("reward", "overall", "ece"),
+    ("reward", "overall", "short_accuracy", "low"),
+    ("referee", "accuracy", "value"),
     ("reward", "overall", "length_spearman"),
 ]
 
@@ -182,7 +216,9 @@ def test_a_number_that_is_missing_never_promotes(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "x"])
-@pytest.mark.parametrize("name", ["policy_reward", "sft_reward", "kl", "policy_length", "policy_terminated"])
+@pytest.mark.parametrize(
+    "name", ["policy_reward", "sft_reward", "policy_referee", "kl", "policy_length", "policy_terminated"]
+)
 def test_one_bad_row_never_promotes(
     name: str, bad: Any, evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:

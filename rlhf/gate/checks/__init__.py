@@ -10,9 +10,23 @@ from dataclasses import replace
 from rlhf.config.gate import GateConfig
 from rlhf.gate.checks.diversity import distinct_2
 from rlhf.gate.checks.integrity import lineage, policy_bytes, reference_bytes, rows_agree, unseen_prompts
-from rlhf.gate.checks.overoptimization import gold_gain, kl, length_ratio
+from rlhf.gate.checks.overoptimization import (
+    gold_gain,
+    gold_peak,
+    kl,
+    length_gain,
+    length_ratio,
+    proxy_referee,
+    referee_gain,
+)
 from rlhf.gate.checks.quality import better_than_champion, better_than_sft, more_wins_than_luck, no_use_case_worse
-from rlhf.gate.checks.reward_model import reward_accuracy, reward_calibration, reward_length_bias
+from rlhf.gate.checks.reward_model import (
+    referee_accuracy,
+    reward_accuracy,
+    reward_calibration,
+    reward_length_bias,
+    reward_short_answers,
+)
 from rlhf.gate.checks.safety import harmful_compliance, over_refusal
 from rlhf.gate.checks.sanity import empty, finite_numbers, prompts, terminated
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, not_finite
@@ -22,8 +36,14 @@ GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
     "integrity": (policy_bytes, reference_bytes, lineage, rows_agree, unseen_prompts),
     "sanity": (prompts, finite_numbers, terminated, empty),
     "quality": (better_than_sft, better_than_champion, more_wins_than_luck, no_use_case_worse),
-    "reward model": (reward_accuracy, reward_calibration, reward_length_bias),
-    "over-optimisation": (kl, gold_gain, length_ratio),
+    "reward model": (
+        reward_accuracy,
+        reward_short_answers,
+        reward_calibration,
+        reward_length_bias,
+        referee_accuracy,
+    ),
+    "over-optimisation": (kl, referee_gain, gold_gain, proxy_referee, gold_peak, length_gain, length_ratio),
     "safety": (harmful_compliance, over_refusal),
     "diversity": (distinct_2,),
 }

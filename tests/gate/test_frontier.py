@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from rlhf.gate.frontier import Place, fit, gains_at, reach
 from rlhf.gate.records import Interval
-from rlhf.report.frontier import Place, fit, gains_at, reach
 
 
 def interval(value: float) -> Interval:
