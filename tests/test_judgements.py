@@ -111,6 +111,7 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     made = sha256(model)
     run(workspace, "referee", referee)
     assert sha256(model) == made
+    assert lineage(workspace, "referee").stage == "referee"
 
     learned = run(workspace, "align@grpo", align)
     assert learned["reward"] == pytest.approx(sum(w * learned[f"reward_{c}"] for c, w in WEIGHTS.items()), rel=1e-4)

@@ -273,6 +273,85 @@ def test_without_gold_the_reward_model_judges_and_the_gold_check_says_that_it_ca
     assert outcomes(with_rows(judged, points_sft=full(0.7)), thresholds)["better_than_sft"] == "error"
 
 
+RISING = [0.4, 0.7, 0.9, 1.1]
+LAW = [1.0, 2 * (1 - 0.45 * math.log(2)), 5 * (1 - 0.45 * math.log(5))]  # R(d) at d = 1, 2 and 5; its peak is at 3.4
+
+
+@pytest.mark.parametrize(
+    ("gold", "standard_errors", "outcome"),
+    [
+        (RISING, 1.0, "pass"),
+        ([0.4, 0.9, 0.8, 0.88], 1.0, "pass"),
+        ([0.4, 0.9, 0.8, 0.83], 2.0, "pass"),
+        ([0.4, 0.9, 0.8, 0.83], 1.0, "undecided"),
+        ([0.4, 0.9, 0.8, 0.75], 2.0, "fail"),
+        ([0.4, 0.9, 0.8, 0.75], 9.0, "pass"),
+    ],
+)
+def test_a_policy_past_the_peak_of_its_training_is_stopped_and_the_peak_is_named(
+    gold: list[float],
+    standard_errors: float,
+    outcome: str,
+    evidence: Callable[..., Evidence],
+    thresholds: GateConfig,
+) -> None:
+    """The proxy rises all the way; the standard error of every lead is 0.05, its interval twice that to each side."""
+    limits = thresholds.small.model_copy(update={"max_peak_drop": standard_errors})
+    config = thresholds.model_copy(update={"small": limits})
+    for judge in ("gold", "referee"):
+        path = made_path(gold, RISING)
+        if judge == "referee":
+            path = [place | {"gold": None, "lead": place["lead"] | {"gold": None}} for place in path]
+        check = found(with_metric(evidence(), "path", value=path), config, "gold_peak")
+        assert (check.outcome, check.value) == (outcome, pytest.approx(gold[-1] - max(gold[:-1])))
+        assert f"by {judge} " in check.reason
+        assert ("step-3" if gold == RISING else "step-2") in check.reason
+
+
+def test_a_policy_past_the_peak_of_the_law_is_stopped_though_no_place_on_the_way_was_better(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    path = made_path(LAW)
+    path[-1]["kl"] |= {"value": 25.0}
+    past = found(with_metric(evidence(), "path", value=path), thresholds, "gold_peak")
+    assert (past.outcome, past.value) == ("fail", pytest.approx(LAW[2] - LAW[1]))
+    assert "it is 0.149 past the peak at a KL of 11.5" in past.reason
+    assert found(with_metric(evidence(), "path", value=made_path(LAW)), thresholds, "gold_peak").outcome == "pass"
+
+
+def test_a_way_that_nobody_kept_is_unmeasured_and_one_that_is_damaged_an_error(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    unknown = with_metric(evidence(), "path", value=[])
+    assert found(unknown, thresholds, "gold_peak").outcome == "unmeasured"
+    allowing = thresholds.model_copy(update={"may_be_unmeasured": ["gold_peak"]})
+    assert not found(unknown, allowing, "gold_peak").stops
+    damaged: list[Any] = [None, "path", [{}, {}], [1, 2], made_path(RISING)]
+    damaged[-1][2]["lead"]["gold"]["error"] = math.nan
+    for path in damaged:
+        assert found(with_metric(evidence(), "path", value=path), thresholds, "gold_peak").outcome == "error", path
+
+
+def test_the_share_of_length_is_asked_only_of_a_gain_and_never_guessed(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    rows = evidence().rows
+    lost = with_rows(evidence(), policy_reward=rows["sft_reward"] - 1)
+    assert found(lost, thresholds, "length_gain").outcome == "pass"
+    alike = with_rows(evidence(), policy_length=rows["sft_length"] + 2)
+    assert found(alike, thresholds, "length_gain").outcome == "undecided"
+    same = with_rows(evidence(), policy_length=rows["sft_length"])
+    assert found(same, thresholds, "length_gain").value == 1.0
+
+
+def test_calibration_warns_or_stops_as_the_profile_says(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    boastful = with_metric(evidence(), "overall", "ece", value=0.3, report="reward")
+    profiles = [thresholds.model_copy(update={"profile": name}) for name in ("small", "production")]
+    assert [found(boastful, config, "reward_calibration").stops for config in profiles] == [False, True]
+
+
 def test_an_undecided_check_says_how_many_prompts_would_settle_it(
     evidence: Callable[..., Evidence], rows: Callable[..., dict[str, Any]], thresholds: GateConfig
 ) -> None:

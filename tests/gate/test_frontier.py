@@ -44,6 +44,17 @@ def test_the_fit_recovers_the_law_that_gains_follow() -> None:
     assert top > max(found(math.sqrt(peak) - 0.01), found(math.sqrt(peak) + 0.01))
 
 
+def test_past_the_peak_the_fall_is_counted_from_it() -> None:
+    law = fit([following(0.5, 0.4, 3.0)])
+    assert law is not None
+    peak = math.exp(0.5 / 0.4 - 1)
+    assert (law.beyond_peak(0.5), law.beyond_peak(peak)) == (0.0, 0.0)
+    assert law.beyond_peak(3.0) == pytest.approx(law(peak) - law(3.0), abs=1e-12)
+    rising = fit([following(0.5, 0.0, 3.0)])
+    assert rising is not None
+    assert rising.beyond_peak(3.0) == 0.0
+
+
 @pytest.mark.parametrize(("alpha", "beta", "reached"), [(0.5, 0.4, 1.2), (0.5, 0.0, 3.0), (0.5, -0.1, 30.0)])
 def test_a_peak_that_was_not_reached_is_none(alpha: float, beta: float, reached: float) -> None:
     found = fit([following(alpha, beta, reached)])

@@ -25,11 +25,10 @@ GRAPH = {
     "sample": ("data/samples", ["data/clean", "models/sft"]),
     "label": ("data/judgements", ["data/clean", "data/samples"]),
     "reward@overall": ("models/reward/overall", ["data/judgements", "models/sft"]),
-    "referee": ("models/referee", ["data/judgements", "models/sft"]),
     "align@dpo": ("models/policy/dpo", ["data/clean", "data/judgements", "models/sft", "models/reward/overall"]),
 }
 SOURCES = [{"kind": "world"}, {"kind": "file", "path": SOURCE, "table": "prompts"}]
-MODEL_STAGES = ["base", "sft", "reward@overall", "referee", "align@dpo"]
+MODEL_STAGES = ["base", "sft", "reward@overall", "align@dpo"]
 
 
 @dataclass

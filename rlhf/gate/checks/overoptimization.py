@@ -84,6 +84,11 @@ def length_gain(evidence: Evidence, config: GateConfig) -> Check:
     if gains.mean() <= 0:
         return fact(True, "the reward model sees no gain that length could explain", "")
     longer = column(evidence.rows, "policy_length") - column(evidence.rows, "sft_length")
+    if longer[0] and not np.ptp(longer):
+        reason = (
+            f"every answer differs from SFT's by {longer[0]:+.0f} tokens: nothing says what length has to do with it"
+        )
+        return Check(outcome="undecided", reason=reason)
     what = "share of the reward model's gain that is left between answers of equal length"
     interval = length_matched_share(gains, longer, **settings)
     return against(interval, config.limits.min_nonlength_gain, config, what, ".3g", at_least=True)
