@@ -1,7 +1,7 @@
 """referee: a reward model of rankings that nothing else learns from, to watch those that policies are aligned with.
 
-Anthropic's test preference model beside the train preference model (Bai et al. 2022, https://arxiv.org/abs/2204.05862,
-section 4.2): where a policy has learned the errors of the one, the other does not follow.
+The test preference model beside the train preference model of Bai et al. 2022 (https://arxiv.org/abs/2204.05862):
+where a policy has learned the errors of the one, the other does not follow.
 """
 
 from rlhf.data.splits import REFEREE

@@ -123,7 +123,8 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     assert {child.stage for child in tree.children} >= {"reward@helpful", "reward@harmless"}
     assert lineage(workspace, "reward-harmless").stage == "reward@harmless"
 
-    shutil.rmtree(workspace / "models/referee")
+    run(workspace, "evaluate@grpo", evaluate)
+    shutil.rmtree(workspace / "models/referee")  # what was scored by another is scored again
     shutil.copytree(workspace / "models/reward/harmless", workspace / "models/referee")
     found = run(workspace, "evaluate@grpo", evaluate)
     rows = pq.read_table(workspace / "reports/evaluate/grpo/rows/rows.parquet").to_pydict()
@@ -209,7 +210,12 @@ def test_whoever_reads_a_model_that_an_adapter_taught_needs_none(
     assert loaded == [workspace / "models/sft"]
     checkpoint = load_file(next(workspace.glob(".work/*/step-*/weights.safetensors")))
     assert {name for name in checkpoint if ".lora_" not in name} == {"critic.score.weight", "kl_coefficient"}
-    assert len(run(workspace, "evaluate@ppo", evaluate)["path"]) == 2
+    on_the_way, last = run(workspace, "evaluate@ppo", evaluate)["path"]
+    assert (on_the_way["policy"], last["policy"]) == ("step-00000001", "policy")
+    for judge in ("proxy", "referee"):
+        assert (last["lead"][judge]["value"], last["lead"][judge]["error"], last["lead"]["gold"]) == (0, 0, None)
+        ahead = last[judge]["value"] - on_the_way[judge]["value"]
+        assert on_the_way["lead"][judge]["value"] == pytest.approx(ahead, rel=1e-3)
     names = ("base", "sft", "reward/helpful", "policy/ppo")
     base, taught, judge, policy = (load_file(workspace / f"models/{name}/model.safetensors") for name in names)
     assert base.keys() == taught.keys() == judge.keys() - {"score.weight"} == policy.keys()
@@ -217,6 +223,15 @@ def test_whoever_reads_a_model_that_an_adapter_taught_needs_none(
         assert {name for name in base if not torch.equal(before[name], after[name])} == {
             n for n in base if "_proj" in n
         }
+
+
+def test_accuracy_where_the_shorter_answer_was_preferred_is_of_those_pairs_alone(workspace: Path) -> None:
+    rows = [row for row in judgements() if row["criterion"] == "helpful"]
+    unseen = [row | {"responses": ["one two one two", "one"]} for row in rows if row["split"] == "test"]
+    shorter = [row | {"ranks": [2, 1]} for row in unseen[:3]]
+    write(workspace, "rankings", [row for row in rows if row["split"] == "train"] + unseen[3:] + shorter)
+    found = run(workspace, "reward@helpful", reward)
+    assert (found["accuracy"]["pairs"], found["short_accuracy"]["pairs"]) == (4, 3)
 
 
 def test_a_criterion_by_which_nobody_judged_is_named_with_those_that_there_are(workspace: Path) -> None:

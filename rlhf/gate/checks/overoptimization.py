@@ -31,7 +31,7 @@ def referee_gain(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def proxy_referee(evidence: Evidence, config: GateConfig) -> Check:
-    """The reward that was raised did not run away from what the referee sees (Bai et al. 2022, section 4.2).
+    """The reward that was raised did not run away from what the referee sees (Bai et al. 2022).
 
     Each gain in standard deviations of the scores of SFT's answers, which are taken for known.
     """
