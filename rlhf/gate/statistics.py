@@ -59,7 +59,8 @@ def length_matched_share(
     With `longer` (N,) the tokens that the policy's answer is longer than the other one's, least squares gives
     gain = a + b longer + error; the share is a / mean(gain), which is 1 - b mean(longer) / mean(gain), and b is taken
     for 0 where all differ alike. It is the non-length reward gain of Singhal et al. 2023
-    (https://arxiv.org/abs/2310.03716), who take it from buckets of length. `clusters` are drawn whole. The mean gain must not be near zero.
+    (https://arxiv.org/abs/2310.03716), who take it from buckets of length. `clusters` are drawn whole. The mean gain
+    must not be near zero.
     """
     x, y = _finite(longer), _finite(gains)
     moments = np.stack([_cluster_sums(values, clusters) for values in (np.ones(len(x)), x, y, x * x, x * y)])

@@ -104,7 +104,10 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "reward_length_bias": (lambda e: with_metric(e, "overall", "length_spearman", value=-0.9, report="reward"), "fail"),
     "kl": (lambda e: with_rows(e, kl=e.rows["kl"] + 60), "fail"),
     "gold_gain": (worse, "fail"),
-    "referee_gain": (lambda e: with_rows(e, policy_referee=e.rows["sft_referee"] - 0.1), "fail"),
+    "referee_gain": (
+        lambda e: with_rows(e, policy_referee=e.rows["sft_referee"] - 0.1, policy_reward=e.rows["sft_reward"] - 0.1),
+        "fail",
+    ),
     "proxy_referee": (lambda e: with_rows(e, policy_reward=e.rows["policy_reward"] + 5), "fail"),
     "gold_peak": (
         lambda e: with_metric(e, "path", value=made_path([0.4, 0.9, 0.8, 0.6], [0.4, 0.7, 0.9, 1.1])),
