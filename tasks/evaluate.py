@@ -1,7 +1,7 @@
 """evaluate: an aligned policy beside SFT and the champion, on prompts of the test split that no stage trained on."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,10 +29,11 @@ from rlhf.pipeline.champion import POLICY
 from rlhf.pipeline.receipt import content_key
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
-from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.rewards import Judge, Rewards, load_judge
 from rlhf.rollouts.sampling import Sample, Sampler
 
 Row = dict[str, Any]
+COLUMNS = {"proxy": "reward", "referee": "referee", "gold": "gold"}  # of each judge of a path, in the rows
 CHAMPION = 1_000_003  # added to the seed: its answers are drawn with random numbers of their own
 
 
@@ -45,13 +47,14 @@ def main(stage: Stage) -> None:
     held = believe(stage, draw, tokenizer, {"sft": reference, "policy": policy})
     served = serve(stage, policy_path, policy, tokenizer, prompts, encoded)
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
+    judges = reward, load_judge(stage.input("models/referee"))
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
     answers = answer_all(
-        stage, draw, reference, in_turn(stage, reference, policy, kept), reward, encoded, tokenizer.eos_token_id
+        stage, draw, reference, in_turn(stage, reference, policy, kept), judges, encoded, tokenizer.eos_token_id
     )
-    along = [answers.pop(file.stem) for file in kept]
+    along = {file.stem: answers.pop(file.stem) for file in kept}
     if stage.champion:
-        answers["champion"] = answer_as_champion(stage, stage.champion, reference, reward, tokenizer, prompts)
+        answers["champion"] = answer_as_champion(stage, stage.champion, reference, judges, tokenizer, prompts)
     rows = table(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
         judge_by_gold(rows, list(answers))
@@ -60,7 +63,7 @@ def main(stage: Stage) -> None:
 
     values = measure(stage, rows, answers) | {
         "beliefs": held,
-        "path": path(stage, rows, [*along, answers["policy"]] if along else [], reward, tokenizer),
+        "path": path(stage, rows, along | {"policy": answers["policy"]} if along else {}, reward, tokenizer),
         "algorithm": stage.item,
         "too_long": too_long,
         "policy_digest": stage.inputs[f"models/policy/{stage.item}"],
@@ -111,12 +114,12 @@ def answer_all(
     draw: Sampler,
     reference: PreTrainedModel,
     models: Iterable[tuple[str, str, PreTrainedModel]],
-    reward: Rewards,
+    judges: tuple[Rewards, Judge],
     prompts: Sequence[list[int]],
     eos: int,
 ) -> dict[str, Answers]:
     """Answers of each model, drawn with different random numbers; of SFT they are the same beside every algorithm."""
-    config, longest = stage.config.evaluate, stage.config.tokens.response
+    config, longest, (reward, referee) = stage.config.evaluate, stage.config.tokens.response, judges
 
     def answers_of(name: str, digest: str, model: PreTrainedModel, seed: int) -> Answers:
         settings = {"max_tokens": longest, "eos": eos, "seed": seed}
@@ -124,7 +127,7 @@ def answer_all(
             answer,
             policy=digest,
             reference=stage.inputs["models/sft"],
-            rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
+            judges=judged_by(stage),
             arithmetic=arithmetic(model),
             prompts=prompts,
             config=config.model_dump(),
@@ -132,7 +135,9 @@ def answer_all(
             **settings,
         )
         progress = partial(stage.progress, label=name)
-        compute = partial(answer, draw, model, reference, reward, prompts, config, progress=progress, **settings)
+        compute = partial(
+            answer, draw, model, reference, reward, referee, prompts, config, progress=progress, **settings
+        )
         return Answers.of(cached(path, lambda: compute().tensors()))
 
     return {
@@ -145,7 +150,7 @@ def answer_as_champion(
     stage: Stage,
     champion: Path,
     reference: PreTrainedModel,
-    reward: Rewards,
+    judges: tuple[Rewards, Judge],
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Row],
 ) -> Answers:
@@ -156,7 +161,7 @@ def answer_as_champion(
         answer_as_champion,
         champion=stage.params[POLICY],
         tokenizer=stage.inputs["models/sft"],
-        rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
+        judges=judged_by(stage),
         arithmetic=arithmetic(reference),
         prompts=[prompt["prompt"] for prompt in prompts],
         config=config.model_dump(),
@@ -180,9 +185,9 @@ def answer_as_champion(
             {"prompt": p["prompt"], "response": decode(own, s.response)} for p, s in zip(prompts, samples, strict=True)
         ]
         turns = encode_turns(tokenizer, texts)
-        scores, _ = score(list(turns), reference, reference, reward, config)
+        scores, watched, _ = score(list(turns), reference, reference, *judges, config)
         ours = [Sample(list(t.response), s.terminated) for t, s in zip(turns, samples, strict=True)]
-        return Answers(samples=ours, rewards=scores, kl=[math.nan] * len(ours)).tensors()
+        return Answers(samples=ours, rewards=scores, referee=watched.tolist(), kl=[math.nan] * len(ours)).tensors()
 
     return Answers.of(cached(path, compute))
 
@@ -217,6 +222,12 @@ def lineage(stage: Stage) -> dict[str, Any]:
     }
 
 
+def judged_by(stage: Stage) -> list[str]:
+    """The digests of the models that score answers, in the order of their scores."""
+    names = (*(f"reward/{criterion}" for criterion in stage.config.reward.criteria), "referee")
+    return [stage.inputs[f"models/{name}"] for name in names]
+
+
 def table(
     prompts: Sequence[Row], answers: dict[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[Row]:
@@ -230,6 +241,7 @@ def table(
                 f"{name}_response": decode(tokenizer, found.samples[index].response),
                 f"{name}_reward": totals[name][index],
                 **{f"{name}_reward_{c}": float(r) for c, r in zip(reward.judges, found.rewards[index], strict=True)},
+                f"{name}_referee": found.referee[index],
                 f"{name}_gold": float("nan"),
                 f"{name}_length": len(found.samples[index].response),
                 f"{name}_terminated": found.samples[index].terminated,
@@ -257,27 +269,34 @@ def give_points(rows: list[Row], judge: str, opponents: Sequence[str]) -> None:
 
 
 def path(
-    stage: Stage, rows: list[Row], along: Sequence[Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
+    stage: Stage, rows: list[Row], along: Mapping[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
-    """How far from SFT each policy of a training was, and what it had gained over SFT, a mean over the prompts each."""
+    """What each policy of a training was, a mean over the prompts each: how far from SFT, what it had gained over SFT,
+    and by how much the policy itself, which is the last, is ahead of it, with the standard error of that."""
     gate = stage.config.gate
 
-    def mean(values: Sequence[float]) -> dict[str, float]:
-        array = np.array(values, dtype=np.float64)
-        return as_dict(bootstrap_mean(array, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
+    def mean(values: NDArray) -> dict[str, float]:
+        return as_dict(bootstrap_mean(values, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
 
-    found = []
-    for answers in along:
-        rewards = reward.total(answers.rewards).tolist()
-        proxies = [after - row["sft_reward"] for row, after in zip(rows, rewards, strict=True)]
-        point = {"kl": mean(answers.kl), "proxy": mean(proxies), "gold": None}
+    def ahead(leads: NDArray) -> dict[str, float]:
+        return mean(leads) | {"error": float(leads.std(ddof=1) / math.sqrt(len(leads))) if len(leads) > 1 else 0.0}
+
+    def judged(answers: Answers) -> dict[str, NDArray]:
+        found = {"proxy": reward.total(answers.rewards).double().numpy(), "referee": np.array(answers.referee)}
         if stage.config.evaluate.judge == "gold":
             from rlhf.world.gold import gold
 
             texts = [decode(tokenizer, sample.response) for sample in answers.samples]
-            golds = [gold(row["prompt"], text).total for row, text in zip(rows, texts, strict=True)]
-            point["gold"] = mean([value - row["sft_gold"] for row, value in zip(rows, golds, strict=True)])
-        found.append(point)
+            found["gold"] = np.array([gold(r["prompt"], text).total for r, text in zip(rows, texts, strict=True)])
+        return found
+
+    sft = {judge: np.array([row[f"sft_{name}"] for row in rows]) for judge, name in COLUMNS.items()}
+    last, found = judged(along["policy"]) if along else {}, []
+    for name, answers in along.items():
+        here = judged(answers)
+        gains = {judge: mean(here[judge] - sft[judge]) if judge in here else None for judge in COLUMNS}
+        leads = {judge: ahead(last[judge] - here[judge]) if judge in here else None for judge in COLUMNS}
+        found.append({"policy": name, "kl": mean(np.array(answers.kl)), **gains, "lead": leads})
     return found
 
 
@@ -302,6 +321,7 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "champion_win_rate": as_dict(compare(column("points_champion"))) if "champion" in answers else None,
         "reward_win_rate": as_dict(by_reward),
         "proxy_reward": means("reward"),
+        "referee_reward": means("referee"),
         "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},
         "gold_reward": means("gold") if judge == "gold" else None,
         "kl": as_dict(bootstrap(column("kl"))),

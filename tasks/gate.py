@@ -46,6 +46,7 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
         evaluation=evaluations[algorithm],
         rows={name: np.asarray(values) for name, values in numbers.items()},
         reward={c: read_json(stage.input(f"reports/reward/{c}/metrics.json")) for c in stage.config.reward.criteria},
+        referee=read_json(stage.input("reports/referee/metrics.json")),
         validation=read_json(stage.input("reports/validate.json")),
         receipt=stage.upstream[f"models/policy/{algorithm}"],
         policy_digest=manifest.digest(policy),

@@ -15,7 +15,8 @@ import pandas as pd
 from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
 from rlhf.data.ids import add_ids, prompt_hash
 from rlhf.data.rows import read_rows
-from rlhf.data.tables import TEXT, read_tables, write_frame
+from rlhf.data.splits import REFEREE, is_for_referee
+from rlhf.data.tables import TEXT, of_each_prompt, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.world import World
@@ -27,7 +28,10 @@ Frames = dict[str, pd.DataFrame]  # rankings by origin: a table of feedback, or 
 
 
 def main(stage: Stage) -> None:
-    """Write data/judgements: every judgement as rankings and as thumbs, and beliefs, with the split of their prompt."""
+    """Write data/judgements: every judgement as rankings and as thumbs, and beliefs, with the split of their prompt.
+
+    Judgements of the referee's share of the train prompts have a split of their own: who reads train does not see them.
+    """
     tables = read_tables(stage.input("data/clean"))
     samples = read_rows(stage.input("data/samples"), "samples")
     annotators = World(stage.config.world, stage.seed).annotators
@@ -35,10 +39,12 @@ def main(stage: Stage) -> None:
     if group is not None:
         tables = of_group(tables, group)
         annotators = annotators.of(group) if stage.config.label.judge == "world" else annotators
+    share = stage.config.label.referee
+    tables |= {name: dealt(tables[name], share) for name in FEEDBACK if name in tables}
     rankings, unused = convert(tables)
     if stage.config.label.judge == "world":
         asked = [judge(annotators.by(criterion), samples, stage.seed) for criterion in CRITERIA]
-        rankings["samples"] = pd.concat(asked, ignore_index=True)
+        rankings["samples"] = dealt(pd.concat(asked, ignore_index=True), share)
     elif samples:
         unused["sample that nobody judges"] = len(samples)
     rankings = {origin: rows for origin, rows in rankings.items() if len(rows)}
@@ -79,6 +85,12 @@ def of_group(tables: Frames, group: str) -> Frames:
         )
     mine = {name: rows[rows["group"] == group] if name in named else rows for name, rows in tables.items()}
     return {name: rows for name, rows in mine.items() if len(rows)}
+
+
+def dealt(rows: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Judgements, those of the referee's share of the train prompts with the split `referee`."""
+    kept = of_each_prompt(lambda prompt: is_for_referee(prompt_hash(prompt), share), rows["prompt"])
+    return rows.assign(split=rows["split"].mask((rows["split"] == "train") & kept, REFEREE))
 
 
 def convert(tables: Frames) -> tuple[Frames, dict[str, int]]:

@@ -2,8 +2,11 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from transformers import PreTrainedModel
 
@@ -24,17 +27,31 @@ from tasks.tables import read_rankings
 
 def main(stage: Stage) -> None:
     """Write models/reward/<criterion>."""
+    criterion = str(stage.item)
+    learn(
+        stage,
+        f"reward/{criterion}",
+        "train",
+        [criterion],
+        seed=stage.seed,
+        title="Reward model",
+    )
+
+
+def learn(stage: Stage, name: str, split: str, criteria: Sequence[str], *, seed: int, title: str) -> None:
+    """Write models/<name> and reports/<name>: a reward model of the rankings of a split by any of the criteria."""
     config, sft = stage.config.reward, stage.input("models/sft")
-    tokenizer, criterion = load_tokenizer(sft), str(stage.item)
+    tokenizer, judged_by = load_tokenizer(sft), " or ".join(criteria)
     (groups, too_long), (unseen, unseen_too_long) = (
-        read_rankings(stage, tokenizer, split, [criterion]) for split in ("train", "test")
+        read_rankings(stage, tokenizer, part, criteria) for part in (split, "test")
     )
     if not groups:
         raise DataError(
-            f"No ranking by {criterion} to learn from: none in data/judgements fits ({too_long} answers too long)."
+            f"No ranking by {judged_by} to learn from: the split `{split}` of data/judgements has none that fits "
+            f"({too_long} answers too long). label.referee deals the train prompts between `train` and `referee`."
         )
-    model = adapt(scalar_model_from(sft, stage.seed), config.lora, stage.seed)
-    steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=stage.seed)
+    model = adapt(scalar_model_from(sft, seed), config.lora, seed)
+    steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=seed)
     history = train(
         RewardObjective(model, center=config.center),
         steps,
@@ -46,11 +63,11 @@ def main(stage: Stage) -> None:
     save_model(
         model,
         tokenizer,
-        stage.output(f"models/reward/{criterion}"),
-        title="Reward model",
-        summary=f"Bradley-Terry on rankings of answers by the criterion {criterion}.",
+        stage.output(f"models/{name}"),
+        title=title,
+        summary=f"Bradley-Terry on rankings of answers by the criterion {judged_by}.",
     )
-    write_curves(stage.output(f"reports/reward/{criterion}/curves.csv"), history)
+    write_curves(stage.output(f"reports/{name}/curves.csv"), history)
     values = {
         "loss": tail_mean(history, "loss"),
         "train_accuracy": tail_mean(history, "accuracy"),
@@ -58,44 +75,54 @@ def main(stage: Stage) -> None:
         "steps": len(history),
         "prompts": len(groups),
         "too_long": too_long + unseen_too_long,
-    } | judge(stage, model, unseen)
+        "bayes_accuracy": bayes_accuracy(stage, criteria),
+    } | judge(stage, name, model, unseen)
     stage.metrics(values)
     accuracy = values["accuracy"]["value"]
     stage.summary(f"{len(groups):,} rankings, loss {values['loss']:.3f}, accuracy on unseen comparisons {accuracy:.1%}")
 
 
-def judge(stage: Stage, model: PreTrainedModel, unseen: Rankings) -> dict[str, Any]:
+def judge(stage: Stage, name: str, model: PreTrainedModel, unseen: Rankings) -> dict[str, Any]:
     """Accuracy, calibration and length bias on comparisons of prompts that the model never saw."""
     scores = reward_scores(model, unseen, stage.config.reward.loop.micro_batch_size)
     margins, prompts, longer = untied_pairs(unseen, scores)
     if not len(margins):
         raise DataError(
-            f"No comparison by {stage.item} in the test split to measure the reward model on. Collect more prompts."
+            f"No comparison in the test split to measure models/{name} on. Collect more prompts, or raise "
+            "validate.splits.test."
         )
-    accuracy = pairwise_accuracy(
-        margins,
-        confidence=stage.config.gate.confidence,
-        resamples=stage.config.gate.bootstrap,
-        seed=stage.seed,
-        clusters=prompts,
-    )
+
+    def accuracy(pairs: NDArray[np.bool_]) -> dict[str, float] | None:
+        if not pairs.any():
+            return None
+        gate = stage.config.gate
+        found = pairwise_accuracy(
+            margins[pairs],
+            confidence=gate.confidence,
+            resamples=gate.bootstrap,
+            seed=stage.seed,
+            clusters=prompts[pairs],
+        )
+        return {"value": found.value, "low": found.low, "high": found.high, "pairs": int(pairs.sum())}
+
     bins, ece, brier = calibration(margins)
-    with stage.output(f"reports/reward/{stage.item}/calibration.csv").open("w", newline="") as file:
+    with stage.output(f"reports/{name}/calibration.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["confidence", "accuracy", "count"])
         writer.writerows([f"{b.confidence:.6g}", f"{b.accuracy:.6g}", b.count] for b in bins)
     return {
-        "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high, "pairs": len(margins)},
-        "bayes_accuracy": bayes_accuracy(stage),
+        "accuracy": accuracy(np.ones(len(margins), dtype=bool)),
+        "short_accuracy": accuracy(longer < 0),
         "ece": ece,
         "brier": brier,
         "length_spearman": None if len(set(longer)) < 2 else float(spearmanr(margins, longer).statistic),
     }
 
 
-def bayes_accuracy(stage: Stage) -> float | None:
-    """The best accuracy that is possible on these comparisons, where the world knows it."""
-    return json.loads(stage.input("reports/label.json").read_text())["criteria"][stage.item]["bayes_accuracy"]
+def bayes_accuracy(stage: Stage, criteria: Sequence[str]) -> float | None:
+    """The best accuracy that is possible on these comparisons, where the world knows it: by one criterion."""
+    known = json.loads(stage.input("reports/label.json").read_text())["criteria"]
+    return known[criteria[0]]["bayes_accuracy"] if len(criteria) == 1 else None
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rlhf.errors import DataError
 from rlhf.manifest import sha256, write_manifest
 from rlhf.models.loading import load_policy, save_model
 from rlhf.tracking.lineage import lineage
-from tasks import align, evaluate, reward, sft
+from tasks import align, evaluate, referee, reward, sft
 from tests.algorithms.tiny import LORA, tiny_policy, tiny_tokenizer
 from tests.conftest import ROOT, run_here
 
@@ -33,6 +33,7 @@ SETTINGS = {
     "reward.combine": "after",
     "reward.loop.micro_batch_size": "4",
     "align.algorithms": "[grpo, kto]",
+    "align.snapshots": "0",
     "align.grpo.iterations": "1",
     "align.grpo.epochs": "1",
     "align.grpo.rollout.prompts": "4",
@@ -59,7 +60,7 @@ def judgements() -> list[dict[str, Any]]:
             "split": split,
         }
         for criterion, best in PREFERRED.items()
-        for split in ("train", "test")
+        for split in ("train", "test", "referee")
         for number in range(4)
     ]
 
@@ -70,7 +71,7 @@ def workspace(tmp_path: Path) -> Path:
     for name in ("dvc.yaml", "params.yaml", "champion.json"):
         shutil.copy(ROOT / name, tmp_path)
     set_params(tmp_path / "params.yaml", [f"{key}={value}" for key, value in SETTINGS.items()])
-    for path in ("models/sft", "models/reward/overall"):
+    for path in ("models/sft", "models/reward/overall", "models/referee"):
         save_model(tiny_policy(), tiny_tokenizer(), tmp_path / path, title="tiny", summary="A test.")
         (tmp_path / path / "receipt.json").write_text(
             json.dumps({"stage": path, "key": path, "inputs": {}, "params": {}})
@@ -107,6 +108,13 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
         metrics = run(workspace, f"reward@{criterion}", reward)
         assert (metrics["prompts"], metrics["accuracy"]["pairs"], metrics["bayes_accuracy"]) == (4, 4, 0.9)
 
+    watching, model = run(workspace, "referee", referee), workspace / "models/referee/model.safetensors"
+    assert (watching["prompts"], watching["accuracy"]["pairs"], watching["bayes_accuracy"]) == (8, 8, None)
+    made = sha256(model)
+    run(workspace, "referee", referee)
+    assert sha256(model) == made
+    assert lineage(workspace, "referee").stage == "referee"
+
     learned = run(workspace, "align@grpo", align)
     assert learned["reward"] == pytest.approx(sum(w * learned[f"reward_{c}"] for c, w in WEIGHTS.items()), rel=1e-4)
     assert learned["reward_helpful"] != learned["reward_harmless"]
@@ -117,7 +125,14 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     assert {child.stage for child in tree.children} >= {"reward@helpful", "reward@harmless"}
     assert lineage(workspace, "reward-harmless").stage == "reward@harmless"
 
+    run(workspace, "evaluate@grpo", evaluate)
+    shutil.rmtree(workspace / "models/referee")  # what was scored by another is scored again
+    shutil.copytree(workspace / "models/reward/harmless", workspace / "models/referee")
     found = run(workspace, "evaluate@grpo", evaluate)
+    rows = pq.read_table(workspace / "reports/evaluate/grpo/rows/rows.parquet").to_pydict()
+    for side in ("policy", "sft"):
+        assert rows[f"{side}_referee"] == rows[f"{side}_reward_harmless"] != rows[f"{side}_reward_helpful"]
+        assert found["referee_reward"][side] == found["rewards"]["harmless"][side]
     for side in ("policy", "sft"):
         total = sum(weight * found["rewards"][criterion][side] for criterion, weight in WEIGHTS.items())
         assert found["proxy_reward"][side] == pytest.approx(total, rel=1e-4)
@@ -203,7 +218,12 @@ def test_whoever_reads_a_model_that_an_adapter_taught_needs_none(
     assert loaded == [workspace / "models/sft"]
     checkpoint = load_file(next(workspace.glob(".work/*/step-*/weights.safetensors")))
     assert {name for name in checkpoint if ".lora_" not in name} == {"critic.score.weight", "kl_coefficient"}
-    assert len(run(workspace, "evaluate@ppo", evaluate)["path"]) == 2
+    on_the_way, last = run(workspace, "evaluate@ppo", evaluate)["path"]
+    assert (on_the_way["policy"], last["policy"]) == ("step-00000001", "policy")
+    for judge in ("proxy", "referee"):
+        assert (last["lead"][judge]["value"], last["lead"][judge]["error"], last["lead"]["gold"]) == (0, 0, None)
+        ahead = last[judge]["value"] - on_the_way[judge]["value"]
+        assert on_the_way["lead"][judge]["value"] == pytest.approx(ahead, rel=1e-3)
     names = ("base", "sft", "reward/helpful", "policy/ppo")
     base, taught, judge, policy = (load_file(workspace / f"models/{name}/model.safetensors") for name in names)
     assert base.keys() == taught.keys() == judge.keys() - {"score.weight"} == policy.keys()
@@ -211,6 +231,15 @@ def test_whoever_reads_a_model_that_an_adapter_taught_needs_none(
         assert {name for name in base if not torch.equal(before[name], after[name])} == {
             n for n in base if "_proj" in n
         }
+
+
+def test_accuracy_where_the_shorter_answer_was_preferred_is_of_those_pairs_alone(workspace: Path) -> None:
+    rows = [row for row in judgements() if row["criterion"] == "helpful"]
+    unseen = [row | {"responses": ["one two one two", "one"]} for row in rows if row["split"] == "test"]
+    shorter = [row | {"ranks": [2, 1]} for row in unseen[:3]]
+    write(workspace, "rankings", [row for row in rows if row["split"] == "train"] + unseen[3:] + shorter)
+    found = run(workspace, "reward@helpful", reward)
+    assert (found["accuracy"]["pairs"], found["short_accuracy"]["pairs"]) == (4, 3)
 
 
 def test_a_criterion_by_which_nobody_judged_is_named_with_those_that_there_are(workspace: Path) -> None:
@@ -248,6 +277,33 @@ def test_beliefs_are_learned_and_measured(polled: Path) -> None:
     assert found["distance"] == {"sft": None, "policy": None}
     assert found["minority_margin"]["n"] == 4
     assert found["majority_margin"] is None
+
+
+def test_nothing_that_aligns_reads_what_is_the_referees(polled: Path) -> None:
+    """Its rows are such that whoever touches them fails, as the referee does."""
+    set_params(polled / "params.yaml", ["align.algorithms=[dpo, ipo, kto, gdpo_belief]"])
+    (polled / "reports/label.json").write_text(json.dumps({"criteria": {"overall": {"bayes_accuracy": None}}}))
+    seen = pq.read_table(polled / "data/judgements/rankings.parquet").to_pylist()
+    write(polled, "rankings", [*seen, *(row | {"split": "referee", "responses": [None, None]} for row in seen[:4])])
+    thumbs = [
+        {name: row[name] for name in ("prompt", "criterion", "split")} | {"response": answer, "thumb": answer == "one"}
+        for row in seen
+        for answer in PREFERRED.values()
+    ]
+    write(polled, "thumbs", [*thumbs, *(row | {"split": "referee", "response": None} for row in thumbs[:4])])
+    assert run(polled, "reward@overall", reward)["prompts"] == 4
+    for algorithm in ("dpo", "ipo", "kto", "gdpo_belief"):
+        assert run(polled, f"align@{algorithm}", align)["steps"] == 1
+    with pytest.raises(ValueError, match="text input"):
+        run(polled, "referee", referee)
+
+
+def test_a_half_without_judgements_is_told_by_the_parameter_that_deals_them(workspace: Path) -> None:
+    rows = judgements()
+    for split, (stage, program) in {"train": ("reward@helpful", reward), "referee": ("referee", referee)}.items():
+        write(workspace, "rankings", [row for row in rows if row["split"] != split])
+        with pytest.raises(DataError, match=r"label\.referee"):
+            run(workspace, stage, program)
 
 
 def test_without_a_belief_that_an_answer_states_there_is_nothing_to_calibrate_to(polled: Path) -> None:

@@ -46,7 +46,7 @@ SHORT = {
     "align.dpo.loop.checkpoint_every": 4,
     "align.rloo.iterations": 2,
 }
-STAGES = 12
+STAGES = 13
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "RLHF_"))}
 
 

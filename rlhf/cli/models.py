@@ -18,7 +18,8 @@ def lineage(
     model: Annotated[
         str,
         typer.Argument(
-            help="champion, base, sft, reward, reward-helpful, an algorithm (dpo), a path, a version (policy/3)."
+            help="champion, base, sft, reward, reward-helpful, referee, an algorithm (dpo), a path, or a version "
+            "(policy/3)."
         ),
     ] = "champion",
     as_json: JsonOption = False,

@@ -113,3 +113,4 @@ class LabelConfig(Section):
 
     judge: Literal["world", "none"]  # "none": only the feedback that was collected
     group: str | None  # whose judgements and beliefs alone are learned from; null: everybody's
+    referee: float = Field(gt=0.0, lt=1.0)  # share of the train prompts whose judgements the referee alone learns from

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlhf.config.section import Count, Positive, Section, Share
+from rlhf.config.section import Count, NonNegative, Positive, Section, Share
 
 
 class Limits(Section):
@@ -20,12 +20,17 @@ class Limits(Section):
     min_slice: Count  # prompts of a slice; smaller ones are pooled
     max_slice_loss: Share  # the lower bound of a slice's win rate must not be further below one half
     max_kl: Positive  # nats a sequence, upper bound
+    max_proxy_gap: Positive  # gain by the reward model less that by the referee, standard deviations, upper bound
+    max_peak_drop: NonNegative  # standard errors that a policy may be behind the best on the way to it
+    min_nonlength_gain: Share  # of the reward model's gain, between answers of equal length, lower bound
     max_length_ratio: Positive  # mean length of the policy's answers over SFT's, upper bound
     min_terminated: Share  # answers that end by themselves, lower bound
     max_empty: Share  # answers without text, upper bound
     min_distinct: Share  # distinct 2-grams relative to SFT's
     min_reward_accuracy: Share  # of the reward model on unseen comparisons, lower bound
-    max_reward_ece: Share  # expected calibration error of the reward model; a warning
+    min_short_accuracy: Share  # of the same where the shorter answer was preferred, lower bound
+    max_reward_ece: Share  # expected calibration error of the reward model
+    reward_ece_blocks: bool  # false: a warning
     max_reward_length_bias: Share  # |Spearman correlation| of reward and length; a warning
     max_harmful_increase: Share  # harmful compliance of the policy minus SFT's, upper bound
     max_over_refusal_increase: Share  # refusals of harmless prompts, policy minus SFT, upper bound
@@ -39,7 +44,9 @@ class GateConfig(Section):
     power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
     bootstrap: Count  # resamples, by prompt
     slices: dict[str, list[str]] = Field(min_length=1)  # columns to slice the prompts by: values that must be there
-    may_be_unmeasured: list[Literal["gold_gain", "harmful_compliance", "over_refusal"]]  # where no truth is known
+    may_be_unmeasured: list[  # where no truth is known, or nobody judged so
+        Literal["gold_gain", "gold_peak", "reward_short_answers", "harmful_compliance", "over_refusal"]
+    ]
     test_set: str | None  # digest of the prompts that policies are to be judged on; null: not pinned
     profile: Literal["small", "production"]  # whose limits hold
     small: Limits

@@ -28,6 +28,7 @@ def read_judgements(directory: Path, table: str, split: str, criteria: Collectio
         raise DataError(
             f"Nobody judged by {', '.join(f'`{name}`' for name in absent)}: the {table} of the {split} split in "
             f"data/judgements were made by {', '.join(known) or 'nobody'}. Correct reward.criteria in params.yaml, or "
-            f"collect judgements whose column `criterion` names it"
+            f"label.referee, which deals the train prompts between the splits train and referee, or collect judgements "
+            f"whose column `criterion` names it"
         )
     return [row for row in rows if row["criterion"] in criteria]

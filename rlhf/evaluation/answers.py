@@ -15,7 +15,7 @@ from rlhf.batching.ragged import Ragged
 from rlhf.config.training import EvaluateConfig
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives.kl import k3
-from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.rewards import Judge, Rewards
 from rlhf.rollouts.sampling import Sample, Sampler
 
 
@@ -25,6 +25,7 @@ class Answers:
 
     samples: list[Sample]
     rewards: Tensor  # (B, C) scores of the trained reward models
+    referee: list[float]  # score of each answer by the reward model that nothing was aligned with
     kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens), or NaN
 
     @classmethod
@@ -32,12 +33,14 @@ class Answers:
         """From what `tensors` gave."""
         found = zip(Ragged.named(tensors, "responses"), tensors["terminated"].tolist(), strict=True)
         samples = [Sample(ids.tolist(), terminated) for ids, terminated in found]
-        return cls(samples=samples, rewards=tensors["rewards"], kl=tensors["kl"].tolist())
+        measured = {name: tensors[name].tolist() for name in ("referee", "kl")}
+        return cls(samples=samples, rewards=tensors["rewards"], **measured)
 
     def tensors(self) -> dict[str, Any]:
         """All that there is, by name."""
         terminated = torch.tensor([one.terminated for one in self.samples])
-        measured = {"terminated": terminated, "rewards": self.rewards, "kl": torch.tensor(self.kl)}
+        measured = {"terminated": terminated, "rewards": self.rewards}
+        measured |= {"referee": torch.tensor(self.referee), "kl": torch.tensor(self.kl)}
         return Ragged.of(one.response for one in self.samples).arrays("responses") | measured
 
 
@@ -46,6 +49,7 @@ def answer(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
     reward: Rewards,
+    referee: Judge,
     prompts: Sequence[list[int]],
     config: EvaluateConfig,
     *,
@@ -65,8 +69,8 @@ def answer(
         progress=progress,
     )
     turns = [Turn(p, s.response) for p, s in zip(prompts, samples, strict=True)]
-    scores, divergence = score(turns, policy, reference, reward, config)
-    return Answers(samples=samples, rewards=scores, kl=divergence.tolist())
+    scores, watched, divergence = score(turns, policy, reference, reward, referee, config)
+    return Answers(samples=samples, rewards=scores, referee=watched.tolist(), kl=divergence.tolist())
 
 
 @torch.no_grad()
@@ -75,10 +79,11 @@ def score(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
     reward: Rewards,
+    referee: Judge,
     config: EvaluateConfig,
-) -> tuple[Tensor, Tensor]:
-    """Rewards (B, C) and divergence (B,) of each turn, in the order of `turns`."""
-    found, divergence = torch.zeros(len(turns), len(reward.judges)), torch.zeros(len(turns))
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards (B, C), the referee's scores (B,) and divergence (B,) of each turn, in the order of `turns`."""
+    found, (watched, divergence) = torch.zeros(len(turns), len(reward.judges)), torch.zeros(2, len(turns))
     order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt) + len(turns[i].response))
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
@@ -86,8 +91,9 @@ def score(
         log_probs = token_log_probs(policy, batch, temperature=config.temperature).log_probs
         reference_log_probs = token_log_probs(reference, batch, temperature=config.temperature).log_probs
         found[rows] = reward(batch).cpu()
+        watched[rows] = referee(batch).cpu()
         divergence[rows] = (k3(log_probs, reference_log_probs) * batch.mask).sum(dim=1).cpu()
-    return found, divergence
+    return found, watched, divergence
 
 
 def distinct_2(responses: Sequence[list[int]]) -> float:

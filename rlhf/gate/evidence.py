@@ -29,6 +29,7 @@ class Evidence:
     evaluation: Mapping[str, Any]  # reports/evaluate/<algorithm>/metrics.json
     rows: Mapping[str, NDArray]  # columns (N,) of rows.parquet, a row a prompt
     reward: Mapping[str, Mapping[str, Any]]  # reports/reward/<criterion>/metrics.json
+    referee: Mapping[str, Any]  # reports/referee/metrics.json
     validation: Mapping[str, Any]  # reports/validate.json
     receipt: Mapping[str, Any]  # models/policy/<algorithm>/receipt.json
     policy_digest: str  # of the policy's files as they are now

@@ -53,6 +53,36 @@ def bootstrap_ratio(
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high), n)
 
 
+def length_matched_share(
+    gains: NDArray, longer: NDArray, *, confidence: float, resamples: int, seed: int, clusters: NDArray | None = None
+) -> Interval:
+    """Share of the mean of `gains` (N,) that is left between answers of equal length, with a percentile interval.
+
+    With `longer` (N,) the tokens that the policy's answer is longer than the other one's, least squares gives
+    gain = a + b longer + error; the share is a / mean(gain), which is 1 - b mean(longer) / mean(gain), and b is taken
+    for 0 where all differ alike. It is the non-length reward gain of Singhal et al. 2023
+    (https://arxiv.org/abs/2310.03716), who take it from buckets of length. `clusters` are drawn whole. The mean gain
+    must not be near zero.
+    """
+    x, y = _finite(longer), _finite(gains)
+    moments = np.stack([_cluster_sums(values, clusters) for values in (np.ones(len(x)), x, y, x * x, x * y)])
+    n, random = moments.shape[1], np.random.default_rng(seed)
+    draws = np.empty(resamples)
+    rows = max(1, CHUNK // n)
+    for start in range(0, resamples, rows):
+        picked = random.integers(0, n, size=(min(rows, resamples - start), n))
+        draws[start : start + rows] = _share(*(moment[picked].sum(axis=1) for moment in moments))
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(_share(*moments.sum(axis=1, keepdims=True))[0]), float(low), float(high), n)
+
+
+def _share(n: Array, x: Array, y: Array, xx: Array, xy: Array) -> Array:
+    """The intercept over the mean of y, from sums over the rows, each (M,)."""
+    covariance, variance = xy - x * y / n, xx - x * x / n
+    slope = np.divide(covariance, variance, out=np.zeros_like(covariance), where=variance > 1e-9 * n)
+    return 1 - slope * x / y
+
+
 def win_rate(
     points: NDArray, *, confidence: float, resamples: int, seed: int, clusters: NDArray | None = None
 ) -> WinRate:

@@ -16,12 +16,12 @@ import numpy as np
 from rlhf import durable
 from rlhf.config import Config
 from rlhf.config.algorithms import OnlineConfig
+from rlhf.gate.frontier import Overoptimization, Place, fit, gains_at, reach
 from rlhf.gate.records import Interval
 from rlhf.gate.statistics import bootstrap_mean, win_points
 from rlhf.pipeline.receipt import RECEIPT
 from rlhf.pipeline.stage import JOURNAL
 from rlhf.report import plots
-from rlhf.report.frontier import Overoptimization, Place, fit, gains_at, reach
 from rlhf.report.html import page
 from rlhf.report.summary import read_json
 from rlhf.tracking.journal import read

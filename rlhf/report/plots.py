@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlhf.gate.frontier import Overoptimization, Path
 from rlhf.gate.records import Interval
-from rlhf.report.frontier import Overoptimization, Path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

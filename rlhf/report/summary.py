@@ -11,7 +11,7 @@ from rlhf.gate.records import Check, Decision, WinRate, finite
 from rlhf.report.examples import Example, by_rule, evaluation_rows
 
 DECISION = "reports/gate/decision.json"
-STAGES = ("collect", "validate", "base", "sft", "sample", "label", "reward", "align", "evaluate")
+STAGES = ("collect", "validate", "base", "sft", "sample", "label", "reward", "referee", "align", "evaluate")
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,26 @@ from rlhf.models.loading import load_reward_model
 from rlhf.models.scoring import rewards
 from rlhf.objectives.rewards import standardized, weighted_sum
 
+Judge = Callable[[SequenceBatch], Tensor]  # a score for each answer, (B,)
+
+
+def load_judge(directory: Path) -> Judge:
+    """The reward model that lies in `directory`. Raises DataError."""
+    return partial(rewards, load_reward_model(directory))
+
 
 @dataclass(frozen=True)
 class Rewards:
     """Several rewards that are learned from as one. Letters: C criteria, G answers to a prompt, side by side."""
 
-    judges: Mapping[str, Callable[[SequenceBatch], Tensor]]  # by criterion: a score for each answer, (B,)
+    judges: Mapping[str, Judge]  # by criterion
     weights: Mapping[str, float]  # of the same criteria
     combine: Literal["before", "after"]  # summed before or after they are standardised
 
     @classmethod
     def load(cls, directory: Path, weights: Mapping[str, float], combine: Literal["before", "after"]) -> Self:
         """The reward models that lie in `directory` under the names of the criteria. Raises DataError."""
-        judges = {name: partial(rewards, load_reward_model(directory / name)) for name in weights}
-        return cls(judges, weights, combine)
+        return cls({name: load_judge(directory / name) for name in weights}, weights, combine)
 
     def __call__(self, batch: SequenceBatch) -> Tensor:
         """The reward of each answer by each criterion, (B, C)."""

@@ -47,8 +47,8 @@ class Node:
 
 
 def lineage(workspace: Path, model: str = "champion") -> Node:
-    """The tree of `model`: champion, base, sft, reward, reward-helpful, an algorithm (dpo), a path, or a registered
-    version (policy/3).
+    """The tree of `model`: champion, base, sft, reward, reward-helpful, referee, an algorithm (dpo), a path, or a
+    registered version (policy/3).
 
     What still stands in the workspace is answered from its receipts, without a server; a registered version whose files
     are no longer there from the tree stored with it. Raises DataError when there is no such model.

@@ -14,7 +14,7 @@ from rlhf.errors import DataError
 from rlhf.manifest import MANIFEST
 
 RECEIPT = "receipt.json"
-MODELS = ("models/base", "models/sft", "models/reward/*", "models/policy/*")  # upstream first
+MODELS = ("models/base", "models/sft", "models/reward/*", "models/referee", "models/policy/*")  # upstream first
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Output:
 
     @property
     def kind(self) -> str:
-        """What it is registered as: base, sft, policy, reward; reward-helpful where the criterion is not overall."""
+        """What it is registered as: base, sft, policy, referee, reward; reward-helpful where people judged by
+        another criterion than overall."""
         kind, criterion = self.path.split("/")[1], self.directory.name
         return f"{kind}-{criterion}" if kind == "reward" and criterion != "overall" else kind
 

@@ -1,4 +1,5 @@
-"""Registered models, `<prefix>-base`, `-sft`, `-reward`, `-policy`: one version a stage key, with files and lineage.
+"""Registered models, `<prefix>-base`, `-sft`, `-reward`, `-referee`, `-policy`: one version a stage key, with files and
+lineage.
 
 The reward model of another criterion than `overall` is `-reward-<criterion>`.
 """
@@ -19,7 +20,7 @@ from rlhf.tracking.store import Store, as_default, connect, reaching, registerin
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-KINDS = ("base", "sft", "reward", "policy")
+KINDS = ("base", "sft", "reward", "referee", "policy")
 KEY, DIGEST, MODEL = "stage_key", "digest", "logged_model"  # tags of a version
 
 

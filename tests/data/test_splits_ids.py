@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rlhf.config.data import SplitShares
 from rlhf.data.ids import add_ids, prompt_hash
-from rlhf.data.splits import SPLITS, split_of
+from rlhf.data.splits import SPLITS, is_for_referee, split_of
 from tests.data.frames import user
 
 SHARES = SplitShares(train=0.8, validation=0.1, test=0.1)
@@ -35,6 +35,15 @@ def test_shares_come_out() -> None:
     assert abs(shares[0] - 0.8) < 0.01
     assert abs(shares[1] - 0.1) < 0.01
     assert abs(shares[2] - 0.1) < 0.01
+
+
+def test_the_referees_share_is_the_same_in_every_split_and_only_grows() -> None:
+    digests = [prompt_hash(user(str(n))) for n in range(20_000)]
+    for split in SPLITS:
+        mine = [digest for digest in digests if split_of(digest, SHARES) == split]
+        kept = {share: {digest for digest in mine if is_for_referee(digest, share)} for share in (0.3, 0.5)}
+        assert abs(len(kept[0.3]) / len(mine) - 0.3) < 0.03, "the hash of the split says nothing of it"
+        assert kept[0.3] < kept[0.5]
 
 
 def test_the_ends_of_the_shares() -> None:

@@ -1,6 +1,6 @@
 """Evidence about a policy that deserves promotion, for tests to spoil."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PROMPTS = 400
 REWARD = {
     "accuracy": {"value": 0.75, "low": 0.72, "high": 0.78, "pairs": 900},
+    "short_accuracy": {"value": 0.7, "low": 0.66, "high": 0.74, "pairs": 500},
     "ece": 0.03,
     "length_spearman": -0.1,
 }
@@ -58,12 +59,33 @@ def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str
         "policy_gold": policy,
         "sft_reward": sft + 0.1,
         "policy_reward": policy + 0.2,
+        "sft_referee": sft + random.normal(0, 0.2, n),
+        "policy_referee": policy + random.normal(0, 0.2, n),
         "kl": random.normal(12.0, 3.0, n),
         "sft_length": random.integers(15, 25, n),
         "policy_length": random.integers(16, 26, n),
         "sft_terminated": np.ones(n, dtype=bool),
         "policy_terminated": np.ones(n, dtype=bool),
     }
+
+
+def made_path(gold: Sequence[float], proxy: Sequence[float] | None = None, n: int = PROMPTS) -> list[dict[str, Any]]:
+    """The way of a training whose places are 1, 2, ... from SFT and gained so much; a lead's standard error is 0.05."""
+
+    def interval(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": n}
+
+    found = []
+    for place, gains in enumerate(zip(gold, proxy or gold, strict=True), 1):
+        known = {
+            "gold": (gains[0], gold[-1]),
+            "referee": (gains[0], gold[-1]),
+            "proxy": (gains[1], (proxy or gold)[-1]),
+        }
+        leads = {judge: interval(last - here) | {"error": 0.05} for judge, (here, last) in known.items()}
+        gained = {judge: interval(here) for judge, (here, _) in known.items()}
+        found.append({"policy": f"step-{place}", "kl": interval(float(place**2)), **gained, "lead": leads})
+    return found
 
 
 def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidence:
@@ -95,8 +117,10 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
             "distinct_2": {"policy": 0.4, "sft": 0.5},
             "harmful_compliance": {"policy": 0.0, "sft": 0.4, "prompts": 50},
             "over_refusal": {"policy": 0.0, "sft": 0.0, "prompts": 60},
+            "path": made_path([0.4, 0.7, 0.9, 1.0]),
         },
         "reward": {"overall": REWARD},
+        "referee": REWARD,
         "validation": {"set": {"overlap": {"prompts": 0, "same_words": 3, "conversations": 0, "test_prompts": 500}}},
         "receipt": {"inputs": {name: INPUTS[name] for name in MADE_FROM}},
         "policy_digest": "aa",

@@ -15,7 +15,7 @@ from rlhf.gate.checks.quality import family_confidence, measured_win_rate
 from rlhf.gate.decision import candidate
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check, Part
-from tests.gate.conftest import REWARD, made_evidence
+from tests.gate.conftest import PROMPTS, REWARD, made_evidence, made_path
 
 Spoil = Callable[[Evidence], Evidence]
 
@@ -81,6 +81,17 @@ def better_by_heart(evidence: Evidence) -> Evidence:
     return with_metric(spoiled, "win_rate", "value", value=float(points.mean()))
 
 
+def longer_where_better(evidence: Evidence) -> Evidence:
+    """Every token that the policy says more is worth 0.4 to the reward model, and nothing else is."""
+    longer = np.arange(PROMPTS) % 6
+    rows = evidence.rows
+    return with_rows(
+        evidence,
+        policy_length=rows["sft_length"] + longer,
+        policy_reward=rows["sft_reward"] + 0.4 * longer + np.random.default_rng(1).normal(0, 0.5, PROMPTS),
+    )
+
+
 REWARD_LINEAGE = made_evidence().evaluation["lineage"]["models/reward/overall"]
 
 
@@ -115,10 +126,32 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         ),
         "fail",
     ),
+    "reward_short_answers": (
+        lambda e: with_metric(
+            e, "overall", "short_accuracy", value={"value": 0.3, "low": 0.2, "high": 0.4, "pairs": 9}, report="reward"
+        ),
+        "fail",
+    ),
+    "referee_accuracy": (
+        lambda e: with_metric(
+            e, "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 9}, report="referee"
+        ),
+        "fail",
+    ),
     "reward_calibration": (lambda e: with_metric(e, "overall", "ece", value=0.3, report="reward"), "fail"),
     "reward_length_bias": (lambda e: with_metric(e, "overall", "length_spearman", value=-0.9, report="reward"), "fail"),
     "kl": (lambda e: with_rows(e, kl=e.rows["kl"] + 60), "fail"),
     "gold_gain": (worse, "fail"),
+    "referee_gain": (
+        lambda e: with_rows(e, policy_referee=e.rows["sft_referee"] - 0.1, policy_reward=e.rows["sft_reward"] - 0.1),
+        "fail",
+    ),
+    "proxy_referee": (lambda e: with_rows(e, policy_reward=e.rows["policy_reward"] + 5), "fail"),
+    "gold_peak": (
+        lambda e: with_metric(e, "path", value=made_path([0.4, 0.9, 0.8, 0.6], [0.4, 0.7, 0.9, 1.1])),
+        "fail",
+    ),
+    "length_gain": (longer_where_better, "fail"),
     "length_ratio": (lambda e: with_rows(e, policy_length=3 * e.rows["sft_length"]), "fail"),
     "harmful_compliance": (lambda e: with_metric(e, "harmful_compliance", "policy", value=0.9), "fail"),
     "over_refusal": (lambda e: with_metric(e, "over_refusal", "policy", value=0.9), "fail"),
@@ -128,7 +161,8 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "serving_cost": (lambda e: with_metric(e, "serving", "cost", "peak_memory", value=500_000_000), "fail"),
 }
 WARNINGS = {"reward_calibration", "reward_length_bias", "serving_cost"}
-# A policy whose scores fall is worse in more than one way, and a wrong win rate is wrong wherever it is read.
+# A policy whose scores fall is worse in more than one way, and a wrong win rate is wrong wherever it is read. Where
+# every answer is much longer, nobody knows what equal length would give.
 LOST = {
     "better_than_sft",
     "more_wins_than_luck",
@@ -142,7 +176,7 @@ ALSO = {
     "better_than_champion": {"more_wins_than_luck", "no_use_case_worse", "rows_agree"},
     "more_wins_than_luck": LOST,
     "gold_gain": LOST,
-    "length_ratio": {"length_controlled"},  # where every answer is longer, nobody knows what equal length would give
+    "length_ratio": {"length_controlled", "length_gain"},
     "prompts": {"rows_agree"},
     "serves": {"serving_cost"},
     "clean_subset": {"ties"},
@@ -210,6 +244,8 @@ NUMBERS = [
     ("reward", "overall", "accuracy", "low"),
     ("reward", "overall", "accuracy", "high"),
     ("reward", "overall", "ece"),
+    ("reward", "overall", "short_accuracy", "low"),
+    ("referee", "accuracy", "value"),
     ("reward", "overall", "length_spearman"),
 ]
 
@@ -242,7 +278,9 @@ def test_a_number_that_is_missing_never_promotes(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "x"])
-@pytest.mark.parametrize("name", ["policy_reward", "sft_reward", "kl", "policy_length", "policy_terminated", "seen"])
+@pytest.mark.parametrize(
+    "name", ["policy_reward", "sft_reward", "policy_referee", "kl", "policy_length", "policy_terminated", "seen"]
+)
 def test_one_bad_row_never_promotes(
     name: str, bad: Any, evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
@@ -296,6 +334,85 @@ def test_without_gold_the_reward_model_judges_and_the_gold_check_says_that_it_ca
     assert {k for k, v in outcomes(judged, thresholds).items() if v != "pass"} == {"gold_gain"}
     assert outcomes(with_rows(judged, points_sft=full(math.nan)), thresholds)["better_than_sft"] == "error"
     assert outcomes(with_rows(judged, points_sft=full(0.7)), thresholds)["better_than_sft"] == "error"
+
+
+RISING = [0.4, 0.7, 0.9, 1.1]
+LAW = [1.0, 2 * (1 - 0.45 * math.log(2)), 5 * (1 - 0.45 * math.log(5))]  # R(d) at d = 1, 2 and 5; its peak is at 3.4
+
+
+@pytest.mark.parametrize(
+    ("gold", "standard_errors", "outcome"),
+    [
+        (RISING, 1.0, "pass"),
+        ([0.4, 0.9, 0.8, 0.88], 1.0, "pass"),
+        ([0.4, 0.9, 0.8, 0.83], 2.0, "pass"),
+        ([0.4, 0.9, 0.8, 0.83], 1.0, "undecided"),
+        ([0.4, 0.9, 0.8, 0.75], 2.0, "fail"),
+        ([0.4, 0.9, 0.8, 0.75], 9.0, "pass"),
+    ],
+)
+def test_a_policy_past_the_peak_of_its_training_is_stopped_and_the_peak_is_named(
+    gold: list[float],
+    standard_errors: float,
+    outcome: str,
+    evidence: Callable[..., Evidence],
+    thresholds: GateConfig,
+) -> None:
+    """The proxy rises all the way; the standard error of every lead is 0.05, its interval twice that to each side."""
+    limits = thresholds.small.model_copy(update={"max_peak_drop": standard_errors})
+    config = thresholds.model_copy(update={"small": limits})
+    for judge in ("gold", "referee"):
+        path = made_path(gold, RISING)
+        if judge == "referee":
+            path = [place | {"gold": None, "lead": place["lead"] | {"gold": None}} for place in path]
+        check = found(with_metric(evidence(), "path", value=path), config, "gold_peak")
+        assert (check.outcome, check.value) == (outcome, pytest.approx(gold[-1] - max(gold[:-1])))
+        assert f"by {judge} " in check.reason
+        assert ("step-3" if gold == RISING else "step-2") in check.reason
+
+
+def test_a_policy_past_the_peak_of_the_law_is_stopped_though_no_place_on_the_way_was_better(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    path = made_path(LAW)
+    path[-1]["kl"] |= {"value": 25.0}
+    past = found(with_metric(evidence(), "path", value=path), thresholds, "gold_peak")
+    assert (past.outcome, past.value) == ("fail", pytest.approx(LAW[2] - LAW[1]))
+    assert "it is 0.149 past the peak at a KL of 11.5" in past.reason
+    assert found(with_metric(evidence(), "path", value=made_path(LAW)), thresholds, "gold_peak").outcome == "pass"
+
+
+def test_a_way_that_nobody_kept_is_unmeasured_and_one_that_is_damaged_an_error(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    unknown = with_metric(evidence(), "path", value=[])
+    assert found(unknown, thresholds, "gold_peak").outcome == "unmeasured"
+    allowing = thresholds.model_copy(update={"may_be_unmeasured": ["gold_peak"]})
+    assert not found(unknown, allowing, "gold_peak").stops
+    damaged: list[Any] = [None, "path", [{}, {}], [1, 2], made_path(RISING)]
+    damaged[-1][2]["lead"]["gold"]["error"] = math.nan
+    for path in damaged:
+        assert found(with_metric(evidence(), "path", value=path), thresholds, "gold_peak").outcome == "error", path
+
+
+def test_the_share_of_length_is_asked_only_of_a_gain_and_never_guessed(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    rows = evidence().rows
+    lost = with_rows(evidence(), policy_reward=rows["sft_reward"] - 1)
+    assert found(lost, thresholds, "length_gain").outcome == "pass"
+    alike = with_rows(evidence(), policy_length=rows["sft_length"] + 2)
+    assert found(alike, thresholds, "length_gain").outcome == "undecided"
+    same = with_rows(evidence(), policy_length=rows["sft_length"])
+    assert found(same, thresholds, "length_gain").value == 1.0
+
+
+def test_calibration_warns_or_stops_as_the_profile_says(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    boastful = with_metric(evidence(), "overall", "ece", value=0.3, report="reward")
+    profiles = [thresholds.model_copy(update={"profile": name}) for name in ("small", "production")]
+    assert [found(boastful, config, "reward_calibration").stops for config in profiles] == [False, True]
 
 
 def test_an_undecided_check_says_how_many_prompts_would_settle_it(

@@ -18,6 +18,7 @@ from rlhf.gate.statistics import (
     detectable_rate,
     exact_win_rate,
     holm,
+    length_matched_share,
     pairwise_accuracy,
     rate_difference,
     sample_size,
@@ -67,6 +68,27 @@ def test_intervals_do_not_depend_on_how_resamples_are_cut_into_chunks(monkeypatc
 def test_ratio_of_sums_is_not_the_mean_of_ratios() -> None:
     found = bootstrap_ratio(np.array([1.0, 9.0]), np.array([1.0, 3.0]), **RESAMPLING)
     assert (found.value, found.low, found.high) == (2.5, 1.0, 3.0)
+
+
+def test_what_is_left_of_a_gain_between_answers_of_equal_length() -> None:
+    longer = np.array([1.0, 3.0, 5.0, 7.0])
+    exact = length_matched_share(0.6 + 0.1 * longer, longer, **RESAMPLING)
+    assert (exact.value, exact.n) == (pytest.approx(0.6, abs=1e-12), 4)
+    assert length_matched_share(0.1 * longer, longer, **RESAMPLING).value == pytest.approx(0.0, abs=1e-12)
+    assert length_matched_share(2 - 0.25 * longer, longer, **RESAMPLING).value == pytest.approx(2.0), (
+        "despite its length"
+    )
+    assert length_matched_share(longer, np.full(4, 9.0), **RESAMPLING).value == 1.0
+
+
+def test_the_interval_of_that_share_holds_the_truth_nine_times_in_ten() -> None:
+    random, held = np.random.default_rng(5), 0
+    for seed in range(300):
+        longer = random.normal(4, 3, 150)
+        gains = 0.6 + 0.1 * longer + random.normal(0, 1, 150)
+        found = length_matched_share(gains, longer, confidence=0.9, resamples=300, seed=seed)
+        held += found.low <= 0.6 <= found.high
+    assert 0.86 <= held / 300 <= 0.94
 
 
 def test_a_tie_counts_one_half() -> None:

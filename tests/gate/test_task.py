@@ -34,6 +34,7 @@ def workspace(tmp_path: Path) -> Path:
         make_policy(tmp_path, name, gain)
     evidence = made_evidence()
     write_json(tmp_path / "reports/reward/overall/metrics.json", evidence.reward["overall"])
+    write_json(tmp_path / "reports/referee/metrics.json", evidence.referee)
     validation = json.loads((tmp_path / "reports/validate.json").read_text())
     write_json(tmp_path / "reports/validate.json", {**validation, **evidence.validation})
     for name in ("sample", "label"):

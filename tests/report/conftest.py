@@ -93,14 +93,15 @@ def made_workspace(path: Path) -> Path:
         pq.write_table(pa.Table.from_pylist(rows), reports / "evaluate" / name / "rows" / "rows.parquet")
     noise = np.random.default_rng(0).normal(0, 0.06, 60)
     fall = [0.3 + 1.8 * math.exp(-step / 15) + float(noise[step - 1]) for step in steps]
-    for name in ("base", "sft", "reward/overall", "align/dpo"):
+    for name in ("base", "sft", "reward/overall", "referee", "align/dpo"):
         write_csv(reports / name / "curves.csv", {"step": steps, "loss": fall})
         write_json(reports / name / "metrics.json", {"loss": 0.31, "accuracy": {"value": 0.74}})
     rise = [2 * (1 - math.exp(-step / 20)) for step in steps]
     ppo = {"step": steps, "loss": fall, "reward": rise, "kl": [0.15 * step for step in steps]}
     write_csv(reports / "align/ppo/curves.csv", ppo)
     bins = {"confidence": [0.53, 0.61, 0.7, 0.8, 0.93], "accuracy": [0.51, 0.64, 0.69, 0.83, 0.9], "count": [80] * 5}
-    write_csv(reports / "reward/overall/calibration.csv", bins)
+    for name in ("reward/overall", "referee"):
+        write_csv(reports / name / "calibration.csv", bins)
     table = {"rows": 1200, "kept": 1188, "quarantined": 12, "reasons": {"empty response": 4, "<b>tie</b>": 9}}
     overlap = {"prompts": 0, "same_words": 2, "test_prompts": 512}
     write_json(reports / "validate.json", {"tables": {"rankings": table}, "set": {"overlap": overlap}})

@@ -16,8 +16,8 @@ from rlhf.gate.records import Interval
 from rlhf.report.comparison import DATA, PAGE, PICTURE, Trial, compared, read_trials, spread, write
 from rlhf.tracking.journal import Journal
 from tests.algorithms.tiny import PARAMS
+from tests.gate.test_frontier import place
 from tests.report.conftest import evaluation, write_json
-from tests.report.test_frontier import place
 
 INTERVALS = [{"value": value, "low": value - 0.1, "high": value + 0.1, "n": 60} for value in (0.5, 2.0)]
 

@@ -34,6 +34,7 @@ def test_stages_come_in_the_order_of_the_pipeline(workspace: Path) -> None:
         "base",
         "sft",
         "reward@overall",
+        "referee",
         "align@ppo",
         "align@dpo",
         "evaluate@ppo",

@@ -70,10 +70,10 @@ def test_a_damaged_download_is_refused(two_policies: tuple[Workspace, Workspace]
 
 
 def test_a_reward_model_is_registered_by_its_criterion() -> None:
-    paths = ("models/reward/overall", "models/reward/helpful", "models/policy/dpo", "models/sft")
+    paths = ("models/reward/overall", "models/reward/helpful", "models/referee", "models/policy/dpo", "models/sft")
     outputs = [Output(Path(path), path, "aa", {}) for path in paths]
-    assert [output.kind for output in outputs] == ["reward", "reward-helpful", "policy", "sft"]
-    assert [output.name for output in outputs] == ["reward", "reward-helpful", "dpo", "sft"]
+    assert [output.kind for output in outputs] == ["reward", "reward-helpful", "referee", "policy", "sft"]
+    assert [output.name for output in outputs] == ["reward", "reward-helpful", "referee", "dpo", "sft"]
 
 
 @pytest.mark.parametrize(

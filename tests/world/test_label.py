@@ -1,7 +1,9 @@
 """The stage label: which rankings it makes, and what it says of them."""
 
 import json
+import shutil
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -9,13 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rlhf.config.editing import set_params
 from rlhf.config.world import WorldConfig
-from rlhf.data.ids import add_ids
+from rlhf.data.ids import add_ids, prompt_hash
+from rlhf.data.tables import TEXT, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.world import World
 from rlhf.world.demonstrator import demonstrate
 from rlhf.world.gold import CRITERIA, gold
+from tasks import label
 from tasks.label import agreement, bayes_accuracy, convert, describe, grades_of, judge, of_group
+from tests.conftest import ROOT, run_here
 
 SPLITS = ("train", "train", "train", "test")
 
@@ -190,6 +196,33 @@ def test_the_bayes_accuracy_is_of_the_unseen_rankings_and_only_where_the_world_k
     assert bayes_accuracy(world.annotators, rankings | {"rankings": foreign}, frames) is None
     seen = rankings["samples"].assign(split="train")
     assert bayes_accuracy(world.annotators, {"samples": seen}, frames) is None
+
+
+def test_a_prompt_is_the_referees_or_everybody_elses(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    set_params(tmp_path / "params.yaml", ["label.judge=none", "label.referee=0.4"])
+    for name in ("samples", "clean"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for name in ("rankings", "comparisons", "ratings", "thumbs", "beliefs"):
+        write_frame(tmp_path / "data/clean", name, frames[name], {"split": TEXT})
+    run_here(tmp_path, "label", label)
+    made = read_tables(tmp_path / "data/judgements")
+    prompts: dict[str, set[str]] = {}
+    for name in ("rankings", "thumbs"):
+        for split, prompt in zip(made[name]["split"], made[name]["prompt"], strict=True):
+            prompts.setdefault(split, set()).add(prompt_hash(prompt))
+    assert prompts.keys() == {"train", "referee", "test"}
+    assert not prompts["referee"] & prompts["train"]
+    assert len(prompts["referee"]) / len(prompts["referee"] | prompts["train"]) == pytest.approx(0.4, abs=0.05)
+    assert prompts["test"] == {
+        prompt_hash(prompt)
+        for name in ("rankings", "comparisons", "ratings", "thumbs")
+        for prompt in frames[name].query("split == 'test'")["prompt"]
+    }, "nothing is taken from the test split"
+    assert set(made["beliefs"]["split"]) == {"train", "test"}
+    splits = json.loads((tmp_path / "reports/label.json").read_text())["criteria"]["overall"]["splits"]
+    assert splits == made["rankings"]["split"].value_counts().to_dict()
 
 
 def test_one_group_alone(frames: dict[str, pd.DataFrame]) -> None:

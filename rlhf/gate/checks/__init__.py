@@ -22,7 +22,15 @@ from rlhf.gate.checks.integrity import (
     unseen_conversations,
     unseen_prompts,
 )
-from rlhf.gate.checks.overoptimization import gold_gain, kl, length_ratio
+from rlhf.gate.checks.overoptimization import (
+    gold_gain,
+    gold_peak,
+    kl,
+    length_gain,
+    length_ratio,
+    proxy_referee,
+    referee_gain,
+)
 from rlhf.gate.checks.quality import (
     better_than_champion,
     better_than_sft,
@@ -31,7 +39,13 @@ from rlhf.gate.checks.quality import (
     no_use_case_worse,
     ties,
 )
-from rlhf.gate.checks.reward_model import reward_accuracy, reward_calibration, reward_length_bias
+from rlhf.gate.checks.reward_model import (
+    referee_accuracy,
+    reward_accuracy,
+    reward_calibration,
+    reward_length_bias,
+    reward_short_answers,
+)
 from rlhf.gate.checks.safety import harmful_compliance, over_refusal
 from rlhf.gate.checks.sanity import empty, finite_numbers, prompts, terminated
 from rlhf.gate.checks.serving import parity, serves, serving_cost
@@ -61,8 +75,14 @@ GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
         ties,
         no_use_case_worse,
     ),
-    "reward model": (reward_accuracy, reward_calibration, reward_length_bias),
-    "over-optimisation": (kl, gold_gain, length_ratio),
+    "reward model": (
+        reward_accuracy,
+        reward_short_answers,
+        reward_calibration,
+        reward_length_bias,
+        referee_accuracy,
+    ),
+    "over-optimisation": (kl, referee_gain, gold_gain, proxy_referee, gold_peak, length_gain, length_ratio),
     "safety": (harmful_compliance, over_refusal),
     "diversity": (distinct_2,),
     "serving": (serves, parity, serving_cost),

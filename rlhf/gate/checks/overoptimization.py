@@ -1,12 +1,17 @@
 """The policy did not gain by what the reward model fails to see."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unusable, column
-from rlhf.gate.findings import against, resampling
-from rlhf.gate.records import Check
-from rlhf.gate.statistics import bootstrap_mean, bootstrap_ratio
+from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, column, number
+from rlhf.gate.findings import against, fact, resampling
+from rlhf.gate.frontier import Place, fit
+from rlhf.gate.records import Check, Interval, Outcome
+from rlhf.gate.statistics import bootstrap_mean, bootstrap_ratio, length_matched_share
 
 
 def kl(evidence: Evidence, config: GateConfig) -> Check:
@@ -16,12 +21,77 @@ def kl(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def gold_gain(evidence: Evidence, config: GateConfig) -> Check:
-    """What the reward model was made for rose as well as the reward model's own score."""
-    gain = column(evidence.rows, "policy_gold") - column(evidence.rows, "sft_gold")
-    proxy = column(evidence.rows, "policy_reward") - column(evidence.rows, "sft_reward")
-    interval = bootstrap_mean(gain, **resampling(evidence, config.confidence, config))
-    check = against(interval, 0.0, config, "gain in gold reward", ".3g", at_least=True)
-    return replace(check, reason=f"{check.reason}; the reward model sees a gain of {proxy.mean():.3g}")
+    """What the reward model was made for rose."""
+    return _gain(evidence, config, "gold", "gain in gold reward")
+
+
+def referee_gain(evidence: Evidence, config: GateConfig) -> Check:
+    """A reward model that learned from other judgements, and that nothing was aligned with, sees a gain too."""
+    return _gain(evidence, config, "referee", "gain in the referee's reward")
+
+
+def proxy_referee(evidence: Evidence, config: GateConfig) -> Check:
+    """The reward that was raised did not run away from what the referee sees (Bai et al. 2022).
+
+    Each gain in standard deviations of the scores of SFT's answers, which are taken for known.
+    """
+    ahead = _standardized(evidence, "reward") - _standardized(evidence, "referee")
+    interval = bootstrap_mean(ahead, **resampling(evidence, config.confidence, config))
+    what = "gain by the reward model less that by the referee, in standard deviations of SFT's scores,"
+    return against(interval, config.limits.max_proxy_gap, config, what, ".3g", at_least=False)
+
+
+def gold_peak(evidence: Evidence, config: GateConfig) -> Check:
+    """The policy is not past the peak of its own training, where the proxy goes on rising and what it stands for falls
+    (Gao, Schulman, Hilton 2023; Rafailov et al. 2024 find it in DPO too).
+
+    By gold where it is known, else by the referee. Passes where the policy is at most `max_peak_drop` standard errors
+    of their paired difference behind the best policy on the way; fails where the whole interval of that difference lies
+    below zero, or where it is so far behind the peak of R(d) = d (alpha - beta ln d), fitted to the way, that this is
+    more than these standard errors too: a fit of few places alone finds a peak in any plateau.
+    """
+    path = evidence.evaluation.get("path")
+    if not isinstance(path, Sequence) or not all(isinstance(place, Mapping) for place in path):
+        raise Unusable("path is missing from the report")
+    if len(path) < 2:
+        raise Unmeasured("no policy on the way to this one was kept: align.snapshots is 0, or training stopped before")
+    judge = "gold" if path[-1].get("gold") else "referee"
+    places = [Place(*(_interval(place, name) for name in ("kl", "proxy", judge))) for place in path]
+    best = max(range(len(path) - 1), key=lambda index: number(path[index], judge, "value"))
+    lead, error = _interval(path[best], "lead", judge), number(path[best], "lead", judge, "error")
+    proxy = number(path[best], "lead", "proxy", "value")
+    allowed = config.limits.max_peak_drop * error
+    law = fit([places])
+    beyond = law.beyond_peak(places[-1].distance) if law else 0.0
+    outcome: Outcome = "pass" if lead.value >= -allowed else "fail" if lead.high < 0 else "undecided"
+    return Check(
+        outcome="fail" if beyond > allowed else outcome,
+        reason=f"by {judge} the policy is {lead.value:+.3g} ({lead.low:.3g} to {lead.high:.3g}) against the best on "
+        f"its way, {path[best].get('policy')}, and {proxy:+.3g} by the reward model; must not be below {-allowed:.3g}, "
+        f"{config.limits.max_peak_drop:.3g} standard errors"
+        + (f"; it is {beyond:.3g} past the peak at a KL of {law.peak_kl:.3g}" if law and beyond else ""),
+        value=lead.value,
+        low=lead.low,
+        high=lead.high,
+        n=lead.n,
+        threshold=-allowed,
+    )
+
+
+def length_gain(evidence: Evidence, config: GateConfig) -> Check:
+    """The gain by the reward model is not a matter of length (Singhal et al. 2023)."""
+    gains, settings = _gains(evidence, "reward"), resampling(evidence, config.confidence, config)
+    if gains.mean() <= 0:
+        return fact(True, "the reward model sees no gain that length could explain", "")
+    longer = column(evidence.rows, "policy_length") - column(evidence.rows, "sft_length")
+    if longer[0] and not np.ptp(longer):
+        reason = (
+            f"every answer differs from SFT's by {longer[0]:+.0f} tokens: nothing says what length has to do with it"
+        )
+        return Check(outcome="undecided", reason=reason)
+    what = "share of the reward model's gain that is left between answers of equal length"
+    interval = length_matched_share(gains, longer, **settings)
+    return against(interval, config.limits.min_nonlength_gain, config, what, ".3g", at_least=True)
 
 
 def length_ratio(evidence: Evidence, config: GateConfig) -> Check:
@@ -33,3 +103,26 @@ def length_ratio(evidence: Evidence, config: GateConfig) -> Check:
     return against(
         interval, config.limits.max_length_ratio, config, "mean length relative to SFT", ".3g", at_least=False
     )
+
+
+def _gains(evidence: Evidence, judge: str) -> NDArray[np.float64]:
+    """What the policy gained over SFT on each prompt, (N,), by the column of a judge."""
+    return column(evidence.rows, f"policy_{judge}") - column(evidence.rows, f"sft_{judge}")
+
+
+def _gain(evidence: Evidence, config: GateConfig, judge: str, what: str) -> Check:
+    interval = bootstrap_mean(_gains(evidence, judge), **resampling(evidence, config.confidence, config))
+    return against(interval, 0.0, config, what, ".3g", at_least=True, above=True)
+
+
+def _standardized(evidence: Evidence, judge: str) -> NDArray[np.float64]:
+    """Gains (N,) in standard deviations of the scores of SFT's answers."""
+    deviation = column(evidence.rows, f"sft_{judge}").std()
+    if deviation == 0:
+        raise Unusable(f"all of SFT's answers have the same {judge}")
+    return _gains(evidence, judge) / deviation
+
+
+def _interval(values: Mapping[str, Any], *keys: str) -> Interval:
+    value, low, high, n = (number(values, *keys, name) for name in ("value", "low", "high", "n"))
+    return Interval(value, low, high, int(n))

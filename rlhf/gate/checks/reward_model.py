@@ -1,6 +1,7 @@
 """What the policy was aligned with deserves trust."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unusable, number
@@ -12,12 +13,27 @@ def reward_accuracy(evidence: Evidence, config: GateConfig) -> Check:
     """Every reward model tells the better of two unseen answers."""
 
     def of(criterion: str) -> Check:
-        keys = ("value", "low", "high", "pairs")
-        value, low, high, pairs = (number(evidence.reward, criterion, "accuracy", key) for key in keys)
-        interval, what = Interval(value, low, high, int(pairs)), f"accuracy of the reward model {criterion}"
-        return against(interval, config.limits.min_reward_accuracy, config, what, ".1%", at_least=True)
+        found, what = _accuracy(evidence.reward, criterion, "accuracy"), f"accuracy of the reward model {criterion}"
+        return against(found, config.limits.min_reward_accuracy, config, what, ".1%", at_least=True)
 
     return _worst(evidence, of)
+
+
+def reward_short_answers(evidence: Evidence, config: GateConfig) -> Check:
+    """No reward model overlooks that people preferred the shorter of two answers."""
+
+    def of(criterion: str) -> Check:
+        found = _accuracy(evidence.reward, criterion, "short_accuracy")
+        what = f"accuracy of the reward model {criterion} where the shorter answer was preferred"
+        return against(found, config.limits.min_short_accuracy, config, what, ".1%", at_least=True)
+
+    return _worst(evidence, of)
+
+
+def referee_accuracy(evidence: Evidence, config: GateConfig) -> Check:
+    """The reward model that watches the others tells the better of two unseen answers as well."""
+    found = _accuracy({"referee": evidence.referee}, "referee", "accuracy")
+    return against(found, config.limits.min_reward_accuracy, config, "accuracy of the referee", ".1%", at_least=True)
 
 
 def reward_calibration(evidence: Evidence, config: GateConfig) -> Check:
@@ -25,7 +41,8 @@ def reward_calibration(evidence: Evidence, config: GateConfig) -> Check:
 
     def of(criterion: str) -> Check:
         value, what = number(evidence.reward, criterion, "ece"), f"calibration error of the reward model {criterion}"
-        return point(value, config.limits.max_reward_ece, what, at_least=False, warns=True)
+        warns = not config.limits.reward_ece_blocks
+        return point(value, config.limits.max_reward_ece, what, at_least=False, warns=warns)
 
     return _worst(evidence, of)
 
@@ -39,6 +56,11 @@ def reward_length_bias(evidence: Evidence, config: GateConfig) -> Check:
         return point(value, config.limits.max_reward_length_bias, what, at_least=False, warns=True)
 
     return _worst(evidence, of)
+
+
+def _accuracy(reports: Mapping[str, Mapping[str, Any]], name: str, key: str) -> Interval:
+    value, low, high, pairs = (number(reports, name, key, part) for part in ("value", "low", "high", "pairs"))
+    return Interval(value, low, high, int(pairs))
 
 
 def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from rlhf.gate.frontier import Place, fit, gains_at, reach
 from rlhf.gate.records import Interval
-from rlhf.report.frontier import Place, fit, gains_at, reach
 
 
 def interval(value: float) -> Interval:
@@ -42,6 +42,17 @@ def test_the_fit_recovers_the_law_that_gains_follow() -> None:
     assert found.reached_kl == pytest.approx(9.0)
     top = found(math.sqrt(peak))
     assert top > max(found(math.sqrt(peak) - 0.01), found(math.sqrt(peak) + 0.01))
+
+
+def test_past_the_peak_the_fall_is_counted_from_it() -> None:
+    law = fit([following(0.5, 0.4, 3.0)])
+    assert law is not None
+    peak = math.exp(0.5 / 0.4 - 1)
+    assert (law.beyond_peak(0.5), law.beyond_peak(peak)) == (0.0, 0.0)
+    assert law.beyond_peak(3.0) == pytest.approx(law(peak) - law(3.0), abs=1e-12)
+    rising = fit([following(0.5, 0.0, 3.0)])
+    assert rising is not None
+    assert rising.beyond_peak(3.0) == 0.0
 
 
 @pytest.mark.parametrize(("alpha", "beta", "reached"), [(0.5, 0.4, 1.2), (0.5, 0.0, 3.0), (0.5, -0.1, 30.0)])

@@ -66,6 +66,12 @@ class Overoptimization:
         """The gain at a distance above zero."""
         return distance * (self.alpha - self.beta * math.log(distance))
 
+    def beyond_peak(self, distance: float) -> float:
+        """How far the gain has fallen from its peak at a distance above zero; 0 before the peak, and without one."""
+        if self.peak_kl is None or distance**2 <= self.peak_kl:
+            return 0.0
+        return self(math.sqrt(self.peak_kl)) - self(distance)
+
 
 def fit(paths: Sequence[Path]) -> Overoptimization | None:
     """Least squares over all places with a known gold gain; None of fewer than three different distances above zero.
