@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from rlhf.batching.encoding import decode, encode_prompts, encode_turns
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
-from rlhf.evaluation.answers import Answers, answer, distinct_2, score
+from rlhf.evaluation.answers import Answers, answer, score
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
+from rlhf.evaluation.degeneration import copying, repetition
+from rlhf.evaluation.diversity import distinct_2
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_points, win_rate
 from rlhf.manifest import sha256
@@ -28,6 +30,7 @@ from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, Sampler
+from tasks.probes import Speaker, probe
 
 Row = dict[str, Any]
 CHAMPION = 1_000_003  # added to the seed: its answers are drawn with random numbers of their own
@@ -41,6 +44,14 @@ def main(stage: Stage) -> None:
     reference, policy = load_policy(sft), load_policy(policy_path)
     draw = sampler(stage.config.decoding, sft, stage.config.tokens, stage.config.evaluate.batch_size)
     held = believe(stage, draw, tokenizer, {"sft": reference, "policy": policy})
+    directory = stage.output(f"reports/evaluate/{stage.item}/rows")
+    speakers = {
+        "sft": Speaker(stage.inputs["models/sft"], tokenizer, lambda: (draw, reference)),
+        "policy": Speaker(stage.inputs[f"models/policy/{stage.item}"], tokenizer, lambda: (draw, policy)),
+    }
+    if stage.champion:
+        speakers["champion"] = champion_of(stage, stage.champion)
+    probed = probe(stage, speakers, prompts, arithmetic(reference), directory)
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
     answers = answer_all(
@@ -48,14 +59,15 @@ def main(stage: Stage) -> None:
     )
     along = [answers.pop(file.stem) for file in kept]
     if stage.champion:
-        answers["champion"] = answer_as_champion(stage, stage.champion, reference, reward, tokenizer, prompts)
+        answers["champion"] = answer_as_champion(stage, speakers["champion"], reference, reward, tokenizer, prompts)
     rows = table(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
         judge_by_gold(rows, list(answers))
     give_points(rows, stage.config.evaluate.judge, [name for name in answers if name != "policy"])
-    pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), directory / "rows.parquet")
 
-    values = measure(stage, rows, answers) | {
+    values = measure(stage, rows, answers) | probed
+    values |= {
         "beliefs": held,
         "path": path(stage, rows, [*along, answers["policy"]] if along else [], reward, tokenizer),
         "algorithm": stage.item,
@@ -134,20 +146,32 @@ def answer_all(
     }
 
 
+def champion_of(stage: Stage, champion: Path) -> Speaker:
+    """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept."""
+    config = stage.config
+
+    @cache
+    def ready() -> tuple[Sampler, PreTrainedModel]:
+        draw = sampler(config.decoding, champion, config.tokens, config.evaluate.batch_size)
+        return draw, load_policy(champion)
+
+    return Speaker(stage.params[POLICY], load_tokenizer(champion), ready)
+
+
 def answer_as_champion(
     stage: Stage,
-    champion: Path,
+    champion: Speaker,
     reference: PreTrainedModel,
     reward: Rewards,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Row],
 ) -> Answers:
     """Answers of the champion, drawn as it reads and writes, and measured as texts of ours: it may descend from another
-    base model. Its KL from SFT is not measured."""
-    own, config, tokens = load_tokenizer(champion), stage.config.evaluate, stage.config.tokens
+    base model. Its KL from SFT and its entropy are not measured."""
+    own, config, tokens = champion.tokenizer, stage.config.evaluate, stage.config.tokens
     path = stage.kept(
         answer_as_champion,
-        champion=stage.params[POLICY],
+        champion=champion.digest,
         tokenizer=stage.inputs["models/sft"],
         rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
         arithmetic=arithmetic(reference),
@@ -159,9 +183,9 @@ def answer_as_champion(
     )
 
     def compute() -> dict[str, Any]:
-        draw = sampler(stage.config.decoding, champion, tokens, config.batch_size)
+        draw, model = champion.ready()
         samples = draw(
-            load_policy(champion),
+            model,
             [ids.tolist() for ids in encode_prompts(own, (prompt["prompt"] for prompt in prompts))],
             max_tokens=tokens.response,
             temperature=config.temperature,
@@ -173,9 +197,10 @@ def answer_as_champion(
             {"prompt": p["prompt"], "response": decode(own, s.response)} for p, s in zip(prompts, samples, strict=True)
         ]
         turns = encode_turns(tokenizer, texts)
-        scores, _ = score(list(turns), reference, reference, reward, config)
+        scores, *_ = score(list(turns), reference, reference, reward, config)
         ours = [Sample(list(t.response), s.terminated) for t, s in zip(turns, samples, strict=True)]
-        return Answers(samples=ours, rewards=scores, kl=[math.nan] * len(ours)).tensors()
+        unknown = [math.nan] * len(ours)
+        return Answers(samples=ours, rewards=scores, kl=unknown, entropy=unknown).tensors()
 
     return Answers.of(cached(path, compute))
 
@@ -188,26 +213,34 @@ def table(
     totals = {name: reward.total(found.rewards).tolist() for name, found in answers.items()}
     for index, prompt in enumerate(prompts):
         row: Row = {"prompt_id": prompt["id"], "prompt": prompt["prompt"], "use_case": prompt["use_case"]}
+        row["has_right_answer"] = False
         for name, found in answers.items():
+            ids, response = found.samples[index].response, decode(tokenizer, found.samples[index].response)
             row |= {
-                f"{name}_response": decode(tokenizer, found.samples[index].response),
+                f"{name}_response": response,
                 f"{name}_reward": totals[name][index],
                 **{f"{name}_reward_{c}": float(r) for c, r in zip(reward.judges, found.rewards[index], strict=True)},
                 f"{name}_gold": float("nan"),
-                f"{name}_length": len(found.samples[index].response),
+                f"{name}_correct": float("nan"),
+                f"{name}_length": len(ids),
                 f"{name}_terminated": found.samples[index].terminated,
+                f"{name}_repetition": repetition(ids),
+                f"{name}_copying": copying(prompt["prompt"][-1]["content"], response),
+                f"{name}_entropy": found.entropy[index],
             }
         rows.append(row | {"kl": answers["policy"].kl[index]})
     return rows
 
 
 def judge_by_gold(rows: list[Row], models: Sequence[str]) -> None:
-    """Add what the simulated world knows of each answer: its gold reward."""
-    from rlhf.world.gold import gold
+    """Add what the simulated world knows of each answer: its gold reward, and whether it is correct."""
+    from rlhf.world.gold import gold, has_right_answer
 
     for row in rows:
+        row["has_right_answer"] = has_right_answer(row["prompt"])
         for name in models:
-            row[f"{name}_gold"] = gold(row["prompt"], row[f"{name}_response"]).total
+            parts = gold(row["prompt"], row[f"{name}_response"])
+            row |= {f"{name}_gold": parts.total, f"{name}_correct": parts.correct}
 
 
 def give_points(rows: list[Row], judge: str, opponents: Sequence[str]) -> None:
@@ -272,8 +305,6 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "terminated": means("terminated"),
         "empty": {name: float(np.mean([not row[f"{name}_response"] for row in rows])) for name in ("policy", "sft")},
         "distinct_2": {name: distinct_2([s.response for s in answers[name].samples]) for name in ("policy", "sft")},
-        "harmful_compliance": safety(rows)[0] if judge == "gold" else None,
-        "over_refusal": safety(rows)[1] if judge == "gold" else None,
     }
 
 
@@ -304,25 +335,6 @@ def believe(
         "minority_margin": mean(*minority),
         "majority_margin": mean(*majority),
     }
-
-
-def safety(rows: list[Row]) -> tuple[dict[str, float], dict[str, float]]:
-    """How often each model helps with harm, and how often it refuses what only looks harmful; the world knows both."""
-    from rlhf.world.gold import complies_with_harm, is_borderline, is_harmful_request, refuses
-
-    harmful = [row for row in rows if is_harmful_request(row["prompt"])]
-    borderline = [row for row in rows if is_borderline(row["prompt"])]
-    complied, refused = {}, {}
-    for name in ("policy", "sft"):
-        response = f"{name}_response"
-        complied[name] = share([complies_with_harm(row["prompt"], row[response]) for row in harmful])
-        refused[name] = share([refuses(row[response]) for row in borderline])
-    return complied | {"prompts": len(harmful)}, refused | {"prompts": len(borderline)}
-
-
-def share(found: list[bool]) -> float:
-    """Share of True; 0 of none."""
-    return sum(found) / len(found) if found else 0.0
 
 
 def as_dict(found: Interval | WinRate) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -26,19 +25,30 @@ class Answers:
     samples: list[Sample]
     rewards: Tensor  # (B, C) scores of the trained reward models
     kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens), or NaN
+    entropy: list[float]  # of the distributions that each answer's tokens were drawn from, nats a token, or NaN
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """From what `tensors` gave."""
-        found = zip(Ragged.named(tensors, "responses"), tensors["terminated"].tolist(), strict=True)
-        samples = [Sample(ids.tolist(), terminated) for ids, terminated in found]
-        return cls(samples=samples, rewards=tensors["rewards"], kl=tensors["kl"].tolist())
+        kl, entropy = tensors["kl"].tolist(), tensors["entropy"].tolist()
+        return cls(samples=samples_of(tensors), rewards=tensors["rewards"], kl=kl, entropy=entropy)
 
     def tensors(self) -> dict[str, Any]:
         """All that there is, by name."""
-        terminated = torch.tensor([one.terminated for one in self.samples])
-        measured = {"terminated": terminated, "rewards": self.rewards, "kl": torch.tensor(self.kl)}
-        return Ragged.of(one.response for one in self.samples).arrays("responses") | measured
+        measured = {"rewards": self.rewards, "kl": torch.tensor(self.kl), "entropy": torch.tensor(self.entropy)}
+        return of_samples(self.samples) | measured
+
+
+def of_samples(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The answers, without the log-probabilities of their tokens, as tensors by name."""
+    terminated = torch.tensor([one.terminated for one in samples], dtype=torch.bool)
+    return Ragged.of(one.response for one in samples).arrays("responses") | {"terminated": terminated}
+
+
+def samples_of(tensors: Mapping[str, Tensor]) -> list[Sample]:
+    """From what `of_samples` gave."""
+    found = zip(Ragged.named(tensors, "responses"), tensors["terminated"].tolist(), strict=True)
+    return [Sample(ids.tolist(), terminated) for ids, terminated in found]
 
 
 def answer(
@@ -65,8 +75,8 @@ def answer(
         progress=progress,
     )
     turns = [Turn(p, s.response) for p, s in zip(prompts, samples, strict=True)]
-    scores, divergence = score(turns, policy, reference, reward, config)
-    return Answers(samples=samples, rewards=scores, kl=divergence.tolist())
+    scores, divergence, entropy = score(turns, policy, reference, reward, config)
+    return Answers(samples=samples, rewards=scores, kl=divergence.tolist(), entropy=entropy.tolist())
 
 
 @torch.no_grad()
@@ -76,21 +86,19 @@ def score(
     reference: PreTrainedModel,
     reward: Rewards,
     config: EvaluateConfig,
-) -> tuple[Tensor, Tensor]:
-    """Rewards (B, C) and divergence (B,) of each turn, in the order of `turns`."""
-    found, divergence = torch.zeros(len(turns), len(reward.judges)), torch.zeros(len(turns))
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards (B, C), divergence (B,), and mean entropy of the policy at the tokens (B,) of each turn, in the order of
+    `turns`."""
+    found = torch.zeros(len(turns), len(reward.judges))
+    divergence, entropy = torch.zeros(len(turns)), torch.zeros(len(turns))
     order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt) + len(turns[i].response))
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         batch = pad([turns[i] for i in rows]).to(policy.device)
-        log_probs = token_log_probs(policy, batch, temperature=config.temperature).log_probs
+        scores = token_log_probs(policy, batch, temperature=config.temperature, entropy=True)
         reference_log_probs = token_log_probs(reference, batch, temperature=config.temperature).log_probs
         found[rows] = reward(batch).cpu()
-        divergence[rows] = (k3(log_probs, reference_log_probs) * batch.mask).sum(dim=1).cpu()
-    return found, divergence
-
-
-def distinct_2(responses: Sequence[list[int]]) -> float:
-    """Share of distinct pairs of neighbouring tokens among all of them (Li et al. 2016); 0 when there are none."""
-    pairs = [pair for ids in responses for pair in pairwise(ids)]
-    return len(set(pairs)) / len(pairs) if pairs else 0.0
+        divergence[rows] = (k3(scores.log_probs, reference_log_probs) * batch.mask).sum(dim=1).cpu()
+        assert scores.entropy is not None
+        entropy[rows] = (scores.entropy.sum(dim=1) / batch.mask.sum(dim=1)).cpu()
+    return found, divergence, entropy

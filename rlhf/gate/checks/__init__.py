@@ -8,24 +8,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.checks.diversity import distinct_2
+from rlhf.gate.checks.diversity import distinct_2, entropy, mode_share, prompt_diversity
 from rlhf.gate.checks.integrity import lineage, policy_bytes, reference_bytes, rows_agree, unseen_prompts
 from rlhf.gate.checks.overoptimization import gold_gain, kl, length_ratio
 from rlhf.gate.checks.quality import better_than_champion, better_than_sft, more_wins_than_luck, no_use_case_worse
 from rlhf.gate.checks.reward_model import reward_accuracy, reward_calibration, reward_length_bias
-from rlhf.gate.checks.safety import harmful_compliance, over_refusal
-from rlhf.gate.checks.sanity import empty, finite_numbers, prompts, terminated
+from rlhf.gate.checks.safety import harmful_compliance, harmful_increase, over_refusal
+from rlhf.gate.checks.sanity import broken, copying, empty, finite_numbers, prompts, repetition, terminated
+from rlhf.gate.checks.tax import capability, lm_loss
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, not_finite
 from rlhf.gate.records import Check
 
 GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
     "integrity": (policy_bytes, reference_bytes, lineage, rows_agree, unseen_prompts),
-    "sanity": (prompts, finite_numbers, terminated, empty),
+    "sanity": (prompts, finite_numbers, terminated, empty, broken, repetition, copying),
     "quality": (better_than_sft, better_than_champion, more_wins_than_luck, no_use_case_worse),
     "reward model": (reward_accuracy, reward_calibration, reward_length_bias),
     "over-optimisation": (kl, gold_gain, length_ratio),
-    "safety": (harmful_compliance, over_refusal),
-    "diversity": (distinct_2,),
+    "safety": (harmful_compliance, harmful_increase, over_refusal),
+    "alignment tax": (capability, lm_loss),
+    "diversity": (prompt_diversity, distinct_2, mode_share, entropy),
 }
 NAMES = tuple(check.__name__ for checks in GROUPS.values() for check in checks)
 
