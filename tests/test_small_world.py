@@ -38,6 +38,8 @@ SHORT = {
     "align.ppo.rollout.prompts": 64,
     "align.dpo.epochs": 1.0,
     "evaluate.prompts": 60,
+    "evaluate.safety_prompts": 40,
+    "evaluate.diversity_prompts": 10,
     "gate.bootstrap": 200,
     "sft.loop.micro_batch_size": 8,
     "sft.loop.checkpoint_every": 4,

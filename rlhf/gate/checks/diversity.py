@@ -33,7 +33,9 @@ def mode_share(evidence: Evidence, config: GateConfig) -> Check:
     said = texts(evidence.rows, "policy_response")
     ((answer, times),) = Counter(said).most_common(1)
     interval = binomial_interval(times, len(said), confidence=config.confidence)
-    check = against(interval, config.limits.max_mode_share, config, "the commonest answer", ".1%", at_least=False)
+    check = against(
+        interval, config.limits.max_mode_share, config, "prompts with the commonest answer", ".1%", at_least=False
+    )
     return replace(check, reason=f"{check.reason}: {answer[:60]!r}")
 
 
