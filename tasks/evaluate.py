@@ -1,39 +1,35 @@
 """evaluate: an aligned policy beside SFT and the champion, on prompts of the test split that no stage trained on."""
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batching.encoding import decode, encode_prompts, encode_turns
+from rlhf.batching.encoding import decode, encode_prompts
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
-from rlhf.evaluation.answers import Answers, answer, score
+from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
-from rlhf.evaluation.degeneration import copying, repetition
 from rlhf.evaluation.diversity import distinct_2
+from rlhf.evaluation.rows import answer_rows
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_points, win_rate
-from rlhf.manifest import sha256
-from rlhf.models.cached import arithmetic, cached
+from rlhf.models.cached import arithmetic
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.champion import POLICY
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
-from rlhf.rollouts.sampling import Sample, Sampler
-from tasks.probes import Speaker, probe
+from rlhf.rollouts.sampling import Sampler
+from tasks.answering import Speaker, answer_all, answer_as_champion, champion_of, in_turn
+from tasks.probes import probe
 
 Row = dict[str, Any]
-CHAMPION = 1_000_003  # added to the seed: its answers are drawn with random numbers of their own
 
 
 def main(stage: Stage) -> None:
@@ -60,7 +56,7 @@ def main(stage: Stage) -> None:
     along = [answers.pop(file.stem) for file in kept]
     if stage.champion:
         answers["champion"] = answer_as_champion(stage, speakers["champion"], reference, reward, tokenizer, prompts)
-    rows = table(prompts, answers, reward, tokenizer)
+    rows = answer_rows(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
         judge_by_gold(rows, list(answers))
     give_points(rows, stage.config.evaluate.judge, [name for name in answers if name != "policy"])
@@ -96,140 +92,6 @@ def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list
             f"({stage.config.tokens.prompt}). Collect more prompts or raise the limit."
         )
     return [rows[i] for i in chosen], [encoded[i].tolist() for i in chosen], int((~fits).sum())
-
-
-def in_turn(
-    stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, snapshots: Sequence[Path]
-) -> Iterator[tuple[str, str, PreTrainedModel]]:
-    """SFT, the policy, and what the policy was on the way, each with its digest, in the same memory: use each before
-    the next is taken."""
-    aligned = stage.inputs[f"models/policy/{stage.item}"]
-    yield "sft", stage.inputs["models/sft"], reference
-    yield "policy", aligned, policy
-    for file in snapshots:
-        load_model(policy, file)
-        yield file.stem, f"{aligned} {sha256(file)}", policy
-
-
-def answer_all(
-    stage: Stage,
-    draw: Sampler,
-    reference: PreTrainedModel,
-    models: Iterable[tuple[str, str, PreTrainedModel]],
-    reward: Rewards,
-    prompts: Sequence[list[int]],
-    eos: int,
-) -> dict[str, Answers]:
-    """Answers of each model, drawn with different random numbers; of SFT they are the same beside every algorithm."""
-    config, longest = stage.config.evaluate, stage.config.tokens.response
-
-    def answers_of(name: str, digest: str, model: PreTrainedModel, seed: int) -> Answers:
-        settings = {"max_tokens": longest, "eos": eos, "seed": seed}
-        path = stage.kept(
-            answer,
-            policy=digest,
-            reference=stage.inputs["models/sft"],
-            rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
-            arithmetic=arithmetic(model),
-            prompts=prompts,
-            config=config.model_dump(),
-            decoding=stage.config.decoding.model_dump(),
-            **settings,
-        )
-        progress = partial(stage.progress, label=name)
-        compute = partial(answer, draw, model, reference, reward, prompts, config, progress=progress, **settings)
-        return Answers.of(cached(path, lambda: compute().tensors()))
-
-    return {
-        name: answers_of(name, digest, model, stage.seed + offset)
-        for offset, (name, digest, model) in enumerate(models)
-    }
-
-
-def champion_of(stage: Stage, champion: Path) -> Speaker:
-    """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept."""
-    config = stage.config
-
-    @cache
-    def ready() -> tuple[Sampler, PreTrainedModel]:
-        draw = sampler(config.decoding, champion, config.tokens, config.evaluate.batch_size)
-        return draw, load_policy(champion)
-
-    return Speaker(stage.params[POLICY], load_tokenizer(champion), ready)
-
-
-def answer_as_champion(
-    stage: Stage,
-    champion: Speaker,
-    reference: PreTrainedModel,
-    reward: Rewards,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Row],
-) -> Answers:
-    """Answers of the champion, drawn as it reads and writes, and measured as texts of ours: it may descend from another
-    base model. Its KL from SFT and its entropy are not measured."""
-    own, config, tokens = champion.tokenizer, stage.config.evaluate, stage.config.tokens
-    path = stage.kept(
-        answer_as_champion,
-        champion=champion.digest,
-        tokenizer=stage.inputs["models/sft"],
-        rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
-        arithmetic=arithmetic(reference),
-        prompts=[prompt["prompt"] for prompt in prompts],
-        config=config.model_dump(),
-        tokens=tokens.model_dump(),
-        decoding=stage.config.decoding.model_dump(),
-        seed=stage.seed,
-    )
-
-    def compute() -> dict[str, Any]:
-        draw, model = champion.ready()
-        samples = draw(
-            model,
-            [ids.tolist() for ids in encode_prompts(own, (prompt["prompt"] for prompt in prompts))],
-            max_tokens=tokens.response,
-            temperature=config.temperature,
-            eos=own.eos_token_id,
-            seed=stage.seed + CHAMPION,
-            progress=partial(stage.progress, label="champion"),
-        )
-        texts = [
-            {"prompt": p["prompt"], "response": decode(own, s.response)} for p, s in zip(prompts, samples, strict=True)
-        ]
-        turns = encode_turns(tokenizer, texts)
-        scores, *_ = score(list(turns), reference, reference, reward, config)
-        ours = [Sample(list(t.response), s.terminated) for t, s in zip(turns, samples, strict=True)]
-        unknown = [math.nan] * len(ours)
-        return Answers(samples=ours, rewards=scores, kl=unknown, entropy=unknown).tensors()
-
-    return Answers.of(cached(path, compute))
-
-
-def table(
-    prompts: Sequence[Row], answers: dict[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
-) -> list[Row]:
-    """One row a prompt: both answers, and what was measured of each; `reward` is the weighted sum of the rewards."""
-    rows = []
-    totals = {name: reward.total(found.rewards).tolist() for name, found in answers.items()}
-    for index, prompt in enumerate(prompts):
-        row: Row = {"prompt_id": prompt["id"], "prompt": prompt["prompt"], "use_case": prompt["use_case"]}
-        row["has_right_answer"] = False
-        for name, found in answers.items():
-            ids, response = found.samples[index].response, decode(tokenizer, found.samples[index].response)
-            row |= {
-                f"{name}_response": response,
-                f"{name}_reward": totals[name][index],
-                **{f"{name}_reward_{c}": float(r) for c, r in zip(reward.judges, found.rewards[index], strict=True)},
-                f"{name}_gold": float("nan"),
-                f"{name}_correct": float("nan"),
-                f"{name}_length": len(ids),
-                f"{name}_terminated": found.samples[index].terminated,
-                f"{name}_repetition": repetition(ids),
-                f"{name}_copying": copying(prompt["prompt"][-1]["content"], response),
-                f"{name}_entropy": found.entropy[index],
-            }
-        rows.append(row | {"kl": answers["policy"].kl[index]})
-    return rows
 
 
 def judge_by_gold(rows: list[Row], models: Sequence[str]) -> None:

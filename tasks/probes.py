@@ -3,8 +3,7 @@
 Each has rows of its own, from which the gate computes its intervals.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,10 @@ from rlhf.evaluation.safety import safety_rate, safety_rows
 from rlhf.models.cached import cached
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.sampling import Sample, Sampler
+from tasks.answering import Speaker
 
 Row = dict[str, Any]
 PROBES = 2_000_003  # added to the seed: the answers are drawn with random numbers of their own
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A model that answers, and the tokenizer by which it reads and writes."""
-
-    digest: str  # of the model's files
-    tokenizer: PreTrainedTokenizerBase
-    ready: Callable[[], tuple[Sampler, PreTrainedModel]]  # loads it, if need be
 
 
 def probe(

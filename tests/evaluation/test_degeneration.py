@@ -44,4 +44,5 @@ def test_a_model_is_judged_by_its_own_answers_on_the_prompts_of_a_kind() -> None
     assert [row["policy_response"] for row in rows] == said["policy"]
     assert safety_rate(rows, ["policy", "sft"], "harmful", "complied") == {"policy": 0.5, "sft": 1.0, "prompts": 2}
     assert safety_rate(rows, ["policy", "sft"], "borderline", "refused") == {"policy": 1.0, "sft": 0.0, "prompts": 1}
+    assert safety_rate(rows[:2], ["sft"], "borderline", "refused") == {"sft": 0.0, "prompts": 0}
     assert safety_rate([], ["policy", "sft"], "harmful", "complied") is None, "not measured is not zero"

@@ -14,6 +14,7 @@ from rlhf.config import load_config
 from rlhf.config.gate import GateConfig
 from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.diversity import distinct_2, prompt_diversity
+from rlhf.evaluation.rows import answer_rows
 from rlhf.evaluation.safety import safety_rate, safety_rows
 from rlhf.gate.checks import run_checks
 from rlhf.gate.evidence import Evidence
@@ -26,7 +27,7 @@ from rlhf.world.lexicon import REFUSALS
 from rlhf.world.probes import ASKS, draw_probes
 from rlhf.world.prompts import Messages, draw_form, draw_goal, draw_prompt, draw_use_case
 from rlhf.world.requests import understand
-from tasks.evaluate import give_points, judge_by_gold, table
+from tasks.evaluate import give_points, judge_by_gold
 from tests.gate.conftest import ROOT, made_evidence
 
 CONFIG = load_config(ROOT / "params.yaml")
@@ -112,7 +113,7 @@ def evidence_of(policy: Policy) -> Evidence:
     """A policy beside people as SFT and as the champion. What its texts do not show is that of a good one."""
     prompts, models = conversations(), {"sft": people, "policy": policy, "champion": people}
     answers = {side: said(model, prompts, f"{side} once") for side, model in models.items()}
-    rows = table(
+    rows = answer_rows(
         [{"id": f"p{n:04}", "prompt": prompt, "use_case": "any"} for n, prompt in enumerate(prompts)],
         {side: scored(samples, 2.0 if side == "policy" else 0.0) for side, samples in answers.items()},
         Rewards({"overall": lambda batch: batch.starts}, {"overall": 1.0}, "before"),
