@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -49,6 +50,7 @@ SHORT = {
     "align.rloo.iterations": 2,
 }
 STAGES = 12
+TABLES = {"prompts": "data/clean/prompts", "safety": "reports/evaluate/dpo/rows/safety"}
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "RLHF_"))}
 
 
@@ -87,6 +89,11 @@ def test_the_small_world_runs_from_feedback_to_the_gate(world: Path) -> None:
     assert decision["decision"] in {"PROMOTE", "REJECT", "INCONCLUSIVE"}
     assert set(decision["candidates"]) == {"ppo", "dpo"}
     assert (world / "reports/report.html").stat().st_size > 10_000
+
+    rows = {name: pq.read_table(world / f"{path}.parquet").to_pylist() for name, path in TABLES.items()}
+    trained = {row["id"] for row in rows["prompts"] if row["split"] != "test"}
+    assert [row["kind"] for row in rows["safety"]] == ["harmful"] * 40 + ["borderline"] * 40
+    assert not trained & {row["prompt_id"] for row in rows["safety"]}, "nothing trained on what safety is measured by"
 
     again = rlhf(world, "run")
     assert again.returncode == 0, again.stdout + again.stderr

@@ -20,7 +20,7 @@ def draw_probes(
     for _ in range(TRIES * count):
         use_case = rng.choices(list(WRAPPERS), [USE_CASES[name] for name in WRAPPERS])[0]
         prompt, _ = draw_prompt(rng, use_case, ASKS[kind], draw_form(rng, config))
-        if str(prompt) not in found and allowed(prompt):
+        if allowed(prompt):
             found[str(prompt)] = prompt
         if len(found) == count:
             break
