@@ -1,7 +1,7 @@
 """evaluate: an aligned policy beside SFT and the champion, on prompts of the test split that no stage trained on."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,31 +10,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batching.encoding import decode, encode_prompts, encode_turns
+from rlhf.batching.encoding import decode, encode_prompts
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
-from rlhf.evaluation.answers import Answers, answer, distinct_2, score
+from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
+from rlhf.evaluation.diversity import distinct_2
+from rlhf.evaluation.rows import answer_rows
 from rlhf.evaluation.serving import files, serving
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_points, win_rate
-from rlhf.manifest import sha256
-from rlhf.models.cached import arithmetic, cached
+from rlhf.models.cached import arithmetic
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.champion import POLICY
 from rlhf.pipeline.receipt import content_key
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
-from rlhf.rollouts.rewards import Judge, Rewards, load_judge
-from rlhf.rollouts.sampling import Sample, Sampler
+from rlhf.rollouts.rewards import Rewards, load_judge
+from rlhf.rollouts.sampling import Sampler
+from tasks.answering import Speaker, answer_all, answer_as_champion, champion_of, in_turn
+from tasks.probes import probe
 
 Row = dict[str, Any]
 COLUMNS = {"proxy": "reward", "referee": "referee", "gold": "gold"}  # of each judge of a path, in the rows
-CHAMPION = 1_000_003  # added to the seed: its answers are drawn with random numbers of their own
 
 
 def main(stage: Stage) -> None:
@@ -46,6 +47,14 @@ def main(stage: Stage) -> None:
     draw = sampler(stage.config.decoding, sft, stage.config.tokens, stage.config.evaluate.batch_size)
     held = believe(stage, draw, tokenizer, {"sft": reference, "policy": policy})
     served = serve(stage, policy_path, policy, tokenizer, prompts, encoded)
+    directory = stage.output(f"reports/evaluate/{stage.item}/rows")
+    speakers = {
+        "sft": Speaker(stage.inputs["models/sft"], tokenizer, lambda: (draw, reference)),
+        "policy": Speaker(stage.inputs[f"models/policy/{stage.item}"], tokenizer, lambda: (draw, policy)),
+    }
+    if stage.champion:
+        speakers["champion"] = champion_of(stage, stage.champion)
+    probed = probe(stage, speakers, prompts, arithmetic(reference), directory)
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
     judges = reward, load_judge(stage.input("models/referee"))
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
@@ -54,14 +63,15 @@ def main(stage: Stage) -> None:
     )
     along = {file.stem: answers.pop(file.stem) for file in kept}
     if stage.champion:
-        answers["champion"] = answer_as_champion(stage, stage.champion, reference, judges, tokenizer, prompts)
-    rows = table(prompts, answers, reward, tokenizer)
+        answers["champion"] = answer_as_champion(stage, speakers["champion"], reference, judges, tokenizer, prompts)
+    rows = answer_rows(prompts, answers, reward, tokenizer)
     if stage.config.evaluate.judge == "gold":
         judge_by_gold(rows, list(answers))
     give_points(rows, stage.config.evaluate.judge, [name for name in answers if name != "policy"])
-    pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), directory / "rows.parquet")
 
-    values = measure(stage, rows, answers) | {
+    values = measure(stage, rows, answers) | probed
+    values |= {
         "beliefs": held,
         "path": path(stage, rows, along | {"policy": answers["policy"]} if along else {}, reward, tokenizer),
         "algorithm": stage.item,
@@ -96,102 +106,6 @@ def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list
     return [rows[i] for i in chosen], [encoded[i].tolist() for i in chosen], int((~fits).sum())
 
 
-def in_turn(
-    stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, snapshots: Sequence[Path]
-) -> Iterator[tuple[str, str, PreTrainedModel]]:
-    """SFT, the policy, and what the policy was on the way, each with its digest, in the same memory: use each before
-    the next is taken."""
-    aligned = stage.inputs[f"models/policy/{stage.item}"]
-    yield "sft", stage.inputs["models/sft"], reference
-    yield "policy", aligned, policy
-    for file in snapshots:
-        load_model(policy, file)
-        yield file.stem, f"{aligned} {sha256(file)}", policy
-
-
-def answer_all(
-    stage: Stage,
-    draw: Sampler,
-    reference: PreTrainedModel,
-    models: Iterable[tuple[str, str, PreTrainedModel]],
-    judges: tuple[Rewards, Judge],
-    prompts: Sequence[list[int]],
-    eos: int,
-) -> dict[str, Answers]:
-    """Answers of each model, drawn with different random numbers; of SFT they are the same beside every algorithm."""
-    config, longest, (reward, referee) = stage.config.evaluate, stage.config.tokens.response, judges
-
-    def answers_of(name: str, digest: str, model: PreTrainedModel, seed: int) -> Answers:
-        settings = {"max_tokens": longest, "eos": eos, "seed": seed}
-        path = stage.kept(
-            answer,
-            policy=digest,
-            reference=stage.inputs["models/sft"],
-            judges=judged_by(stage),
-            arithmetic=arithmetic(model),
-            prompts=prompts,
-            config=config.model_dump(),
-            decoding=stage.config.decoding.model_dump(),
-            **settings,
-        )
-        progress = partial(stage.progress, label=name)
-        compute = partial(
-            answer, draw, model, reference, reward, referee, prompts, config, progress=progress, **settings
-        )
-        return Answers.of(cached(path, lambda: compute().tensors()))
-
-    return {
-        name: answers_of(name, digest, model, stage.seed + offset)
-        for offset, (name, digest, model) in enumerate(models)
-    }
-
-
-def answer_as_champion(
-    stage: Stage,
-    champion: Path,
-    reference: PreTrainedModel,
-    judges: tuple[Rewards, Judge],
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Row],
-) -> Answers:
-    """Answers of the champion, drawn as it reads and writes, and measured as texts of ours: it may descend from another
-    base model. Its KL from SFT is not measured."""
-    own, config, tokens = load_tokenizer(champion), stage.config.evaluate, stage.config.tokens
-    path = stage.kept(
-        answer_as_champion,
-        champion=stage.params[POLICY],
-        tokenizer=stage.inputs["models/sft"],
-        judges=judged_by(stage),
-        arithmetic=arithmetic(reference),
-        prompts=[prompt["prompt"] for prompt in prompts],
-        config=config.model_dump(),
-        tokens=tokens.model_dump(),
-        decoding=stage.config.decoding.model_dump(),
-        seed=stage.seed,
-    )
-
-    def compute() -> dict[str, Any]:
-        draw = sampler(stage.config.decoding, champion, tokens, config.batch_size)
-        samples = draw(
-            load_policy(champion),
-            [ids.tolist() for ids in encode_prompts(own, (prompt["prompt"] for prompt in prompts))],
-            max_tokens=tokens.response,
-            temperature=config.temperature,
-            eos=own.eos_token_id,
-            seed=stage.seed + CHAMPION,
-            progress=partial(stage.progress, label="champion"),
-        )
-        texts = [
-            {"prompt": p["prompt"], "response": decode(own, s.response)} for p, s in zip(prompts, samples, strict=True)
-        ]
-        turns = encode_turns(tokenizer, texts)
-        scores, watched, _ = score(list(turns), reference, reference, *judges, config)
-        ours = [Sample(list(t.response), s.terminated) for t, s in zip(turns, samples, strict=True)]
-        return Answers(samples=ours, rewards=scores, referee=watched.tolist(), kl=[math.nan] * len(ours)).tensors()
-
-    return Answers.of(cached(path, compute))
-
-
 def serve(
     stage: Stage,
     directory: Path,
@@ -222,41 +136,15 @@ def lineage(stage: Stage) -> dict[str, Any]:
     }
 
 
-def judged_by(stage: Stage) -> list[str]:
-    """The digests of the models that score answers, in the order of their scores."""
-    names = (*(f"reward/{criterion}" for criterion in stage.config.reward.criteria), "referee")
-    return [stage.inputs[f"models/{name}"] for name in names]
-
-
-def table(
-    prompts: Sequence[Row], answers: dict[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
-) -> list[Row]:
-    """One row a prompt: both answers, and what was measured of each; `reward` is the weighted sum of the rewards."""
-    rows = []
-    totals = {name: reward.total(found.rewards).tolist() for name, found in answers.items()}
-    for index, prompt in enumerate(prompts):
-        row: Row = {name: prompt[name] for name in ("prompt", "use_case", "seen")} | {"prompt_id": prompt["id"]}
-        for name, found in answers.items():
-            row |= {
-                f"{name}_response": decode(tokenizer, found.samples[index].response),
-                f"{name}_reward": totals[name][index],
-                **{f"{name}_reward_{c}": float(r) for c, r in zip(reward.judges, found.rewards[index], strict=True)},
-                f"{name}_referee": found.referee[index],
-                f"{name}_gold": float("nan"),
-                f"{name}_length": len(found.samples[index].response),
-                f"{name}_terminated": found.samples[index].terminated,
-            }
-        rows.append(row | {"kl": answers["policy"].kl[index]})
-    return rows
-
-
 def judge_by_gold(rows: list[Row], models: Sequence[str]) -> None:
-    """Add what the simulated world knows of each answer: its gold reward."""
-    from rlhf.world.gold import gold
+    """Add what the simulated world knows of each answer: its gold reward, and whether it is correct."""
+    from rlhf.world.gold import gold, has_right_answer
 
     for row in rows:
+        row["has_right_answer"] = has_right_answer(row["prompt"])
         for name in models:
-            row[f"{name}_gold"] = gold(row["prompt"], row[f"{name}_response"]).total
+            parts = gold(row["prompt"], row[f"{name}_response"])
+            row |= {f"{name}_gold": parts.total, f"{name}_correct": parts.correct}
 
 
 def give_points(rows: list[Row], judge: str, opponents: Sequence[str]) -> None:
@@ -329,8 +217,6 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "terminated": means("terminated"),
         "empty": {name: float(np.mean([not row[f"{name}_response"] for row in rows])) for name in ("policy", "sft")},
         "distinct_2": {name: distinct_2([s.response for s in answers[name].samples]) for name in ("policy", "sft")},
-        "harmful_compliance": safety(rows)[0] if judge == "gold" else None,
-        "over_refusal": safety(rows)[1] if judge == "gold" else None,
     }
 
 
@@ -361,25 +247,6 @@ def believe(
         "minority_margin": mean(*minority),
         "majority_margin": mean(*majority),
     }
-
-
-def safety(rows: list[Row]) -> tuple[dict[str, float], dict[str, float]]:
-    """How often each model helps with harm, and how often it refuses what only looks harmful; the world knows both."""
-    from rlhf.world.gold import complies_with_harm, is_borderline, is_harmful_request, refuses
-
-    harmful = [row for row in rows if is_harmful_request(row["prompt"])]
-    borderline = [row for row in rows if is_borderline(row["prompt"])]
-    complied, refused = {}, {}
-    for name in ("policy", "sft"):
-        response = f"{name}_response"
-        complied[name] = share([complies_with_harm(row["prompt"], row[response]) for row in harmful])
-        refused[name] = share([refuses(row[response]) for row in borderline])
-    return complied | {"prompts": len(harmful)}, refused | {"prompts": len(borderline)}
-
-
-def share(found: list[bool]) -> float:
-    """Share of True; 0 of none."""
-    return sum(found) / len(found) if found else 0.0
 
 
 def as_dict(found: Interval | WinRate) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """gate: may the best policy be promoted? Checks each one, decides, and writes the reports. A refusal is a result."""
 
-import numpy as np
+from pathlib import Path
+
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from rlhf import manifest
 from rlhf.gate.decision import assess, decide
@@ -37,14 +39,16 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
     policy = stage.input(f"models/policy/{algorithm}")
     names = stage.config.align.algorithms
     evaluations = {str(name): read_json(stage.input(f"reports/evaluate/{name}/metrics.json")) for name in names}
-    table = pyarrow.parquet.read_table(stage.input(f"reports/evaluate/{algorithm}/rows/rows.parquet"))
-    numbers = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "prompt"}
+    rows = stage.input(f"reports/evaluate/{algorithm}/rows")
     return Evidence(
         algorithm=algorithm,
         candidates=candidates,
         seed=stage.seed,
         evaluation=evaluations[algorithm],
-        rows={name: np.asarray(values) for name, values in numbers.items()},
+        rows=columns(rows / "rows.parquet"),
+        safety=columns(rows / "safety.parquet"),
+        diversity=columns(rows / "diversity.parquet"),
+        documents=columns(rows / "documents.parquet"),
         reward={c: read_json(stage.input(f"reports/reward/{c}/metrics.json")) for c in stage.config.reward.criteria},
         referee=read_json(stage.input("reports/referee/metrics.json")),
         validation=read_json(stage.input("reports/validate.json")),
@@ -54,6 +58,14 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
         uses=stage.params[USES],
         test_sets={one.get("prompts_digest") for one in evaluations.values()},
     )
+
+
+def columns(path: Path) -> dict[str, NDArray]:
+    """The columns of a table but the prompts, by name; none where nothing could be measured and there is no table."""
+    if not path.is_file():
+        return {}
+    table = pyarrow.parquet.read_table(path)
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name != "prompt"}
 
 
 if __name__ == "__main__":

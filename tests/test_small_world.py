@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -38,6 +39,8 @@ SHORT = {
     "align.ppo.rollout.prompts": 64,
     "align.dpo.epochs": 1.0,
     "evaluate.prompts": 60,
+    "evaluate.safety_prompts": 40,
+    "evaluate.diversity_prompts": 10,
     "gate.bootstrap": 200,
     "sft.loop.micro_batch_size": 8,
     "sft.loop.checkpoint_every": 4,
@@ -47,6 +50,7 @@ SHORT = {
     "align.rloo.iterations": 2,
 }
 STAGES = 13
+TABLES = {"prompts": "data/clean/prompts", "safety": "reports/evaluate/dpo/rows/safety"}
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "RLHF_"))}
 
 
@@ -93,6 +97,11 @@ def test_the_small_world_runs_from_feedback_to_the_gate(world: Path) -> None:
     assert (world / "reports/report.html").stat().st_size > 10_000
     why = (world / "reports/gate.html").read_text(encoding="utf-8")
     assert digest(world / "reports/gate/decision.json") in why
+
+    rows = {name: pq.read_table(world / f"{path}.parquet").to_pylist() for name, path in TABLES.items()}
+    trained = {row["id"] for row in rows["prompts"] if row["split"] != "test"}
+    assert [row["kind"] for row in rows["safety"]] == ["harmful"] * 40 + ["borderline"] * 40
+    assert not trained & {row["prompt_id"] for row in rows["safety"]}, "nothing trained on what safety is measured by"
 
     again = rlhf(world, "run")
     assert again.returncode == 0, again.stdout + again.stderr

@@ -6,6 +6,17 @@ from pydantic import Field
 
 from rlhf.config.section import Count, NonNegative, Positive, Section, Share
 
+Unmeasurable = Literal[
+    "gold_gain",
+    "gold_peak",
+    "reward_short_answers",
+    "harmful_compliance",
+    "harmful_increase",
+    "over_refusal",
+    "capability",
+    "lm_loss",
+]
+
 
 class Limits(Section):
     """Thresholds of the checks that a policy must pass before it may be promoted (docs/gate.md)."""
@@ -26,14 +37,24 @@ class Limits(Section):
     max_length_ratio: Positive  # mean length of the policy's answers over SFT's, upper bound
     min_terminated: Share  # answers that end by themselves, lower bound
     max_empty: Share  # answers without text, upper bound
-    min_distinct: Share  # distinct 2-grams relative to SFT's
+    max_broken_increase: Share  # answers that are empty or cut, over SFT's and over the champion's, upper bound
+    max_repetition_ratio: Positive  # repeated 4-grams relative to SFT's and the champion's ...
+    max_repetition: Share  # ... and that much more, upper bound
+    max_copying_increase: Share  # share of an answer copied from the prompt, over SFT's and the champion's, upper bound
     min_reward_accuracy: Share  # of the reward model on unseen comparisons, lower bound
     min_short_accuracy: Share  # of the same where the shorter answer was preferred, lower bound
     max_reward_ece: Share  # expected calibration error of the reward model
     reward_ece_blocks: bool  # false: a warning
     max_reward_length_bias: Share  # |Spearman correlation| of reward and length; a warning
-    max_harmful_increase: Share  # harmful compliance of the policy minus SFT's, upper bound
-    max_over_refusal_increase: Share  # refusals of harmless prompts, policy minus SFT, upper bound
+    max_harmful_compliance: Share  # help with harm, upper bound
+    max_harmful_increase: Share  # help with harm, over SFT's and over the champion's, upper bound
+    max_over_refusal_increase: Share  # refusals of harmless prompts, over SFT's and the champion's, upper bound
+    max_capability_loss: Share  # right answers, SFT's minus the policy's, upper bound
+    max_perplexity_ratio: Positive  # of unseen texts, relative to SFT's, upper bound; a warning
+    min_prompt_diversity: Share  # distinct 2-grams of several answers to a prompt relative to SFT's, lower bound
+    min_distinct: Share  # distinct 2-grams over all prompts relative to SFT's
+    max_mode_share: Share  # prompts that get the commonest answer, upper bound
+    min_entropy: Share  # of a token relative to SFT's, lower bound; a warning
     max_serving_cost: Positive  # latency and memory of the policy over the champion's; a warning in the small profile
 
 
@@ -44,9 +65,7 @@ class GateConfig(Section):
     power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
     bootstrap: Count  # resamples, by prompt
     slices: dict[str, list[str]] = Field(min_length=1)  # columns to slice the prompts by: values that must be there
-    may_be_unmeasured: list[  # where no truth is known, or nobody judged so
-        Literal["gold_gain", "gold_peak", "reward_short_answers", "harmful_compliance", "over_refusal"]
-    ]
+    may_be_unmeasured: list[Unmeasurable]  # where no truth is known, or nobody judged so
     test_set: str | None  # digest of the prompts that policies are to be judged on; null: not pinned
     profile: Literal["small", "production"]  # whose limits hold
     small: Limits

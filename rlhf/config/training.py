@@ -136,5 +136,9 @@ class EvaluateConfig(Section):
     temperature: Positive
     batch_size: AtOnce
     belief_answers: Count  # sampled to each test prompt that people were polled on
+    safety_prompts: Count  # at most, of requests for harm, and of harmless ones that look like it; the world's alone
+    diversity_prompts: Count  # at most, of the test prompts, that are asked again and again
+    diversity_answers: int = Field(ge=2)  # sampled to each of them
+    documents: Count  # at most, of the test split's texts, whose probability is measured
     judge: Literal["gold", "reward"]  # who decides which of two answers is better; gold exists in the world only
     serving: ServingConfig

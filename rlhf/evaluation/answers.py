@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -27,29 +26,32 @@ class Answers:
     rewards: Tensor  # (B, C) scores of the trained reward models
     referee: list[float]  # score of each answer by the reward model that nothing was aligned with
     kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens), or NaN
+    entropy: list[float]  # of the distributions that each answer's tokens were drawn from, nats a token, or NaN
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """From what `tensors` gave."""
-        found = zip(Ragged.named(tensors, "responses"), tensors["terminated"].tolist(), strict=True)
-        samples = [Sample(ids.tolist(), terminated) for ids, terminated in found]
-        measured = {name: tensors[name].tolist() for name in ("referee", "kl")}
-        return cls(samples=samples, rewards=tensors["rewards"], **measured)
+        """From what `of_samples` and `score` gave."""
+        measured = {name: tensors[name].tolist() for name in ("referee", "kl", "entropy")}
+        return cls(samples=samples_of(tensors), rewards=tensors["rewards"], **measured)
 
-    def tensors(self) -> dict[str, Any]:
-        """All that there is, by name."""
-        terminated = torch.tensor([one.terminated for one in self.samples])
-        measured = {"terminated": terminated, "rewards": self.rewards}
-        measured |= {"referee": torch.tensor(self.referee), "kl": torch.tensor(self.kl)}
-        return Ragged.of(one.response for one in self.samples).arrays("responses") | measured
+
+def of_samples(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The answers, without the log-probabilities of their tokens, as tensors by name."""
+    terminated = torch.tensor([one.terminated for one in samples], dtype=torch.bool)
+    return Ragged.of(one.response for one in samples).arrays("responses") | {"terminated": terminated}
+
+
+def samples_of(tensors: Mapping[str, Tensor]) -> list[Sample]:
+    """From what `of_samples` gave."""
+    found = zip(Ragged.named(tensors, "responses"), tensors["terminated"].tolist(), strict=True)
+    return [Sample(ids.tolist(), terminated) for ids, terminated in found]
 
 
 def answer(
     draw: Sampler,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    reward: Rewards,
-    referee: Judge,
+    judges: tuple[Rewards, Judge],
     prompts: Sequence[list[int]],
     config: EvaluateConfig,
     *,
@@ -57,8 +59,9 @@ def answer(
     eos: int,
     seed: int,
     progress: Callable[[int, int], None],
-) -> Answers:
-    """Sample one answer a prompt (ids), score it, and estimate the divergence from the reference."""
+) -> dict[str, Any]:
+    """Sample one answer a prompt (ids), score it, and estimate the divergence from the reference: what `Answers.of`
+    reads."""
     samples = draw(
         policy,
         prompts,
@@ -69,8 +72,7 @@ def answer(
         progress=progress,
     )
     turns = [Turn(p, s.response) for p, s in zip(prompts, samples, strict=True)]
-    scores, watched, divergence = score(turns, policy, reference, reward, referee, config)
-    return Answers(samples=samples, rewards=scores, referee=watched.tolist(), kl=divergence.tolist())
+    return of_samples(samples) | score(turns, policy, reference, judges, config)
 
 
 @torch.no_grad()
@@ -78,25 +80,27 @@ def score(
     turns: Sequence[Turn],
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    reward: Rewards,
-    referee: Judge,
+    judges: tuple[Rewards, Judge],
     config: EvaluateConfig,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards (B, C), the referee's scores (B,) and divergence (B,) of each turn, in the order of `turns`."""
-    found, (watched, divergence) = torch.zeros(len(turns), len(reward.judges)), torch.zeros(2, len(turns))
+) -> dict[str, Tensor]:
+    """Of each turn, in the order of `turns`: `rewards` (B, C), the score of the `referee` (B,), the divergence `kl`
+    (B,), and the mean `entropy` of the policy at its tokens (B,)."""
+    reward, referee = judges
+    names = ("referee", "kl", "entropy")
+    found = {"rewards": torch.zeros(len(turns), len(reward.judges))} | {name: torch.zeros(len(turns)) for name in names}
     order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt) + len(turns[i].response))
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         batch = pad([turns[i] for i in rows]).to(policy.device)
-        log_probs = token_log_probs(policy, batch, temperature=config.temperature).log_probs
+        own = token_log_probs(policy, batch, temperature=config.temperature, entropy=True)
         reference_log_probs = token_log_probs(reference, batch, temperature=config.temperature).log_probs
-        found[rows] = reward(batch).cpu()
-        watched[rows] = referee(batch).cpu()
-        divergence[rows] = (k3(log_probs, reference_log_probs) * batch.mask).sum(dim=1).cpu()
-    return found, watched, divergence
-
-
-def distinct_2(responses: Sequence[list[int]]) -> float:
-    """Share of distinct pairs of neighbouring tokens among all of them (Li et al. 2016); 0 when there are none."""
-    pairs = [pair for ids in responses for pair in pairwise(ids)]
-    return len(set(pairs)) / len(pairs) if pairs else 0.0
+        assert own.entropy is not None
+        here = {
+            "rewards": reward(batch),
+            "referee": referee(batch),
+            "kl": (k3(own.log_probs, reference_log_probs) * batch.mask).sum(dim=1),
+            "entropy": own.entropy.sum(dim=1) / batch.mask.sum(dim=1),
+        }
+        for name, values in here.items():
+            found[name][rows] = values.cpu()
+    return found

@@ -28,6 +28,9 @@ class Evidence:
     seed: int  # of the bootstrap: the same evidence always gives the same verdict
     evaluation: Mapping[str, Any]  # reports/evaluate/<algorithm>/metrics.json
     rows: Mapping[str, NDArray]  # columns (N,) of rows.parquet, a row a prompt
+    safety: Mapping[str, NDArray]  # of safety.parquet, a row a request that is harmful or looks it; none: unmeasured
+    diversity: Mapping[str, NDArray]  # of diversity.parquet, a row a prompt that was asked again and again
+    documents: Mapping[str, NDArray]  # of documents.parquet, a row an unseen text; none: there is none
     reward: Mapping[str, Mapping[str, Any]]  # reports/reward/<criterion>/metrics.json
     referee: Mapping[str, Any]  # reports/referee/metrics.json
     validation: Mapping[str, Any]  # reports/validate.json
@@ -68,6 +71,14 @@ def column(rows: Mapping[str, NDArray], name: str) -> NDArray[np.float64]:
     if bad := int((~np.isfinite(values)).sum()):
         raise Unusable(f"column {name} of the evaluation's rows holds {bad} values that are not finite")
     return values
+
+
+def texts(rows: Mapping[str, NDArray], name: str) -> list[str]:
+    """A column (N,) of texts. Raises Unusable."""
+    found = list(rows.get(name, ()))
+    if not found or not all(isinstance(text, str) for text in found):
+        raise Unusable(f"column {name} of the evaluation's rows holds no texts")
+    return found
 
 
 def count(values: Mapping[str, Any], key: str, side: str, total: float) -> int:

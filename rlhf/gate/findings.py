@@ -1,5 +1,6 @@
 """How a number becomes the outcome of a check: three ways to compare, one sentence each."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rlhf.config.gate import GateConfig
@@ -60,6 +61,28 @@ def against(
         at_least=at_least,
         needed=needed,
     )
+
+
+def worst(found: Sequence[Check]) -> Check:
+    """Of one check that was made beside several others, in the same units, how it came out where it is worst."""
+
+    def room(check: Check) -> float:
+        assert check.value is not None
+        assert check.threshold is not None
+        return check.value - check.threshold if check.at_least else check.threshold - check.value
+
+    return min(found, key=lambda check: (("fail", "undecided", "pass").index(check.outcome), room(check)))
+
+
+def opponents(evidence: Evidence) -> list[tuple[str, str]]:
+    """Whom the policy stands beside, as columns and as sentences name them: SFT, and the champion if there is one."""
+    champion = [] if evidence.champion is None else [("champion", "the champion")]
+    return [("sft", "SFT"), *champion]
+
+
+def by_row(evidence: Evidence, config: GateConfig) -> dict[str, Any]:
+    """Settings of a bootstrap by row, of a table that has one row of each prompt or document."""
+    return {"confidence": config.confidence, "resamples": config.bootstrap, "seed": evidence.seed}
 
 
 def resampling(evidence: Evidence, confidence: float, config: GateConfig) -> dict[str, Any]:

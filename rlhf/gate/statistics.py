@@ -159,17 +159,26 @@ def binomial_interval(successes: float, n: int, *, confidence: float) -> Interva
     return Interval(successes / n, low, high, n)
 
 
-def rate_difference(policy: tuple[int, int], reference: tuple[int, int], *, confidence: float) -> Interval:
-    """Rate of the policy minus the reference's, each (successes, n), with Newcombe's hybrid score interval.
+def paired_difference(policy: NDArray, reference: NDArray, *, confidence: float) -> Interval:
+    """Rate of the policy minus the reference's, from what each did (N,), 0 or 1, on the same prompts.
 
-    Newcombe 1998, method 10. It takes the two for independent, so it is wider than the truth where both answered the
-    same prompts.
+    Wilson's intervals of both rates, joined by square-and-add with their correlation (Newcombe 1998, Statistics in
+    Medicine 17:2635, method 10). Unlike a bootstrap it does not collapse where neither did it once.
     """
-    p1, l1, h1 = _wilson(*policy, confidence)
-    p2, l2, h2 = _wilson(*reference, confidence)
-    low = p1 - p2 - math.hypot(p1 - l1, h2 - p2)
-    high = p1 - p2 + math.hypot(h1 - p1, p2 - l2)
-    return Interval(p1 - p2, low, high, min(policy[1], reference[1]))
+    policy, reference = _finite(policy), _finite(reference)
+    n, both = len(policy), int((policy * reference).sum())
+    ones, others = int(policy.sum()), int(reference.sum())
+    p1, l1, h1 = _wilson(ones, n, confidence)
+    p2, l2, h2 = _wilson(others, n, confidence)
+    covariance = float(both * n - ones * others)  # times n squared; ad - bc of the fourfold table
+    spread = math.sqrt(ones * (n - ones) * others * (n - others))
+    corrected = max(covariance - n / 2, 0.0) if covariance > 0 else covariance
+    phi = corrected / spread if spread else 0.0
+
+    def reach(up: float, down: float) -> float:
+        return math.sqrt(up**2 - 2 * phi * up * down + down**2)
+
+    return Interval(p1 - p2, p1 - p2 - reach(p1 - l1, h2 - p2), p1 - p2 + reach(h1 - p1, p2 - l2), n)
 
 
 def holm(p_values: NDArray) -> Array:

@@ -22,6 +22,7 @@ CRITERIA = {  # by which people judge, and the parts that each looks at
 ZERO = 1.0  # taken from the weighted sum, so that an empty answer is worth less than 0
 NEUTRAL = 0.5  # politeness of an answer that is neither polite nor rude
 ALLOWANCE = 16  # words too many that make an answer as verbose as can be
+FACTUAL = frozenset({"tell", "find", "label", "sum", "summarise", "shorten", "reword"})  # goals with a right answer
 BESIDES = frozenset({"entity", "courtesy", "insult", "filler"})  # kinds of phrases that may stand beside a bare value
 SUBJECT_ONLY = 0.3  # on_topic of an answer that speaks of the right thing and does not do what was asked
 
@@ -62,6 +63,11 @@ def gold(prompt: Prompt, response: str) -> GoldParts:
         polite=0.0 if answer.has("insult") else 1.0 if answer.has("courtesy") and on_topic * sense else NEUTRAL,
         harmless=0.0 if answer.has("harm") else 1.0,
     )
+
+
+def has_right_answer(prompt: Prompt) -> bool:
+    """Whether what the prompt asks for is right or wrong, whatever one likes: facts, labels and sums."""
+    return understand(prompt).goal in FACTUAL
 
 
 def is_harmful_request(prompt: Prompt) -> bool:

@@ -14,6 +14,7 @@ from rlhf.gate.statistics import win_points
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = 400
+SIDES = ("policy", "sft", "champion")
 REWARD = {
     "accuracy": {"value": 0.75, "low": 0.72, "high": 0.78, "pairs": 900},
     "short_accuracy": {"value": 0.7, "low": 0.66, "high": 0.74, "pairs": 500},
@@ -61,11 +62,38 @@ def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str
         "policy_reward": policy + 0.2,
         "sft_referee": sft + random.normal(0, 0.2, n),
         "policy_referee": policy + random.normal(0, 0.2, n),
+        "sft_response": np.array([f"answer {index}" for index in range(n)], dtype=object),
+        "policy_response": np.array([f"better answer {index}" for index in range(n)], dtype=object),
+        "champion_response": np.array([f"other answer {index}" for index in range(n)], dtype=object),
+        "has_right_answer": np.arange(n) % 2 == 0,
+        "sft_correct": random.integers(0, 2, n).astype(float),
+        "policy_correct": np.ones(n),
         "kl": random.normal(12.0, 3.0, n),
         "sft_length": random.integers(15, 25, n),
         "policy_length": random.integers(16, 26, n),
         "sft_terminated": np.ones(n, dtype=bool),
         "policy_terminated": np.ones(n, dtype=bool),
+        "champion_terminated": np.ones(n, dtype=bool),
+        **{f"{side}_repetition": random.uniform(0, 0.02, n) for side in SIDES},
+        **{f"{side}_copying": random.uniform(0, 0.1, n) for side in SIDES},
+        "sft_entropy": random.uniform(0.4, 0.8, n),
+        "policy_entropy": random.uniform(0.3, 0.7, n),
+    }
+
+
+def made_safety(n: int = 300) -> dict[str, Any]:
+    """Rows of n requests of either kind. SFT helps with one harmful request in three, and refuses one in a hundred of
+    those that only look harmful; the policy does neither."""
+    nothing, third, hundredth = np.zeros(2 * n, bool), np.arange(2 * n) % 3 == 0, np.arange(2 * n) % 100 == 0
+    return {
+        "prompt_id": np.array([f"s{index:04}" for index in range(2 * n)]),
+        "kind": np.repeat(np.array(["harmful", "borderline"], dtype=object), n),
+        "policy_complied": nothing,
+        "sft_complied": third,
+        "champion_complied": hundredth,
+        "policy_refused": nothing,
+        "sft_refused": hundredth,
+        "champion_refused": nothing,
     }
 
 
@@ -93,6 +121,7 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
     rows = rows or made_rows()
     points = rows["points_sft"]
     n = len(points)
+    random, ones = np.random.default_rng(1), np.ones(50)
     fields: dict[str, Any] = {
         "algorithm": "dpo",
         "candidates": 1,
@@ -113,11 +142,18 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
             "serving": {"served": True, "reason": "", "prompts": 16, "same": 16, "cost": COST, "champion": SERVED},
             "win_rate": {"value": float(points.mean())},
             "champion_win_rate": {"value": float(rows["points_champion"].mean())},
-            "empty": {"policy": 0.0, "sft": 0.0},
             "distinct_2": {"policy": 0.4, "sft": 0.5},
-            "harmful_compliance": {"policy": 0.0, "sft": 0.4, "prompts": 50},
-            "over_refusal": {"policy": 0.0, "sft": 0.0, "prompts": 60},
+            "harmful_compliance": {"policy": 0.0, "sft": 1 / 3, "champion": 0.01, "prompts": 300},
+            "over_refusal": {"policy": 0.0, "sft": 0.01, "champion": 0.0, "prompts": 300},
+            "documents": 200,
             "path": made_path([0.4, 0.7, 0.9, 1.0]),
+        },
+        "safety": made_safety(),
+        "diversity": {"sft_distinct_2": 0.7 * ones, "policy_distinct_2": random.uniform(0.5, 0.7, 50)},
+        "documents": {
+            "tokens": random.integers(10, 40, 200),
+            "sft_nats": random.normal(50, 5, 200),
+            "policy_nats": random.normal(51, 5, 200),
         },
         "reward": {"overall": REWARD},
         "referee": REWARD,

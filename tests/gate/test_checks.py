@@ -56,6 +56,29 @@ def with_points(evidence: Evidence, points: np.ndarray, **columns: Any) -> Evide
     return with_metric(spoiled, "win_rate", "value", value=float(points.mean()))
 
 
+def some_empty(evidence: Evidence, side: str, every: int) -> np.ndarray:
+    """Its answers, of which one in so many is empty."""
+    return np.where(np.arange(400) % every == 0, "", evidence.rows[f"{side}_response"])
+
+
+def helping(evidence: Evidence, **rates: float) -> Evidence:
+    """Each model helps with such a share of the harmful requests."""
+    return with_safety(evidence, "harmful_compliance", "harmful", "complied", rates)
+
+
+def refusing(evidence: Evidence, **rates: float) -> Evidence:
+    """Each model refuses such a share of the requests that only look harmful."""
+    return with_safety(evidence, "over_refusal", "borderline", "refused", rates)
+
+
+def with_safety(evidence: Evidence, key: str, kind: str, what: str, rates: dict[str, float]) -> Evidence:
+    """Rows and report in which each model did so on the first prompts of a kind."""
+    place = np.cumsum(evidence.safety["kind"] == kind) - 1
+    did = {f"{side}_{what}": place < round(rate * 300) for side, rate in rates.items()}
+    changed = replace(evidence, safety={**evidence.safety, **did})
+    return with_metric(changed, key, value={**rates, "prompts": 300})
+
+
 def one_use_case_lost(evidence: Evidence) -> Evidence:
     """A use case in which every answer is a little worse, among others that are much better."""
     return with_points(evidence, np.where(evidence.rows["use_case"] == "rewrite", 0.0, evidence.rows["points_sft"]))
@@ -113,7 +136,10 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "prompts": (lambda e: with_rows(e, **{k: v[:299] for k, v in e.rows.items()}), "undecided"),
     "finite_numbers": (lambda e: with_metric(e, "overall", "brier", value=math.inf, report="reward"), "fail"),
     "terminated": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 2 == 0), "fail"),
-    "empty": (lambda e: with_metric(e, "empty", "policy", value=0.2), "fail"),
+    "empty": (lambda e: with_rows(e, policy_response=some_empty(e, "policy", 10)), "fail"),
+    "broken": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 20 != 0), "fail"),
+    "repetition": (lambda e: with_rows(e, policy_repetition=2.5 * e.rows["sft_repetition"] + 0.03), "fail"),
+    "copying": (lambda e: with_rows(e, policy_copying=e.rows["sft_copying"] + 0.2), "fail"),
     "better_than_sft": (worse, "fail"),
     "better_than_champion": (lambda e: with_rows(e, points_champion=full(0.0)), "fail"),
     "more_wins_than_luck": (worse, "fail"),
@@ -153,14 +179,20 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     ),
     "length_gain": (longer_where_better, "fail"),
     "length_ratio": (lambda e: with_rows(e, policy_length=3 * e.rows["sft_length"]), "fail"),
-    "harmful_compliance": (lambda e: with_metric(e, "harmful_compliance", "policy", value=0.9), "fail"),
-    "over_refusal": (lambda e: with_metric(e, "over_refusal", "policy", value=0.9), "fail"),
+    "harmful_compliance": (lambda e: helping(e, policy=0.2, sft=0.3, champion=0.3), "fail"),
+    "harmful_increase": (lambda e: helping(e, policy=0.06, sft=0.3, champion=0.0), "undecided"),
+    "over_refusal": (lambda e: refusing(e, policy=0.2, sft=0.0, champion=0.0), "fail"),
+    "capability": (lambda e: with_rows(e, policy_correct=full(0.2)), "fail"),
+    "lm_loss": (lambda e: replace(e, documents={**e.documents, "policy_nats": 2 * e.documents["sft_nats"]}), "fail"),
+    "prompt_diversity": (lambda e: replace(e, diversity={**e.diversity, "policy_distinct_2": full(0.3, 50)}), "fail"),
     "distinct_2": (lambda e: with_metric(e, "distinct_2", "policy", value=0.1), "fail"),
+    "mode_share": (lambda e: with_rows(e, policy_response=np.where(np.arange(400) % 3, "a", "b")), "fail"),
+    "entropy": (lambda e: with_rows(e, policy_entropy=0.2 * e.rows["sft_entropy"]), "fail"),
     "serves": (lambda e: with_metric(e, "serving", "served", value=False), "fail"),
     "parity": (lambda e: with_metric(e, "serving", "same", value=15), "fail"),
     "serving_cost": (lambda e: with_metric(e, "serving", "cost", "peak_memory", value=500_000_000), "fail"),
 }
-WARNINGS = {"reward_calibration", "reward_length_bias", "serving_cost"}
+WARNINGS = {"reward_calibration", "reward_length_bias", "lm_loss", "entropy", "serving_cost"}
 # A policy whose scores fall is worse in more than one way, and a wrong win rate is wrong wherever it is read. Where
 # every answer is much longer, nobody knows what equal length would give.
 LOST = {
@@ -180,6 +212,8 @@ ALSO = {
     "prompts": {"rows_agree"},
     "serves": {"serving_cost"},
     "clean_subset": {"ties"},
+    "terminated": {"broken"},
+    "empty": {"broken"},
 }
 
 
@@ -198,6 +232,7 @@ def test_the_checks_are_these() -> None:
         "reward model",
         "over-optimisation",
         "safety",
+        "alignment tax",
         "diversity",
         "serving",
     ]
@@ -229,7 +264,6 @@ def test_without_any_one_check_there_is_no_promotion(
 NUMBERS = [
     ("evaluation", "prompts"),
     ("evaluation", "win_rate", "value"),
-    ("evaluation", "empty", "policy"),
     ("evaluation", "distinct_2", "policy"),
     ("evaluation", "distinct_2", "sft"),
     ("evaluation", "harmful_compliance", "policy"),
@@ -239,6 +273,7 @@ NUMBERS = [
     ("evaluation", "serving", "same"),
     ("evaluation", "serving", "cost", "latency_p95"),
     ("evaluation", "serving", "champion", "cost", "peak_memory"),
+    ("evaluation", "documents"),
     ("validation", "set", "overlap", "prompts"),
     ("validation", "set", "overlap", "conversations"),
     ("reward", "overall", "accuracy", "low"),
@@ -294,14 +329,14 @@ def test_one_bad_row_never_promotes(
 def test_what_cannot_be_measured_is_inconclusive_unless_it_is_allowed(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
-    unknown = with_metric(evidence(), "harmful_compliance", value=None)
+    unknown = with_metric(evidence(), "over_refusal", value=None)
     checks = run_checks(unknown, thresholds)
-    assert outcomes(unknown, thresholds)["harmful_compliance"] == "unmeasured"
+    assert outcomes(unknown, thresholds)["over_refusal"] == "unmeasured"
     assert candidate("dpo", "aa", checks, measured_win_rate(unknown, thresholds, "sft")).decision == "INCONCLUSIVE"
-    allowing = thresholds.model_copy(update={"may_be_unmeasured": ["harmful_compliance"]})
+    allowing = thresholds.model_copy(update={"may_be_unmeasured": ["over_refusal"]})
     allowed = run_checks(unknown, allowing)
     assert candidate("dpo", "aa", allowed, measured_win_rate(unknown, allowing, "sft")).decision == "PROMOTE"
-    measured = with_metric(evidence(), "harmful_compliance", "policy", value=0.9)
+    measured = refusing(evidence(), policy=0.9, sft=0.0, champion=0.0)
     refused = run_checks(measured, allowing)
     assert candidate("dpo", "aa", refused, measured_win_rate(measured, allowing, "sft")).decision == "REJECT"
 
@@ -650,3 +685,34 @@ def test_cost_stops_in_production_alone(evidence: Callable[..., Evidence], thres
     unserved = with_metric(evidence(), "serving", value={"served": False, "reason": "no safetensors", "prompts": 16})
     assert "no safetensors" in found(unserved, production, "serves").reason
     assert found(unserved, production, "serving_cost").stops
+
+
+def test_safety_is_what_the_rows_say_and_the_report_must_say_it_too(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    for spoiled in (
+        with_metric(evidence(), "harmful_compliance", "policy", value=0.01),
+        with_metric(evidence(), "harmful_compliance", "prompts", value=299),
+        evidence(safety={}),
+        evidence(safety={**evidence().safety, "policy_complied": full(0.5, 600)}),
+    ):
+        assert outcomes(spoiled, thresholds)["harmful_compliance"] == "error"
+    assert outcomes(evidence(documents={}), thresholds)["lm_loss"] == "error"
+    assert outcomes(evidence(diversity={}), thresholds)["prompt_diversity"] == "error"
+
+
+def test_the_champion_is_held_to_where_there_is_one(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
+    """Worse than a champion and no worse than SFT: it must not drift back from one promotion to the next."""
+    again = full(0.15)
+    drifts = {
+        "broken": lambda e: with_rows(e, **{f"{s}_response": some_empty(e, s, 12) for s in ("policy", "sft")}),
+        "repetition": lambda e: with_rows(e, policy_repetition=again, sft_repetition=again),
+        "copying": lambda e: with_rows(e, policy_copying=2 * again, sft_copying=2 * again),
+        "harmful_increase": lambda e: helping(e, policy=0.3, sft=0.3, champion=0.0),
+        "over_refusal": lambda e: refusing(e, policy=0.3, sft=0.3, champion=0.0),
+    }
+    for name, drift in drifts.items():
+        check = found(drift(evidence()), thresholds, name)
+        assert check.outcome == "fail"
+        assert "over the champion" in check.reason or "that of the champion" in check.reason
+        assert found(replace(drift(evidence()), champion=None), thresholds, name).passed

@@ -53,10 +53,11 @@ def make_policy(workspace: Path, name: str, gain: float) -> None:
         policy / "receipt.json", {"stage": f"align@{name}", "key": "3f" * 32, "versions": {}, **evidence.receipt}
     )
     write_manifest(policy)
-    texts = {"prompt": [[{"role": "user", "content": "?"}]] * 400, "sft_response": ["a"] * 400}
-    table = pa.table({**{key: list(values) for key, values in rows.items()}, **texts, "policy_response": ["b"] * 400})
+    asked = {"prompt": [[{"role": "user", "content": "?"}]] * 400}
     directory = workspace / "reports/evaluate" / name / "rows"
-    pq.write_table(table, directory / "rows.parquet")
+    tables = {"safety": evidence.safety, "diversity": evidence.diversity, "documents": evidence.documents}
+    for file, columns in {"rows": {**rows, **asked}, **tables}.items():
+        pq.write_table(pa.table({key: list(values) for key, values in columns.items()}), directory / f"{file}.parquet")
     write_json(
         directory / "receipt.json", {"stage": f"evaluate@{name}", "key": "4e" * 32, "versions": {}, "inputs": {}}
     )

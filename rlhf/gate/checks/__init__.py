@@ -1,91 +1,37 @@
 """The checks of the gate: each a pure function of the evidence about one policy and the section `gate` of params.yaml.
 
 A check passes when its whole interval lies on the good side of the threshold, fails when the whole interval lies on the
-bad side, and is undecided in between. A new check is a function in the file of its group and its name in GROUPS.
+bad side, and is undecided in between. A new check is a function in the file of its group and its name in CHECKS there.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.checks.diversity import distinct_2
-from rlhf.gate.checks.integrity import (
-    champion_bytes,
-    clean_subset,
-    contamination,
-    file_format,
-    lineage,
-    policy_bytes,
-    reference_bytes,
-    rows_agree,
-    test_set,
-    unseen_conversations,
-    unseen_prompts,
+from rlhf.gate.checks import (
+    diversity,
+    integrity,
+    overoptimization,
+    quality,
+    reward_model,
+    safety,
+    sanity,
+    serving,
+    tax,
 )
-from rlhf.gate.checks.overoptimization import (
-    gold_gain,
-    gold_peak,
-    kl,
-    length_gain,
-    length_ratio,
-    proxy_referee,
-    referee_gain,
-)
-from rlhf.gate.checks.quality import (
-    better_than_champion,
-    better_than_sft,
-    length_controlled,
-    more_wins_than_luck,
-    no_use_case_worse,
-    ties,
-)
-from rlhf.gate.checks.reward_model import (
-    referee_accuracy,
-    reward_accuracy,
-    reward_calibration,
-    reward_length_bias,
-    reward_short_answers,
-)
-from rlhf.gate.checks.safety import harmful_compliance, over_refusal
-from rlhf.gate.checks.sanity import empty, finite_numbers, prompts, terminated
-from rlhf.gate.checks.serving import parity, serves, serving_cost
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, not_finite
 from rlhf.gate.records import Check
 
 GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
-    "integrity": (
-        policy_bytes,
-        reference_bytes,
-        champion_bytes,
-        file_format,
-        lineage,
-        rows_agree,
-        test_set,
-        unseen_prompts,
-        unseen_conversations,
-        contamination,
-        clean_subset,
-    ),
-    "sanity": (prompts, finite_numbers, terminated, empty),
-    "quality": (
-        better_than_sft,
-        better_than_champion,
-        more_wins_than_luck,
-        length_controlled,
-        ties,
-        no_use_case_worse,
-    ),
-    "reward model": (
-        reward_accuracy,
-        reward_short_answers,
-        reward_calibration,
-        reward_length_bias,
-        referee_accuracy,
-    ),
-    "over-optimisation": (kl, referee_gain, gold_gain, proxy_referee, gold_peak, length_gain, length_ratio),
-    "safety": (harmful_compliance, over_refusal),
-    "diversity": (distinct_2,),
-    "serving": (serves, parity, serving_cost),
+    "integrity": integrity.CHECKS,
+    "sanity": sanity.CHECKS,
+    "quality": quality.CHECKS,
+    "reward model": reward_model.CHECKS,
+    "over-optimisation": overoptimization.CHECKS,
+    "safety": safety.CHECKS,
+    "alignment tax": tax.CHECKS,
+    "diversity": diversity.CHECKS,
+    "serving": serving.CHECKS,
 }
 NAMES = tuple(check.__name__ for checks in GROUPS.values() for check in checks)
 

@@ -159,6 +159,21 @@ def clean_subset(evidence: Evidence, config: GateConfig) -> Check:
     return fact(True, f"the {int(clean.sum())} clean prompts alone do not change who is better", "")
 
 
+CHECKS = (
+    policy_bytes,
+    reference_bytes,
+    champion_bytes,
+    file_format,
+    lineage,
+    rows_agree,
+    test_set,
+    unseen_prompts,
+    unseen_conversations,
+    contamination,
+    clean_subset,
+)
+
+
 def _dirty(evidence: Evidence, config: GateConfig) -> NDArray[np.bool_]:
     return column(evidence.rows, "seen") >= config.limits.dirty
 

@@ -105,6 +105,17 @@ def length_ratio(evidence: Evidence, config: GateConfig) -> Check:
     )
 
 
+CHECKS = (
+    kl,
+    referee_gain,
+    gold_gain,
+    proxy_referee,
+    gold_peak,
+    length_gain,
+    length_ratio,
+)
+
+
 def _gains(evidence: Evidence, judge: str) -> NDArray[np.float64]:
     """What the policy gained over SFT on each prompt, (N,), by the column of a judge."""
     return column(evidence.rows, f"policy_{judge}") - column(evidence.rows, f"sft_{judge}")

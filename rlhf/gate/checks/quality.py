@@ -118,6 +118,16 @@ def no_use_case_worse(evidence: Evidence, config: GateConfig) -> Check:
     )
 
 
+CHECKS = (
+    better_than_sft,
+    better_than_champion,
+    more_wins_than_luck,
+    length_controlled,
+    ties,
+    no_use_case_worse,
+)
+
+
 OPPONENTS = {"sft": "SFT", "champion": "the champion"}
 
 

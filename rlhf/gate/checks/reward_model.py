@@ -58,6 +58,15 @@ def reward_length_bias(evidence: Evidence, config: GateConfig) -> Check:
     return _worst(evidence, of)
 
 
+CHECKS = (
+    reward_accuracy,
+    reward_short_answers,
+    reward_calibration,
+    reward_length_bias,
+    referee_accuracy,
+)
+
+
 def _accuracy(reports: Mapping[str, Mapping[str, Any]], name: str, key: str) -> Interval:
     value, low, high, pairs = (number(reports, name, key, part) for part in ("value", "low", "high", "pairs"))
     return Interval(value, low, high, int(pairs))

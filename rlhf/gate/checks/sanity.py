@@ -1,10 +1,13 @@
 """The policy answers at all: numbers that exist, answers that end and hold text."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, column, count, judged, not_finite, number
-from rlhf.gate.findings import against, fact
+from rlhf.gate.evidence import Evidence, column, judged, not_finite, texts
+from rlhf.gate.findings import against, by_row, fact, opponents, worst
 from rlhf.gate.records import Check
-from rlhf.gate.statistics import binomial_interval
+from rlhf.gate.statistics import binomial_interval, bootstrap_mean, paired_difference
 
 
 def prompts(evidence: Evidence, config: GateConfig) -> Check:
@@ -41,8 +44,57 @@ def terminated(evidence: Evidence, config: GateConfig) -> Check:
 
 def empty(evidence: Evidence, config: GateConfig) -> Check:
     """Answers hold text."""
-    prompts = int(number(evidence.evaluation, "prompts"))
-    interval = binomial_interval(
-        count(evidence.evaluation, "empty", "policy", prompts), prompts, confidence=config.confidence
-    )
+    answers = texts(evidence.rows, "policy_response")
+    interval = binomial_interval(sum(not text for text in answers), len(answers), confidence=config.confidence)
     return against(interval, config.limits.max_empty, config, "empty answers", ".1%", at_least=False)
+
+
+def broken(evidence: Evidence, config: GateConfig) -> Check:
+    """Answers are no more often empty or cut than SFT's and the champion's."""
+
+    def is_broken(side: str) -> NDArray[np.bool_]:
+        unsaid = np.array([not text for text in texts(evidence.rows, f"{side}_response")])
+        return unsaid | (column(evidence.rows, f"{side}_terminated") == 0.0)
+
+    def over(side: str, name: str) -> Check:
+        interval = paired_difference(is_broken("policy"), is_broken(side), confidence=config.confidence)
+        what = f"rise in empty or cut answers over {name}"
+        return against(interval, config.limits.max_broken_increase, config, what, ".1%", at_least=False)
+
+    return worst([over(side, name) for side, name in opponents(evidence)])
+
+
+def repetition(evidence: Evidence, config: GateConfig) -> Check:
+    """Answers do not go in circles: repeated 4-grams of tokens, beside those of SFT and of the champion."""
+    ratio = config.limits.max_repetition_ratio
+
+    def beyond(side: str, name: str) -> Check:
+        policy, other = (column(evidence.rows, f"{one}_repetition") for one in ("policy", side))
+        interval = bootstrap_mean(policy - ratio * other, **by_row(evidence, config))
+        what = f"repetition beyond {ratio:.3g} times that of {name}"
+        return against(interval, config.limits.max_repetition, config, what, ".1%", at_least=False)
+
+    return worst([beyond(side, name) for side, name in opponents(evidence)])
+
+
+def copying(evidence: Evidence, config: GateConfig) -> Check:
+    """Answers do not say the prompt again, beyond what SFT and the champion do, who also quote where that is right."""
+
+    def over(side: str, name: str) -> Check:
+        policy, other = (column(evidence.rows, f"{one}_copying") for one in ("policy", side))
+        interval = bootstrap_mean(policy - other, **by_row(evidence, config))
+        what = f"rise in words copied from the prompt over {name}"
+        return against(interval, config.limits.max_copying_increase, config, what, ".1%", at_least=False)
+
+    return worst([over(side, name) for side, name in opponents(evidence)])
+
+
+CHECKS = (
+    prompts,
+    finite_numbers,
+    terminated,
+    empty,
+    broken,
+    repetition,
+    copying,
+)

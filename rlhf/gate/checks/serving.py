@@ -40,6 +40,13 @@ def serving_cost(evidence: Evidence, config: GateConfig) -> Check:
     return point(ratios[worst], config.limits.max_serving_cost, what, at_least=False, warns=warns)
 
 
+CHECKS = (
+    serves,
+    parity,
+    serving_cost,
+)
+
+
 def _served(evidence: Evidence) -> bool:
     number(evidence.evaluation, "serving", "prompts")
     served = evidence.evaluation["serving"].get("served")

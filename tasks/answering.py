@@ -1,0 +1,147 @@
+"""Who answers in evaluate: SFT, the policy, what it was on the way, the champion. What each says is kept for reuse."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.batching.encoding import decode, encode_prompts, encode_turns
+from rlhf.evaluation.answers import Answers, answer, of_samples, score
+from rlhf.manifest import sha256
+from rlhf.models.cached import arithmetic, cached
+from rlhf.models.loading import load_policy, load_tokenizer
+from rlhf.pipeline.champion import POLICY
+from rlhf.pipeline.stage import Stage
+from rlhf.rollouts.engine import sampler
+from rlhf.rollouts.rewards import Judge, Rewards
+from rlhf.rollouts.sampling import Sample, Sampler
+
+Row = dict[str, Any]
+CHAMPION = 1_000_003  # added to the seed: its answers are drawn with random numbers of their own
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model that answers, and the tokenizer by which it reads and writes."""
+
+    digest: str  # of the model's files
+    tokenizer: PreTrainedTokenizerBase
+    ready: Callable[[], tuple[Sampler, PreTrainedModel]]  # loads it, if need be
+
+
+def in_turn(
+    stage: Stage, reference: PreTrainedModel, policy: PreTrainedModel, snapshots: Sequence[Path]
+) -> Iterator[tuple[str, str, PreTrainedModel]]:
+    """SFT, the policy, and what the policy was on the way, each with its digest, in the same memory: use each before
+    the next is taken."""
+    aligned = stage.inputs[f"models/policy/{stage.item}"]
+    yield "sft", stage.inputs["models/sft"], reference
+    yield "policy", aligned, policy
+    for file in snapshots:
+        load_model(policy, file)
+        yield file.stem, f"{aligned} {sha256(file)}", policy
+
+
+def answer_all(
+    stage: Stage,
+    draw: Sampler,
+    reference: PreTrainedModel,
+    models: Iterable[tuple[str, str, PreTrainedModel]],
+    judges: tuple[Rewards, Judge],
+    prompts: Sequence[list[int]],
+    eos: int,
+) -> dict[str, Answers]:
+    """Answers of each model, drawn with different random numbers; of SFT they are the same beside every algorithm."""
+    config, longest = stage.config.evaluate, stage.config.tokens.response
+
+    def answers_of(name: str, digest: str, model: PreTrainedModel, seed: int) -> Answers:
+        settings = {"max_tokens": longest, "eos": eos, "seed": seed}
+        path = stage.kept(
+            answer,
+            policy=digest,
+            reference=stage.inputs["models/sft"],
+            judges=judged_by(stage),
+            arithmetic=arithmetic(model),
+            prompts=prompts,
+            config=config.model_dump(),
+            decoding=stage.config.decoding.model_dump(),
+            **settings,
+        )
+        progress = partial(stage.progress, label=name)
+        compute = partial(answer, draw, model, reference, judges, prompts, config, progress=progress, **settings)
+        return Answers.of(cached(path, compute))
+
+    return {
+        name: answers_of(name, digest, model, stage.seed + offset)
+        for offset, (name, digest, model) in enumerate(models)
+    }
+
+
+def judged_by(stage: Stage) -> list[str]:
+    """The digests of the models that score answers, in the order of their scores."""
+    names = (*(f"reward/{criterion}" for criterion in stage.config.reward.criteria), "referee")
+    return [stage.inputs[f"models/{name}"] for name in names]
+
+
+def champion_of(stage: Stage, champion: Path) -> Speaker:
+    """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept."""
+    config = stage.config
+
+    @cache
+    def ready() -> tuple[Sampler, PreTrainedModel]:
+        draw = sampler(config.decoding, champion, config.tokens, config.evaluate.batch_size)
+        return draw, load_policy(champion)
+
+    return Speaker(stage.params[POLICY], load_tokenizer(champion), ready)
+
+
+def answer_as_champion(
+    stage: Stage,
+    champion: Speaker,
+    reference: PreTrainedModel,
+    judges: tuple[Rewards, Judge],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Row],
+) -> Answers:
+    """Answers of the champion, drawn as it reads and writes, and measured as texts of ours: it may descend from another
+    base model. Its KL from SFT and its entropy are not measured."""
+    own, config, tokens = champion.tokenizer, stage.config.evaluate, stage.config.tokens
+    path = stage.kept(
+        answer_as_champion,
+        champion=champion.digest,
+        tokenizer=stage.inputs["models/sft"],
+        judges=judged_by(stage),
+        arithmetic=arithmetic(reference),
+        prompts=[prompt["prompt"] for prompt in prompts],
+        config=config.model_dump(),
+        tokens=tokens.model_dump(),
+        decoding=stage.config.decoding.model_dump(),
+        seed=stage.seed,
+    )
+
+    def compute() -> dict[str, Any]:
+        draw, model = champion.ready()
+        samples = draw(
+            model,
+            [ids.tolist() for ids in encode_prompts(own, (prompt["prompt"] for prompt in prompts))],
+            max_tokens=tokens.response,
+            temperature=config.temperature,
+            eos=own.eos_token_id,
+            seed=stage.seed + CHAMPION,
+            progress=partial(stage.progress, label="champion"),
+        )
+        texts = [
+            {"prompt": p["prompt"], "response": decode(own, s.response)} for p, s in zip(prompts, samples, strict=True)
+        ]
+        turns = encode_turns(tokenizer, texts)
+        ours = [Sample(list(t.response), s.terminated) for t, s in zip(turns, samples, strict=True)]
+        unknown = torch.full((len(ours),), torch.nan)
+        found = score(list(turns), reference, reference, judges, config)
+        return of_samples(ours) | found | {"kl": unknown, "entropy": unknown}
+
+    return Answers.of(cached(path, compute))

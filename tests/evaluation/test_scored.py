@@ -1,0 +1,54 @@
+"""What is read off a model agrees with its full softmax, in the order that was asked for."""
+
+import pytest
+import torch
+
+from rlhf.batching.encoding import Turn
+from rlhf.evaluation.answers import Answers, score
+from rlhf.evaluation.documents import document_nats, encode_documents
+from rlhf.rollouts.rewards import Rewards
+from rlhf.rollouts.sampling import Sample
+from tests.algorithms.tiny import PARAMS, tiny_policy, tiny_tokenizer
+
+
+@torch.no_grad()
+def log_softmax_of(policy, turn: Turn) -> torch.Tensor:
+    """(R, V) of the distributions that each token of a response was drawn from."""
+    logits = policy(torch.tensor([[*turn.prompt, *turn.response]])).logits[0]
+    return logits[len(turn.prompt) - 1 : -1].log_softmax(dim=-1)
+
+
+def test_nats_of_a_document_are_those_of_all_its_tokens_and_its_end() -> None:
+    policy, tokenizer = tiny_policy(), tiny_tokenizer()
+    texts = ["red green blue one two", "north", "south two three red one blue north red"]
+    documents = encode_documents(tokenizer, texts, longest=64)
+    end = tokenizer.eos_token_id
+    assert [(one.prompt, one.response) for one in documents] == [
+        ([end], [*tokenizer(t)["input_ids"], end]) for t in texts
+    ]
+    expected = [
+        -log_softmax_of(policy, one).gather(1, torch.tensor(one.response)[:, None]).sum().item() for one in documents
+    ]
+    assert document_nats(policy, documents, batch_size=2) == pytest.approx(expected, rel=1e-5)
+    longest = max(len(one.response) for one in documents)
+    assert len(encode_documents(tokenizer, texts, longest)) == 2, "with its beginning the longest does not fit"
+    assert encode_documents(tokenizer, [], 64) == document_nats(policy, [], 2) == []
+
+
+def test_the_entropy_of_an_answer_is_the_mean_over_its_tokens() -> None:
+    policy, reference = tiny_policy(), tiny_policy(1)
+    for one in (policy, reference):
+        torch.nn.init.normal_(one.lm_head.weight, std=1.0)
+    turns = [Turn([7, 8, 9], [20, 30, 40, 50, 1]), Turn([9], [60, 1]), Turn([5, 6], [70, 80, 1])]
+    rewards = Rewards({"overall": lambda batch: batch.starts.float()}, {"overall": 1.0}, "before")
+    found, _, entropy = score(turns, policy, reference, rewards, PARAMS.evaluate.model_copy(update={"batch_size": 2}))
+    spread = [log_softmax_of(policy, turn) for turn in turns]
+    assert entropy.tolist() == pytest.approx([-(p.exp() * p).sum(dim=1).mean().item() for p in spread], rel=1e-4)
+    assert found.squeeze(1).tolist() == [3.0, 1.0, 2.0]
+
+
+def test_answers_come_back_from_their_tensors() -> None:
+    samples = [Sample([4, 5, 1], True), Sample([6, 7, 8], False)]
+    answers = Answers(samples=samples, rewards=torch.ones(2, 1), kl=[0.5, 1.5], entropy=[0.25, 0.75])
+    back = Answers.of({name: torch.as_tensor(value) for name, value in answers.tensors().items()})
+    assert (back.samples, back.kl, back.entropy) == (samples, answers.kl, answers.entropy)
