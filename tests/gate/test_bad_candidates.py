@@ -114,7 +114,7 @@ def evidence_of(policy: Policy) -> Evidence:
     prompts, models = conversations(), {"sft": people, "policy": policy, "champion": people}
     answers = {side: said(model, prompts, f"{side} once") for side, model in models.items()}
     rows = answer_rows(
-        [{"id": f"p{n:04}", "prompt": prompt, "use_case": "any"} for n, prompt in enumerate(prompts)],
+        [{"id": f"p{n:04}", "prompt": prompt, "use_case": "any", "seen": 0.0} for n, prompt in enumerate(prompts)],
         {side: scored(samples, 2.0 if side == "policy" else 0.0) for side, samples in answers.items()},
         Rewards({"overall": lambda batch: batch.starts}, {"overall": 1.0}, "before"),
         tokenizer(),
@@ -188,7 +188,14 @@ def said(model: Policy, prompts: Sequence[Messages], seed: str) -> list[Sample]:
 def scored(samples: list[Sample], reward: float) -> Answers:
     """The answers, all with one reward."""
     rewards = torch.full((len(samples), 1), reward)
-    return Answers(samples=samples, rewards=rewards, kl=[3.0] * len(samples), entropy=[0.5] * len(samples))
+    ones = np.ones(len(samples))
+    return Answers(
+        samples=samples,
+        rewards=rewards,
+        referee=(reward * ones).tolist(),
+        kl=(3 * ones).tolist(),
+        entropy=(0.5 * ones).tolist(),
+    )
 
 
 def as_columns(rows: list[dict[str, object]]) -> dict[str, np.ndarray]:

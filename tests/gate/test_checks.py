@@ -509,6 +509,20 @@ def test_slices_carry_their_intervals_and_small_ones_are_pooled(
     assert alone.parts == check.parts[:2]
 
 
+def test_what_is_left_after_pooling_is_never_a_handful(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    config = thresholds.model_copy(update={"slices": {"use_case": []}})
+    cases = np.repeat(["chat", "rewrite", "rare", "rarer"], [250, 145, 3, 2])
+    check = found(with_rows(evidence(champion=None), use_case=cases), config, "no_use_case_worse")
+    assert [(part.name, part.n) for part in check.parts] == [
+        ("chat against SFT", 250),
+        ("any other use_case against SFT", 150),
+    ]
+    one = found(with_rows(evidence(champion=None), use_case=np.full(400, "rare")), config, "no_use_case_worse")
+    assert [part.n for part in one.parts] == [400]
+
+
 def test_a_slice_lost_to_the_champion_alone_is_found(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
     points = np.where(evidence().rows["use_case"] == "chat", 0.0, evidence().rows["points_champion"])
     check = found(with_rows(evidence(), points_champion=points), thresholds, "no_use_case_worse")
@@ -554,13 +568,13 @@ def test_a_slice_of_too_few_prompts_to_tell_is_open(
     evidence: Callable[..., Evidence], rows: Callable[..., dict[str, Any]], thresholds: GateConfig
 ) -> None:
     made = rows(n=400, gain=0.2)
-    made["use_case"] = np.where(np.arange(400) < 380, "chat", "rare")
-    made["points_sft"][380:] = np.tile([0.0, 1.0], 10)
+    made["use_case"] = np.where(np.arange(400) < 360, "chat", "rare")
+    made["points_sft"][360:] = np.tile([0.0, 1.0, 0.0, 0.0, 1.0], 8)
     config = thresholds.model_copy(update={"slices": {"use_case": []}})
     check = found(evidence(made, champion=None), config, "no_use_case_worse")
-    assert (check.outcome, check.n, check.value) == ("undecided", 20, 0.5)
+    assert (check.outcome, check.n, check.value) == ("undecided", 40, 0.4)
     assert check.needed is not None
-    assert 400 < check.needed < 2000
+    assert 400 < check.needed < 4000
 
 
 def test_length_control_that_moves_the_win_rate_far_is_looked_at_by_people(

@@ -210,14 +210,21 @@ def _absent(evidence: Evidence, config: GateConfig) -> list[str]:
 
 
 def _slices(evidence: Evidence, config: GateConfig) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Every slice's name and its rows (N,); of each column those with few rows together are one."""
+    """Every slice's name and its rows (N,). Of each column the small ones are one, with the next larger where together
+    they are still small."""
     found = []
     for name in config.slices:
-        values, counts = np.unique(_values(evidence, name), return_counts=True)
-        small = values[counts < config.limits.min_slice]
-        found += [(value, _values(evidence, name) == value) for value in values.tolist() if value not in small]
-        if len(small):
-            found.append((f"any other {name}", np.isin(_values(evidence, name), small)))
+        rows = _values(evidence, name)
+        values, counts = np.unique(rows, return_counts=True)
+        order, pooled = np.argsort(counts, kind="stable"), 0
+        while pooled < len(order) and (
+            counts[order[pooled]] < config.limits.min_slice
+            or 0 < counts[order[:pooled]].sum() < config.limits.min_slice
+        ):
+            pooled += 1
+        found += [(str(value), rows == value) for value in values[np.sort(order[pooled:])]]
+        if pooled:
+            found.append((f"any other {name}", np.isin(rows, values[order[:pooled]])))
     return found
 
 
