@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rlhf.data.tables import Prompt
 
 RUN = 13  # words
+_TEXT = pa.large_string()  # a table may hold more than 2 GB
 _AT_ONCE = 50_000  # texts; bounds memory
 _TEXTS = ("response", "chosen", "rejected", "responses", "text")  # columns; people judge the same answers often
 _WEIGHTS = np.random.default_rng(0).integers(2**63, size=RUN, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -54,10 +55,10 @@ def seen_shares(prompts: pa.Array, trained_on: Iterable[pa.Array]) -> NDArray[np
             some = _cleaned(texts.slice(start, _AT_ONCE))
             same |= pc.is_in(short, value_set=some).to_numpy(zero_copy_only=False)
             theirs, whose = _words(some)
-            places = known.get_indexer(_runs(_codes(theirs, vocabulary), whose)[1])
+            places = known.get_indexer(pd.Index(_runs(_codes(theirs, vocabulary), whose)[1]))
             met[places[places >= 0]] = True
     covered = np.zeros(len(words), dtype=bool)
-    for start in starts[met[known.get_indexer(hashes)]]:
+    for start in starts[met[known.get_indexer(pd.Index(hashes))]]:
         covered[start : start + RUN] = True
     lengths = np.bincount(owners, minlength=len(clean))
     shares = np.bincount(owners, weights=covered, minlength=len(clean)) / np.maximum(lengths, 1)
@@ -72,11 +73,11 @@ def _trained_on(tables: Mapping[str, pd.DataFrame]) -> Iterator[pa.Array]:
             yield _joined(rows["prompt"][kept])
         for column in (name for name in _TEXTS if name in rows):
             texts = rows[column][kept]
-            yield pc.unique(pa.array(texts.explode() if column == "responses" else texts, pa.string()))
+            yield pc.unique(pa.array(texts.explode() if column == "responses" else texts, _TEXT))
 
 
 def _joined(prompts: Iterable[Prompt]) -> pa.Array:
-    return pa.array([" ".join(message["content"] for message in prompt) for prompt in prompts], pa.string())
+    return pa.array([" ".join(message["content"] for message in prompt) for prompt in prompts], _TEXT)
 
 
 def _cleaned(texts: pa.Array) -> pa.Array:
