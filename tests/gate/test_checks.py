@@ -117,7 +117,6 @@ ALSO = {
     "gold_gain": {"better_than_sft", "more_wins_than_luck", "no_use_case_worse", "rows_agree"},
     "prompts": {"rows_agree"},
     "better_than_champion": {"rows_agree"},
-    "serves": {"serving_cost"},
 }
 
 
@@ -413,6 +412,11 @@ def test_cost_stops_in_production_alone(evidence: Callable[..., Evidence], thres
     production = thresholds.model_copy(update={"profile": "production"})
     assert found(slow, production, "serving_cost").stops
     assert found(with_metric(slow, "serving", "cost", "latency_p95", value=0.0239), production, "serving_cost").passed
-    unserved = with_metric(evidence(), "serving", value={"served": False, "reason": "no safetensors", "prompts": 16})
+    unserved = with_metric(evidence(), "serving", "served", value=False)
+    unserved = with_metric(unserved, "serving", "reason", value="no safetensors")
     assert "no safetensors" in found(unserved, production, "serves").reason
-    assert found(unserved, production, "serving_cost").stops
+    for side in ((), ("champion",)):
+        unknown = with_metric(evidence(), "serving", *side, "cost", value=None)
+        check = found(unknown, production, "serving_cost")
+        assert (check.outcome, check.stops) == ("unmeasured", True)
+        assert not found(unknown, thresholds, "serving_cost").stops
