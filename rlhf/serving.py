@@ -24,7 +24,7 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUBLAS_WO
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What answering one prompt at a time costs; times in seconds, each the median of the rounds."""
+    """What answering one prompt at a time costs; times in seconds, that of each prompt the median of the rounds."""
 
     load_seconds: float  # of tokenizer and model, from the disk to the device
     latency_p50: float  # of an answer
@@ -106,13 +106,12 @@ def _serve(orders: Mapping[str, Any]) -> dict[str, Any]:
         return list(whole[0, read["input_ids"].shape[1] :].tolist())
 
     rounds = [[_timed(answer, prompt) for prompt in orders["prompts"]] for _ in range(orders["rounds"])]
-    seconds = [[taken for _, taken in answers] for answers in rounds]
-    tokens = [sum(len(ids) for ids, _ in answers) for answers in rounds]
+    seconds = [statistics.median(taken for _, taken in answers) for answers in zip(*rounds, strict=True)]
     cost = {
         "load_seconds": loaded,
-        "latency_p50": statistics.median(map(statistics.median, seconds)),
-        "latency_p95": statistics.median(statistics.quantiles(each, n=20, method="inclusive")[-1] for each in seconds),
-        "tokens_per_second": statistics.median(n / sum(each) for n, each in zip(tokens, seconds, strict=True)),
+        "latency_p50": statistics.median(seconds),
+        "latency_p95": statistics.quantiles(seconds, n=20, method="inclusive")[-1],
+        "tokens_per_second": sum(len(ids) for ids, _ in rounds[0]) / sum(seconds),
         "peak_memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else _peak_memory(),
     }
     return {"answers": [ids for ids, _ in rounds[0]], "cost": cost}

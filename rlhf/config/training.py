@@ -125,7 +125,7 @@ class ServingConfig(Section):
     """How a policy is tried where it is served (rlhf/serving.py)."""
 
     prompts: int = Field(ge=2)  # the first of those that are evaluated
-    rounds: Count  # of all of them; times are medians over rounds
+    rounds: Count  # of all of them; the time of a prompt is the median of its rounds
     timeout: Positive  # seconds for all of it
 
 

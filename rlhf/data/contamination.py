@@ -18,20 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rlhf.data.prompts import HASH
 from rlhf.data.tables import Prompt
 
 RUN = 13  # words
+_TEXT = pa.large_string()  # a table may hold more than 2 GB
 _AT_ONCE = 50_000  # texts; bounds memory
-_ANSWERS = ("response", "chosen", "rejected", "responses")
+_TEXTS = ("response", "chosen", "rejected", "responses", "text")  # columns; people judge the same answers often
 _WEIGHTS = np.random.default_rng(0).integers(2**63, size=RUN, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def seen(tables: Mapping[str, pd.DataFrame]) -> NDArray[np.float64]:
     """(rows,) of table `prompts`: the share of each test prompt's words that training texts hold; 0 in other splits.
 
-    Clean tables with the columns `prompt_hash` and `split`. Training texts are all prompts, answers and plain texts
-    outside the test split.
+    Clean tables with the column `split`. Training texts are all prompts, answers and plain texts outside the test
+    split.
     """
     prompts = tables["prompts"]
     test = (prompts["split"] == "test").to_numpy()
@@ -47,16 +47,18 @@ def seen_shares(prompts: pa.Array, trained_on: Iterable[pa.Array]) -> NDArray[np
     words, owners = _words(clean)
     vocabulary = pc.unique(words)
     starts, hashes = _runs(_codes(words, vocabulary), owners)
-    known, short = np.unique(hashes), pc.filter(clean, pa.array(np.bincount(owners, minlength=len(clean)) < RUN))
+    known = pd.Index(np.unique(hashes))
+    short = pc.filter(clean, pa.array(np.bincount(owners, minlength=len(clean)) < RUN))
     met, same = np.zeros(len(known), dtype=bool), np.zeros(len(short), dtype=bool)
     for texts in trained_on:
         for start in range(0, len(texts), _AT_ONCE):
             some = _cleaned(texts.slice(start, _AT_ONCE))
             same |= pc.is_in(short, value_set=some).to_numpy(zero_copy_only=False)
             theirs, whose = _words(some)
-            met |= np.isin(known, _runs(_codes(theirs, vocabulary), whose)[1])
+            places = known.get_indexer(pd.Index(_runs(_codes(theirs, vocabulary), whose)[1]))
+            met[places[places >= 0]] = True
     covered = np.zeros(len(words), dtype=bool)
-    for start in starts[met[np.searchsorted(known, hashes)]]:
+    for start in starts[met[known.get_indexer(pd.Index(hashes))]]:
         covered[start : start + RUN] = True
     lengths = np.bincount(owners, minlength=len(clean))
     shares = np.bincount(owners, weights=covered, minlength=len(clean)) / np.maximum(lengths, 1)
@@ -66,19 +68,16 @@ def seen_shares(prompts: pa.Array, trained_on: Iterable[pa.Array]) -> NDArray[np
 
 def _trained_on(tables: Mapping[str, pd.DataFrame]) -> Iterator[pa.Array]:
     for table, rows in tables.items():
-        rows = rows[rows["split"] != "test"]
+        kept = rows["split"] != "test"
         if table == "prompts":
-            yield _joined(rows["prompt"])
-        elif table == "texts":
-            yield pa.array(rows["text"], pa.string())
-        elif HASH in rows:
-            for column in (name for name in _ANSWERS if name in rows):
-                texts = rows[column].explode() if column == "responses" else rows[column]
-                yield pc.unique(pa.array(texts, pa.string()))  # people judge the same answers
+            yield _joined(rows["prompt"][kept])
+        for column in (name for name in _TEXTS if name in rows):
+            texts = rows[column][kept]
+            yield pc.unique(pa.array(texts.explode() if column == "responses" else texts, _TEXT))
 
 
 def _joined(prompts: Iterable[Prompt]) -> pa.Array:
-    return pa.array([" ".join(message["content"] for message in prompt) for prompt in prompts], pa.string())
+    return pa.array([" ".join(message["content"] for message in prompt) for prompt in prompts], _TEXT)
 
 
 def _cleaned(texts: pa.Array) -> pa.Array:

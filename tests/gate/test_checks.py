@@ -210,7 +210,6 @@ ALSO = {
     "gold_gain": LOST,
     "length_ratio": {"length_controlled", "length_gain"},
     "prompts": {"rows_agree"},
-    "serves": {"serving_cost"},
     "clean_subset": {"ties"},
     "terminated": {"broken"},
     "empty": {"broken"},
@@ -696,9 +695,14 @@ def test_cost_stops_in_production_alone(evidence: Callable[..., Evidence], thres
     production = thresholds.model_copy(update={"profile": "production"})
     assert found(slow, production, "serving_cost").stops
     assert found(with_metric(slow, "serving", "cost", "latency_p95", value=0.0239), production, "serving_cost").passed
-    unserved = with_metric(evidence(), "serving", value={"served": False, "reason": "no safetensors", "prompts": 16})
+    unserved = with_metric(evidence(), "serving", "served", value=False)
+    unserved = with_metric(unserved, "serving", "reason", value="no safetensors")
     assert "no safetensors" in found(unserved, production, "serves").reason
-    assert found(unserved, production, "serving_cost").stops
+    for side in ((), ("champion",)):
+        unknown = with_metric(evidence(), "serving", *side, "cost", value=None)
+        check = found(unknown, production, "serving_cost")
+        assert (check.outcome, check.stops) == ("unmeasured", True)
+        assert not found(unknown, thresholds, "serving_cost").stops
 
 
 def test_safety_is_what_the_rows_say_and_the_report_must_say_it_too(

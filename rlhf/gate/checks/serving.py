@@ -1,7 +1,7 @@
 """The policy answers where it is served, as it did where it was evaluated, and costs no more than the champion."""
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unusable, number
+from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, number
 from rlhf.gate.findings import fact, point
 from rlhf.gate.records import Check
 
@@ -29,12 +29,12 @@ def serving_cost(evidence: Evidence, config: GateConfig) -> Check:
     """95 of 100 answers come as fast as the champion's, in as much memory, within the limit. A warning in the small
     profile: there an answer takes some hundredths of a second."""
     warns = config.profile == "small"
-    if not _served(evidence):
-        unknown = "what serving costs is not known: the policy could not be served"
-        return Check(outcome="unmeasured", reason=unknown, blocking=not warns)
     if evidence.champion is None:
         return Check(outcome="pass", reason="there is no champion yet to compare with", blocking=not warns)
-    ratios = {name: _ratio(evidence, name) for name in ("latency_p95", "peak_memory")}
+    try:
+        ratios = {name: _ratio(evidence, name) for name in ("latency_p95", "peak_memory")}
+    except Unmeasured as error:  # one of them could not be served
+        return Check(outcome="unmeasured", reason=str(error), blocking=not warns)
     worst = max(ratios, key=lambda name: ratios[name])
     what = f"{worst} over the champion's"
     return point(ratios[worst], config.limits.max_serving_cost, what, at_least=False, warns=warns)
