@@ -149,7 +149,7 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     assert run(workspace, "align@kto", align)["steps"] == 1, "16 thumbs by two criteria"
     kept = set((workspace / ".work/cache").iterdir())
     run(workspace, "evaluate@kto", evaluate)
-    assert len(set((workspace / ".work/cache").iterdir()) - kept) == 1, "the answers of SFT are there already"
+    assert len(set((workspace / ".work/cache").iterdir()) - kept) == 2, "the answers of SFT are there already, to prompts and to probes"
 
 
 @contextmanager
@@ -203,7 +203,10 @@ def test_whoever_reads_a_model_that_an_adapter_taught_needs_none(
     }
     set_params(workspace / "params.yaml", [f"{key}={value}" for key, value in settings.items()])
     (workspace / "models/sft").rename(workspace / "models/base")
-    rows = [{"prompt": row["prompt"], "response": "one", "split": row["split"]} for row in judgements()[:8]]
+    rows = [
+        {"id": str(n), "prompt": row["prompt"], "response": "one", "split": row["split"]}
+        for n, row in enumerate(judgements()[:8])
+    ]
     pq.write_table(pa.Table.from_pylist(rows), workspace / "data/clean/demonstrations.parquet")
     loaded: list[Path] = []
 
