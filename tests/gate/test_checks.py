@@ -734,3 +734,24 @@ def test_the_champion_is_held_to_where_there_is_one(evidence: Callable[..., Evid
         assert check.outcome == "fail"
         assert "over the champion" in check.reason or "that of the champion" in check.reason
         assert found(replace(drift(evidence()), champion=None), thresholds, name).passed
+
+
+@pytest.mark.parametrize(("repeated", "outcome"), [(0.115, "pass"), (0.125, "fail")])
+def test_repetition_may_be_twice_that_of_others_and_a_little_more(
+    repeated: float, outcome: str, evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    others = {f"{side}_repetition": full(0.05) for side in ("sft", "champion")}
+    spoiled = with_rows(evidence(), policy_repetition=full(repeated), **others)
+    assert found(spoiled, thresholds, "repetition").outcome == outcome
+
+
+def test_capability_is_about_the_prompts_that_have_a_right_answer(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    asked = evidence().rows["has_right_answer"]
+    elsewhere = with_rows(evidence(), policy_correct=np.where(asked, 1.0, 0.0), sft_correct=full(1.0))
+    check = found(elsewhere, thresholds, "capability")
+    assert (check.outcome, check.value, check.n) == ("pass", 0.0, 200)
+    assert found(with_rows(evidence(), has_right_answer=full(0.0)), thresholds, "capability").outcome == "unmeasured"
+    unread = with_metric(evidence(documents={}), "documents", value=0)
+    assert found(unread, thresholds, "lm_loss").outcome == "unmeasured"
