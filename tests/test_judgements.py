@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers import LlamaModel, PreTrainedModel
 
 from rlhf.config.editing import set_params
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 from rlhf.manifest import sha256, write_manifest
 from rlhf.models.loading import load_policy, save_model
 from rlhf.tracking.lineage import lineage
@@ -307,6 +307,8 @@ def test_a_half_without_judgements_is_told_by_the_parameter_that_deals_them(work
         write(workspace, "rankings", [row for row in rows if row["split"] != split])
         with pytest.raises(DataError, match=r"label\.referee"):
             run(workspace, stage, program)
+    with pytest.raises(ConfigError, match=r"`label\.referee` is 0\.0: input should be greater than 0"):
+        set_params(workspace / "params.yaml", ["label.referee=0.0"])
 
 
 def test_without_a_belief_that_an_answer_states_there_is_nothing_to_calibrate_to(polled: Path) -> None:

@@ -76,12 +76,12 @@ stages:
     assert graph.stages["b"].inputs == (*own, "rows.csv", "models/one")
 
 
-def test_another_weight_trains_no_reward_model(tmp_path: Path) -> None:
+def test_another_weight_trains_no_reward_model_but_the_referee(tmp_path: Path) -> None:
     stages = load_graph(ROOT).stages
     reading = {
         name for name, spec in stages.items() if any("reward.criteria".startswith(k) for k in spec.params[PARAMS])
     }
-    assert reading == {"align@ppo", "align@dpo", "evaluate@ppo", "evaluate@dpo", "gate"}
+    assert reading == {"referee", "align@ppo", "align@dpo", "evaluate@ppo", "evaluate@dpo", "gate"}
 
 
 @pytest.mark.parametrize(
