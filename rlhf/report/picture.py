@@ -11,7 +11,7 @@ from typing import Literal
 from rlhf.gate.records import Check, Part
 
 REACH = 6.0  # halves of an interval that the picture shows to each side of the threshold
-MIDDLE, HALF = 50.0, 46.0  # percent of the width: where the threshold is, and how far the reach extends from it
+MIDDLE, HALF = 50.0, 44.0  # percent of the width: where the threshold is, and how far the reach extends from it
 
 Kind = Literal["pass", "fail", "undecided", "warning", "unmeasured", "error"]
 
@@ -48,6 +48,11 @@ def check_mark(check: Check) -> Mark | None:
 def part_mark(part: Part) -> Mark:
     """Where a win rate lies between 0 and 1, one half in the middle."""
     return Mark(_place(2 * part.low - 1), _place(2 * part.value - 1), _place(2 * part.high - 1))
+
+
+def part_limit(check: Check) -> float | None:
+    """Where the threshold of a check of several win rates lies among them; None where it speaks of another number."""
+    return None if check.threshold is None or check.low is None else _place(2 * check.threshold - 1)
 
 
 def part_kind(part: Part) -> Kind:
