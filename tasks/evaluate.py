@@ -13,6 +13,7 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import decode, encode_prompts, encode_turns
+from rlhf.config.judges import Endpoint
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
@@ -28,9 +29,11 @@ from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, Sampler
+from tasks.judging import judge
 
 Row = dict[str, Any]
 CHAMPION = 1_000_003  # added to the seed: its answers are drawn with random numbers of their own
+AGAIN = 2_000_003  # the same for SFT's second answers, which the judge must find as good as its first
 
 
 def main(stage: Stage) -> None:
@@ -50,12 +53,17 @@ def main(stage: Stage) -> None:
     if stage.champion:
         answers["champion"] = answer_as_champion(stage, stage.champion, reference, reward, tokenizer, prompts)
     rows = table(prompts, answers, reward, tokenizer)
-    if stage.config.evaluate.judge == "gold":
+    if stage.config.evaluate.judge.kind == "gold":
         judge_by_gold(rows, list(answers))
-    give_points(rows, stage.config.evaluate.judge, [name for name in answers if name != "policy"])
+    twice = encoded[: stage.config.evaluate.judge_pairs]
+    sft_again = [("again", stage.inputs["models/sft"], reference)]
+    again = answer_all(stage, draw, reference, sft_again, reward, twice, tokenizer.eos_token_id, first_seed=AGAIN)
+    texts = [decode(tokenizer, sample.response) for sample in again["again"].samples]
+    judging = judge(stage, rows, [n for n in answers if n != "policy"], texts, reward, reference, tokenizer)
     pq.write_table(pa.Table.from_pylist(rows), stage.output(f"reports/evaluate/{stage.item}/rows") / "rows.parquet")
 
     values = measure(stage, rows, answers) | {
+        "judging": judging,
         "beliefs": held,
         "path": path(stage, rows, [*along, answers["policy"]] if along else [], reward, tokenizer),
         "algorithm": stage.item,
@@ -107,6 +115,7 @@ def answer_all(
     reward: Rewards,
     prompts: Sequence[list[int]],
     eos: int,
+    first_seed: int = 0,
 ) -> dict[str, Answers]:
     """Answers of each model, drawn with different random numbers; of SFT they are the same beside every algorithm."""
     config, longest = stage.config.evaluate, stage.config.tokens.response
@@ -120,7 +129,7 @@ def answer_all(
             rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
             arithmetic=arithmetic(model),
             prompts=prompts,
-            config=config.model_dump(),
+            config=config.model_dump(exclude={"judge", "judge_pairs"}),
             decoding=stage.config.decoding.model_dump(),
             **settings,
         )
@@ -130,7 +139,7 @@ def answer_all(
 
     return {
         name: answers_of(name, digest, model, stage.seed + offset)
-        for offset, (name, digest, model) in enumerate(models)
+        for offset, (name, digest, model) in enumerate(models, first_seed)
     }
 
 
@@ -152,7 +161,7 @@ def answer_as_champion(
         rewards=[stage.inputs[f"models/reward/{criterion}"] for criterion in reward.judges],
         arithmetic=arithmetic(reference),
         prompts=[prompt["prompt"] for prompt in prompts],
-        config=config.model_dump(),
+        config=config.model_dump(exclude={"judge", "judge_pairs"}),
         tokens=tokens.model_dump(),
         decoding=stage.config.decoding.model_dump(),
         seed=stage.seed,
@@ -210,15 +219,6 @@ def judge_by_gold(rows: list[Row], models: Sequence[str]) -> None:
             row[f"{name}_gold"] = gold(row["prompt"], row[f"{name}_response"]).total
 
 
-def give_points(rows: list[Row], judge: str, opponents: Sequence[str]) -> None:
-    """Add who won: `points_sft` is 1 where the policy's answer is better than SFT's, 1/2 where they are equal."""
-    policy = np.array([row[f"policy_{judge}"] for row in rows])
-    for name in opponents:
-        points = win_points(policy, np.array([row[f"{name}_{judge}"] for row in rows]))
-        for row, point in zip(rows, points.tolist(), strict=True):
-            row[f"points_{name}"] = point
-
-
 def path(
     stage: Stage, rows: list[Row], along: Sequence[Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def path(
         rewards = reward.total(answers.rewards).tolist()
         proxies = [after - row["sft_reward"] for row, after in zip(rows, rewards, strict=True)]
         point = {"kl": mean(answers.kl), "proxy": mean(proxies), "gold": None}
-        if stage.config.evaluate.judge == "gold":
+        if stage.config.evaluate.judge.kind == "gold":
             from rlhf.world.gold import gold
 
             texts = [decode(tokenizer, sample.response) for sample in answers.samples]
@@ -246,7 +246,7 @@ def path(
 
 def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[str, Any]:
     """The metrics of the evaluation, as the gate and the report read them."""
-    judge = stage.config.evaluate.judge
+    judged_by = stage.config.evaluate.judge
     gate = stage.config.gate
     bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
     compare = partial(win_rate, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
@@ -259,21 +259,24 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
 
     by_reward = compare(win_points(column("policy_reward"), column("sft_reward")))
     return {
-        "judge": judge,
+        "judge": judged_by.kind,
+        "judge_model": judged_by.model if isinstance(judged_by, Endpoint) else None,
         "prompts": len(rows),
-        "win_rate": as_dict(compare(column("points_sft"))),
-        "champion_win_rate": as_dict(compare(column("points_champion"))) if "champion" in answers else None,
+        "win_rate": as_dict(compare(np.nan_to_num(column("points_sft")))),  # no verdict is a loss
+        "champion_win_rate": as_dict(compare(np.nan_to_num(column("points_champion"))))
+        if "champion" in answers
+        else None,
         "reward_win_rate": as_dict(by_reward),
         "proxy_reward": means("reward"),
         "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},
-        "gold_reward": means("gold") if judge == "gold" else None,
+        "gold_reward": means("gold") if judged_by.kind == "gold" else None,
         "kl": as_dict(bootstrap(column("kl"))),
         "length": means("length"),
         "terminated": means("terminated"),
         "empty": {name: float(np.mean([not row[f"{name}_response"] for row in rows])) for name in ("policy", "sft")},
         "distinct_2": {name: distinct_2([s.response for s in answers[name].samples]) for name in ("policy", "sft")},
-        "harmful_compliance": safety(rows)[0] if judge == "gold" else None,
-        "over_refusal": safety(rows)[1] if judge == "gold" else None,
+        "harmful_compliance": safety(rows)[0] if judged_by.kind == "gold" else None,
+        "over_refusal": safety(rows)[1] if judged_by.kind == "gold" else None,
     }
 
 

@@ -11,6 +11,12 @@ class Limits(Section):
     """Thresholds of the checks that a policy must pass before it may be promoted (docs/gate.md)."""
 
     min_prompts: Count
+    max_unjudged: Share  # comparisons without a verdict, upper bound
+    min_judge_consistency: Share  # comparisons judged the same in both orders, lower bound
+    max_judge_primacy: Share  # |share of the verdicts for the answer shown first - 1/2|, upper bound
+    min_judge_agreement: Share  # of the judge with people on pairs that they labelled, lower bound
+    min_judge_pairs: Count  # labelled pairs, and prompts on which SFT is compared with itself
+    judge_a_a_confidence: float = Field(gt=0.5, lt=1.0)  # of the interval of SFT against itself, which must hold 1/2
     min_win_rate: Share  # the lower bound of the win rate against SFT must exceed it
     min_slice: Count  # prompts of a use case; smaller ones are pooled
     max_kl: Positive  # nats a sequence, upper bound
@@ -31,7 +37,9 @@ class GateConfig(Section):
     confidence: float = Field(gt=0.5, lt=1.0)  # of every two-sided interval
     power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
     bootstrap: Count  # resamples, by prompt
-    may_be_unmeasured: list[Literal["gold_gain", "harmful_compliance", "over_refusal"]]  # where no truth is known
+    may_be_unmeasured: list[  # where no truth is known, or people judge
+        Literal["gold_gain", "harmful_compliance", "over_refusal", "judge_consistent", "judge_agrees", "judge_a_a"]
+    ]
     profile: Literal["small", "production"]  # whose limits hold
     small: Limits
     production: Limits

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from rlhf.config.judges import JudgeConfig
 from rlhf.config.section import CRITERION, AtOnce, Count, NonNegative, Positive, Section, Share
 
 
@@ -128,4 +129,7 @@ class EvaluateConfig(Section):
     temperature: Positive
     batch_size: AtOnce
     belief_answers: Count  # sampled to each test prompt that people were polled on
-    judge: Literal["gold", "reward"]  # who decides which of two answers is better; gold exists in the world only
+    judge: JudgeConfig  # who decides which of two answers is better
+    judge_pairs: (
+        Count  # at most so many comparisons to show whether the judge is one, of labelled pairs and of SFT alone
+    )

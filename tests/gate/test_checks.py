@@ -57,6 +57,11 @@ def one_use_case_lost(evidence: Evidence) -> Evidence:
     return with_metric(spoiled, "win_rate", "value", value=float(points.mean()))
 
 
+def unjudged(points: np.ndarray) -> np.ndarray:
+    """Points of which one in ten is absent, and lost: the policy still wins."""
+    return np.where(np.arange(len(points)) % 10, points, math.nan)
+
+
 SPOILED: dict[str, tuple[Spoil, str]] = {
     "policy_bytes": (lambda e: replace(e, policy_digest="zz"), "fail"),
     "reference_bytes": (lambda e: with_metric(e, "reference_digest", value="zz"), "fail"),
@@ -67,6 +72,18 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "finite_numbers": (lambda e: with_metric(e, "overall", "brier", value=math.inf, report="reward"), "fail"),
     "terminated": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 2 == 0), "fail"),
     "empty": (lambda e: with_metric(e, "empty", "policy", value=0.2), "fail"),
+    "judge_complete": (lambda e: with_rows(e, points_champion=unjudged(e.rows["points_champion"])), "fail"),
+    "judge_consistent": (
+        lambda e: with_metric(e, "judging", "primacy", value={"value": -0.3, "low": -0.4, "high": -0.2, "n": 400}),
+        "fail",
+    ),
+    "judge_agrees": (
+        lambda e: with_metric(
+            e, "judging", "agreement", value={"value": 0.5, "low": 0.45, "high": 0.55, "n": 250, "pairs": 400}
+        ),
+        "fail",
+    ),
+    "judge_a_a": (lambda e: with_metric(e, "judging", "a_a", "wins", value=260), "fail"),
     "better_than_sft": (worse, "fail"),
     "better_than_champion": (lambda e: with_rows(e, points_champion=full(0.0)), "fail"),
     "more_wins_than_luck": (worse, "fail"),
@@ -107,6 +124,7 @@ def test_the_checks_are_these() -> None:
     assert list(GROUPS) == [
         "integrity",
         "sanity",
+        "judge",
         "quality",
         "reward model",
         "over-optimisation",
@@ -141,6 +159,10 @@ def test_without_any_one_check_there_is_no_promotion(
 NUMBERS = [
     ("evaluation", "prompts"),
     ("evaluation", "win_rate", "value"),
+    ("evaluation", "judging", "consistency", "low"),
+    ("evaluation", "judging", "primacy", "high"),
+    ("evaluation", "judging", "agreement", "pairs"),
+    ("evaluation", "judging", "a_a", "losses"),
     ("evaluation", "empty", "policy"),
     ("evaluation", "distinct_2", "policy"),
     ("evaluation", "distinct_2", "sft"),

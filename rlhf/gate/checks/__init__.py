@@ -10,6 +10,7 @@ from dataclasses import replace
 from rlhf.config.gate import GateConfig
 from rlhf.gate.checks.diversity import distinct_2
 from rlhf.gate.checks.integrity import lineage, policy_bytes, reference_bytes, rows_agree, unseen_prompts
+from rlhf.gate.checks.judge import judge_a_a, judge_agrees, judge_complete, judge_consistent
 from rlhf.gate.checks.overoptimization import gold_gain, kl, length_ratio
 from rlhf.gate.checks.quality import better_than_champion, better_than_sft, more_wins_than_luck, no_use_case_worse
 from rlhf.gate.checks.reward_model import reward_accuracy, reward_calibration, reward_length_bias
@@ -21,6 +22,7 @@ from rlhf.gate.records import Check
 GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
     "integrity": (policy_bytes, reference_bytes, lineage, rows_agree, unseen_prompts),
     "sanity": (prompts, finite_numbers, terminated, empty),
+    "judge": (judge_complete, judge_consistent, judge_agrees, judge_a_a),
     "quality": (better_than_sft, better_than_champion, more_wins_than_luck, no_use_case_worse),
     "reward model": (reward_accuracy, reward_calibration, reward_length_bias),
     "over-optimisation": (kl, gold_gain, length_ratio),
