@@ -73,9 +73,10 @@ def main(stage: Stage) -> None:
         "champion_digest": stage.params[POLICY] or None,
     }
     stage.metrics(values)
-    win, kl = values["win_rate"], values["kl"]["value"]
+    win, kl, nulls = values["win_rate"], values["kl"]["value"], judging["nulls"]["sft"]["count"]
     stage.summary(
-        f"win rate against SFT {win['value']:.1%} [{win['low']:.1%}, {win['high']:.1%}] by {values['judge']}, "
+        f"win rate against SFT {win['value']:.1%} [{win['low']:.1%}, {win['high']:.1%}] by {values['judge']}"
+        f"{f' ({nulls} without a verdict, taken for lost)' if nulls else ''}, "
         f"reward {values['proxy_reward']['sft']:.2f} to {values['proxy_reward']['policy']:.2f}, KL {kl:.1f}"
     )
 

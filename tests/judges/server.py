@@ -55,9 +55,11 @@ def serving() -> Iterator[Server]:
         state.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()
-        yield state
-        listening.shutdown()
-        thread.join()
+        try:
+            yield state
+        finally:
+            listening.shutdown()
+            thread.join()
 
 
 def completion(text: str, finish: str = "stop") -> str:
