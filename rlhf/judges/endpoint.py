@@ -79,7 +79,7 @@ class EndpointJudge:
         if text is None:
             text = self._ask(client, body)
             if text is not None:
-                durable.write_json(path, {"text": text, "sha256": _sha256(text)})
+                _keep(path, text)
         return text
 
     def _ask(self, client: httpx.Client, body: dict[str, Any]) -> str | None:
@@ -160,6 +160,14 @@ def _read(path: Path) -> str | None:
         return found["text"] if found["sha256"] == _sha256(found["text"]) else None
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a reply whole; another thread or stage may be writing the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f"{durable.PARTIAL}{os.getpid()}-{threading.get_ident()}-{path.name}")
+    own.write_text(json.dumps({"text": text, "sha256": _sha256(text)}), encoding="utf-8")
+    durable.publish(own, path)
 
 
 def _sha256(text: str) -> str:

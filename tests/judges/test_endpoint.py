@@ -181,3 +181,8 @@ def test_an_answer_that_asks_to_win_wins_nothing_from_a_judge_that_reads(server:
 def test_a_bad_completion_among_good_ones_is_no_verdict(server: Server, judge: Made) -> None:
     server.answer = lambda shown: "[[A]]" if len(server.asked) != 2 else completion("[[A]]", "stop")[:-9]
     assert judge(parallel=1)(comparisons(3)) == ["first", None, "first"]
+
+
+def test_the_same_request_at_the_same_time_is_kept_once(server: Server, judge: Made, tmp_path: Path) -> None:
+    assert judge(parallel=8)(comparisons(1) * 40) == ["first"] * 40
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]
