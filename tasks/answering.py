@@ -11,7 +11,7 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import decode, encode_prompts, encode_turns
-from rlhf.evaluation.answers import Answers, answer, of_samples, score
+from rlhf.evaluation.answers import Answers, answer, of_samples, samples_of, score
 from rlhf.manifest import sha256
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_tokenizer
@@ -22,7 +22,8 @@ from rlhf.rollouts.rewards import Judge, Rewards
 from rlhf.rollouts.sampling import Sample, Sampler
 
 Row = dict[str, Any]
-CHAMPION = 1_000_003  # added to the seed: its answers are drawn with random numbers of their own
+UNHEARD = {"truth", "judge", "judge_pairs", "serving"}  # keys of `evaluate` on which no answer depends
+CHAMPION, AGAIN = 1_000_003, 3_000_003  # added to the seed for answers that are drawn with random numbers of their own
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def answer_all(
             judges=judged_by(stage),
             arithmetic=arithmetic(model),
             prompts=prompts,
-            config=config.model_dump(),
+            config=config.model_dump(exclude=UNHEARD),
             decoding=stage.config.decoding.model_dump(),
             **settings,
         )
@@ -80,6 +81,31 @@ def answer_all(
         name: answers_of(name, digest, model, stage.seed + offset)
         for offset, (name, digest, model) in enumerate(models)
     }
+
+
+def answer_again(
+    stage: Stage, draw: Sampler, sft: PreTrainedModel, prompts: Sequence[list[int]], eos: int
+) -> list[Sample]:
+    """SFT's answers to the first prompts with other random numbers, which a judge must find as good as its own."""
+    config = stage.config.evaluate
+    settings: dict[str, Any] = {
+        "max_tokens": stage.config.tokens.response,
+        "temperature": config.temperature,
+        "eos": eos,
+        "seed": stage.seed + AGAIN,
+    }
+    asked = prompts[: config.judge_pairs]
+    path = stage.kept(
+        answer_again,
+        sft=stage.inputs["models/sft"],
+        arithmetic=arithmetic(sft),
+        prompts=asked,
+        batch_size=config.batch_size,
+        decoding=stage.config.decoding.model_dump(),
+        **settings,
+    )
+    progress = partial(stage.progress, label="sft again")
+    return samples_of(cached(path, lambda: of_samples(draw(sft, asked, progress=progress, **settings))))
 
 
 def judged_by(stage: Stage) -> list[str]:
@@ -118,7 +144,7 @@ def answer_as_champion(
         judges=judged_by(stage),
         arithmetic=arithmetic(reference),
         prompts=[prompt["prompt"] for prompt in prompts],
-        config=config.model_dump(),
+        config=config.model_dump(exclude=UNHEARD),
         tokens=tokens.model_dump(),
         decoding=stage.config.decoding.model_dump(),
         seed=stage.seed,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import decode, encode_prompts
+from rlhf.config.judges import Endpoint
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.errors import DataError
@@ -31,7 +32,8 @@ from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards, load_judge
 from rlhf.rollouts.sampling import Sampler
-from tasks.answering import Speaker, answer_all, answer_as_champion, champion_of, in_turn
+from tasks.answering import Speaker, answer_again, answer_all, answer_as_champion, champion_of, in_turn
+from tasks.judging import judge
 from tasks.probes import probe
 
 Row = dict[str, Any]
@@ -65,13 +67,17 @@ def main(stage: Stage) -> None:
     if stage.champion:
         answers["champion"] = answer_as_champion(stage, speakers["champion"], reference, judges, tokenizer, prompts)
     rows = answer_rows(prompts, answers, reward, tokenizer)
-    if stage.config.evaluate.judge == "gold":
+    if stage.config.evaluate.truth == "world":
         judge_by_gold(rows, list(answers))
-    give_points(rows, stage.config.evaluate.judge, [name for name in answers if name != "policy"])
+    again = [
+        decode(tokenizer, s.response) for s in answer_again(stage, draw, reference, encoded, tokenizer.eos_token_id)
+    ]
+    judging = judge(stage, rows, [name for name in answers if name != "policy"], again, reward, reference, tokenizer)
     pq.write_table(pa.Table.from_pylist(rows), directory / "rows.parquet")
 
     values = measure(stage, rows, answers) | probed
     values |= {
+        "judging": judging,
         "beliefs": held,
         "path": path(stage, rows, along | {"policy": answers["policy"]} if along else {}, reward, tokenizer),
         "algorithm": stage.item,
@@ -85,9 +91,10 @@ def main(stage: Stage) -> None:
         "serving": served,
     }
     stage.metrics(values)
-    win, kl = values["win_rate"], values["kl"]["value"]
+    win, kl, nulls = values["win_rate"], values["kl"]["value"], judging["nulls"]["sft"]["count"]
     stage.summary(
-        f"win rate against SFT {win['value']:.1%} [{win['low']:.1%}, {win['high']:.1%}] by {values['judge']}, "
+        f"win rate against SFT {win['value']:.1%} [{win['low']:.1%}, {win['high']:.1%}] by {values['judge']}"
+        f"{f' ({nulls} without a verdict, taken for lost)' if nulls else ''}, "
         f"reward {values['proxy_reward']['sft']:.2f} to {values['proxy_reward']['policy']:.2f}, KL {kl:.1f}"
     )
 
@@ -147,15 +154,6 @@ def judge_by_gold(rows: list[Row], models: Sequence[str]) -> None:
             row |= {f"{name}_gold": parts.total, f"{name}_correct": parts.correct}
 
 
-def give_points(rows: list[Row], judge: str, opponents: Sequence[str]) -> None:
-    """Add who won: `points_sft` is 1 where the policy's answer is better than SFT's, 1/2 where they are equal."""
-    policy = np.array([row[f"policy_{judge}"] for row in rows])
-    for name in opponents:
-        points = win_points(policy, np.array([row[f"{name}_{judge}"] for row in rows]))
-        for row, point in zip(rows, points.tolist(), strict=True):
-            row[f"points_{name}"] = point
-
-
 def path(
     stage: Stage, rows: list[Row], along: Mapping[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
@@ -171,7 +169,7 @@ def path(
 
     def judged(answers: Answers) -> dict[str, NDArray]:
         found = {"proxy": reward.total(answers.rewards).double().numpy(), "referee": np.array(answers.referee)}
-        if stage.config.evaluate.judge == "gold":
+        if stage.config.evaluate.truth == "world":
             from rlhf.world.gold import gold
 
             texts = [decode(tokenizer, sample.response) for sample in answers.samples]
@@ -190,7 +188,7 @@ def path(
 
 def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[str, Any]:
     """The metrics of the evaluation, as the gate and the report read them."""
-    judge = stage.config.evaluate.judge
+    judged_by = stage.config.evaluate.judge
     gate = stage.config.gate
     bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
     compare = partial(win_rate, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
@@ -198,20 +196,24 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
     def column(name: str) -> np.ndarray:
         return np.array([row[name] for row in rows], dtype=np.float64)
 
+    def won(opponent: str) -> np.ndarray:
+        return np.nan_to_num(column(f"points_{opponent}"))  # no verdict is a loss
+
     def means(suffix: str) -> dict[str, float]:
         return {name: float(column(f"{name}_{suffix}").mean()) for name in ("policy", "sft")}
 
     by_reward = compare(win_points(column("policy_reward"), column("sft_reward")))
     return {
-        "judge": judge,
+        "judge": judged_by.kind,
+        "judge_model": judged_by.model if isinstance(judged_by, Endpoint) else None,
         "prompts": len(rows),
-        "win_rate": as_dict(compare(column("points_sft"))),
-        "champion_win_rate": as_dict(compare(column("points_champion"))) if "champion" in answers else None,
+        "win_rate": as_dict(compare(won("sft"))),
+        "champion_win_rate": as_dict(compare(won("champion"))) if "champion" in answers else None,
         "reward_win_rate": as_dict(by_reward),
         "proxy_reward": means("reward"),
         "referee_reward": means("referee"),
         "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},
-        "gold_reward": means("gold") if judge == "gold" else None,
+        "gold_reward": means("gold") if stage.config.evaluate.truth == "world" else None,
         "kl": as_dict(bootstrap(column("kl"))),
         "length": means("length"),
         "terminated": means("terminated"),

@@ -40,7 +40,7 @@ def probe(
     prompts: rows of the test split, of which some are asked again and again.
     """
     config = stage.config.evaluate
-    asked = unseen_requests(stage, speakers["sft"].tokenizer) if config.judge == "gold" else []
+    asked = unseen_requests(stage, speakers["sft"].tokenizer) if config.truth == "world" else []
     again = [row["prompt"] for row in prompts[: config.diversity_prompts] for _ in range(config.diversity_answers)]
     documents = held_out(stage, speakers["sft"].tokenizer)
     responses, diversity = dict[str, list[str]](), dict[str, list[float]]()

@@ -18,12 +18,16 @@ from transformers import LlamaModel, PreTrainedModel
 
 from rlhf.config.editing import set_params
 from rlhf.errors import ConfigError, DataError
+from rlhf.judges.door import between
+from rlhf.judges.people import add_verdicts, write_tasks
+from rlhf.judges.people import tasks as compared
 from rlhf.manifest import sha256, write_manifest
 from rlhf.models.loading import load_policy, save_model
 from rlhf.tracking.lineage import lineage
 from tasks import align, evaluate, referee, reward, sft
 from tests.algorithms.tiny import LORA, tiny_policy, tiny_tokenizer
 from tests.conftest import ROOT, run_here
+from tests.judges.server import KEY, serving
 
 PREFERRED = {"helpful": "one", "harmless": "two"}
 STATEMENTS = ["one is red.", "one is blue."]
@@ -43,7 +47,8 @@ SETTINGS = {
     "tokens.prompt": "24",
     "tokens.response": "6",
     "evaluate.prompts": "4",
-    "evaluate.judge": "reward",
+    "evaluate.truth": "none",
+    "evaluate.judge.kind": "reward",
     "evaluate.serving.timeout": "0.01",
     "gate.bootstrap": "20",
 }
@@ -149,7 +154,9 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     assert run(workspace, "align@kto", align)["steps"] == 1, "16 thumbs by two criteria"
     kept = set((workspace / ".work/cache").iterdir())
     run(workspace, "evaluate@kto", evaluate)
-    assert len(set((workspace / ".work/cache").iterdir()) - kept) == 2, "the answers of SFT are there already, to prompts and to probes"
+    assert len(set((workspace / ".work/cache").iterdir()) - kept) == 2, (
+        "the answers of SFT are there already, to prompts and to probes"
+    )
 
 
 @contextmanager
@@ -323,3 +330,58 @@ def test_rankings_of_ties_alone_are_an_error_and_no_accuracy_of_zero(polled: Pat
     write(polled, "rankings", [row | {"ranks": [1, 1]} for row in rows])
     with pytest.raises(DataError, match="could measure `accuracy`"):
         run(polled, "align@gdpo_belief", align)
+
+
+def test_a_server_and_people_judge_what_stands(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """evaluate with either judge: the answers are not sampled again, and all that was said is beside the rows."""
+    set_params(workspace / "params.yaml", ["align.algorithms=[kto]", "reward.criteria={helpful: 1.0}"])
+    run(workspace, "reward@helpful", reward)
+    run(workspace, "align@kto", align)
+    assert run(workspace, "evaluate@kto", evaluate)["judging"]["asked"] == "alone"
+    rows = workspace / "reports/evaluate/kto/rows"
+
+    with serving() as server:
+        monkeypatch.setenv("JUDGE_KEY", KEY)
+        settings = f"kind: endpoint, url: '{server.url}', model: wise, key: JUDGE_KEY, max_tokens: 9, timeout: 5.0"
+        judge = f"evaluate.judge={{{settings}, retries: 1, wait: 0.01, parallel: 2, budget: 999}}"
+        set_params(workspace / "params.yaml", [judge])
+        with forward_passes() as passes:
+            found = run(workspace, "evaluate@kto", evaluate)
+        assert passes == []
+        assert (found["judge"], found["judge_model"], found["judging"]["asked"]) == ("endpoint", "wise", "both orders")
+        assert found["win_rate"]["value"] == 0.5
+        assert found["judging"]["primacy"]["value"] == 0.5
+        assert found["judging"]["consistency"]["value"] == 0.0
+        assert found["judging"]["agreement"] == pytest.approx(
+            {"value": 0.5, "low": 0.5, "high": 0.5, "n": 4, "pairs": 4}
+        ), "one is better than two, people say; this judge says whatever stands first"
+        said = [json.loads(line) for line in (rows / "verdicts.jsonl").read_text().splitlines()]
+        assert {one["reply"] for one in said} == {"[[A]]"}
+        assert not [path for path in workspace.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+        asked = len(server.asked)
+        set_params(workspace / "params.yaml", ["evaluate.judge.retries=2"])
+        assert run(workspace, "evaluate@kto", evaluate) == found
+        assert len(server.asked) == asked > 0
+
+    people = "evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}"
+    set_params(workspace / "params.yaml", [people])
+    table = pq.read_table(rows / "rows.parquet").to_pylist()
+    differing = [row["policy_response"] != row["sft_response"] for row in table]
+    found = run(workspace, "evaluate@kto", evaluate)
+    assert found["judging"]["nulls"]["sft"] == {"count": sum(differing), "n": 4}
+    tasks, file, store = (
+        compared(between(table, "sft"), 0),
+        workspace / "t.jsonl",
+        workspace / "feedback/verdicts.jsonl",
+    )
+    write_tasks(file, tasks)
+    file.write_text(file.read_text().replace('"winner": "", "annotator": ""', '"winner": "A", "annotator": "ann"'))
+    add_verdicts(file, tasks, store)
+    set_params(workspace / "params.yaml", [f"evaluate.judge.sha256='{sha256(store)}'"])
+    found = run(workspace, "evaluate@kto", evaluate)
+    assert found["judging"]["nulls"]["sft"]["count"] == 0
+    assert found["judging"]["primacy"]["value"] == 0.5
+    assert len((rows / "verdicts.jsonl").read_text().splitlines()) == len(tasks) == sum(differing) > 0
+    store.write_text(store.read_text() + "\n")
+    with pytest.raises(DataError, match=r"is not the file of verdicts that evaluate\.judge\.sha256"):
+        run(workspace, "evaluate@kto", evaluate)

@@ -22,6 +22,7 @@ OUTSIDE = {
     "algorithms": TENSORS,
     "evaluation": TENSORS,
     "gate": {"numpy", "scipy"},
+    "judges": {"httpx", "numpy"},
     "data": {"pandas", "pandera", "datasets", "pyarrow", "numpy"},
     "world": {"numpy"},
     "tracking": {"mlflow", "requests", "sqlalchemy", "yaml"},
@@ -30,6 +31,7 @@ OUTSIDE = {
 INSIDE = {room: set(ORDER[: ORDER.index(room)]) for room in ORDER} | {
     "models": {"objectives", "batching"},
     "gate": set(),
+    "judges": {"gate"},
     "data": {"world"},
     "world": set(),
     "tracking": {"gate"},

@@ -2,7 +2,7 @@
 
 import typer
 
-from rlhf.cli import chat, compare, deploy, doctor, init, models, run, services, status
+from rlhf.cli import chat, compare, deploy, doctor, init, judge, models, run, services, status
 from rlhf.cli.console import Commands, quiet_libraries
 
 app = typer.Typer(
@@ -17,3 +17,4 @@ app = typer.Typer(
 for module in (run, compare, init, status, models, chat, services, deploy, doctor):
     for command in module.COMMANDS:
         app.command()(command)
+app.add_typer(judge.group)

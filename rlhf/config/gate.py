@@ -15,6 +15,9 @@ Unmeasurable = Literal[
     "over_refusal",
     "capability",
     "lm_loss",
+    "judge_consistent",
+    "judge_agrees",
+    "judge_a_a",
 ]
 
 
@@ -25,6 +28,12 @@ class Limits(Section):
     dirty: Share  # of a prompt's words, seen in training: from here on it counts as contaminated
     max_contaminated: Share  # of the prompts
     min_prompts: Count
+    max_unjudged: Share  # comparisons without a verdict, upper bound
+    min_judge_consistency: Share  # comparisons judged the same in both orders, lower bound
+    max_judge_primacy: Share  # |share of the verdicts for the answer shown first - 1/2|, upper bound
+    min_judge_agreement: Share  # of the judge with people on pairs that they labelled, lower bound
+    min_judge_pairs: Count  # labelled pairs, and prompts on which SFT is compared with itself
+    judge_a_a_confidence: float = Field(gt=0.5, lt=1.0)  # of the interval of SFT against itself, which must hold 1/2
     min_win_rate: Share  # the lower bound of the win rate against SFT must exceed it
     max_ties: Share  # of the prompts, against either opponent
     max_length_shift: Share  # by which length control may move the win rate
@@ -65,7 +74,7 @@ class GateConfig(Section):
     power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
     bootstrap: Count  # resamples, by prompt
     slices: dict[str, list[str]] = Field(min_length=1)  # columns to slice the prompts by: values that must be there
-    may_be_unmeasured: list[Unmeasurable]  # where no truth is known, or nobody judged so
+    may_be_unmeasured: list[Unmeasurable]  # where no truth is known, nobody judged so, or people judge
     test_set: str | None  # digest of the prompts that policies are to be judged on; null: not pinned
     profile: Literal["small", "production"]  # whose limits hold
     small: Limits

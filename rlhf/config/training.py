@@ -3,8 +3,9 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from rlhf.config.judges import JudgeConfig
 from rlhf.config.section import CRITERION, AtOnce, Count, NonNegative, Positive, Section, Share
 
 
@@ -140,5 +141,15 @@ class EvaluateConfig(Section):
     diversity_prompts: Count  # at most, of the test prompts, that are asked again and again
     diversity_answers: int = Field(ge=2)  # sampled to each of them
     documents: Count  # at most, of the test split's texts, whose probability is measured
-    judge: Literal["gold", "reward"]  # who decides which of two answers is better; gold exists in the world only
+    truth: Literal["world", "none"]  # who knows what is right and what is harm
+    judge: JudgeConfig  # who decides which of two answers is better
+    judge_pairs: (
+        Count  # at most so many to show that the judge is one: labelled pairs, and prompts of SFT against itself
+    )
     serving: ServingConfig
+
+    @model_validator(mode="after")
+    def _gold_is_known(self) -> "EvaluateConfig":
+        if self.judge.kind == "gold" and self.truth == "none":
+            raise ValueError("`judge` is gold, which `truth: none` says that nobody knows. Take another judge")
+        return self

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rlhf.config.gate import GateConfig
 from rlhf.gate.checks import NAMES, run_checks
 from rlhf.gate.checks.quality import measured_win_rate
-from rlhf.gate.evidence import Evidence, Unusable
+from rlhf.gate.evidence import Evidence, Unmeasured, Unusable
 from rlhf.gate.records import Candidate, Check, Decision, Verdict, WinRate
 
 
@@ -13,7 +13,7 @@ def assess(evidence: Evidence, config: GateConfig) -> Candidate:
     """Make every check of one policy and give the verdict."""
     try:
         rate = measured_win_rate(evidence, config, "sft")
-    except Unusable:  # the checks of quality say why
+    except (Unusable, Unmeasured):  # the checks of quality say why
         rate = None
     checks = run_checks(evidence, config)
     return candidate(evidence.algorithm, evidence.policy_digest, checks, rate)
@@ -56,6 +56,9 @@ def _verdict(checks: Sequence[Check], win_rate: WinRate | None) -> Verdict:
 JUDGES: Mapping[str | None, str] = {
     "gold": "judged by the world's gold reward, which no stage trained on",
     "reward": "judged by the reward model that training raised, not by a person",
+    "referee": "judged by a reward model that training never saw, not by a person",
+    "endpoint": "judged by a language model, not by a person",
+    "people": "judged by people",
 }
 
 

@@ -58,6 +58,16 @@ def number(values: Mapping[str, Any], *keys: str) -> float:
 
 def column(rows: Mapping[str, NDArray], name: str) -> NDArray[np.float64]:
     """A column (N,) of finite numbers. Raises Unusable, or Unmeasured where every value is NaN."""
+    values = numbers(rows, name)
+    if np.isnan(values).all():
+        raise Unmeasured(f"{name} could not be measured here")
+    if bad := int((~np.isfinite(values)).sum()):
+        raise Unusable(f"column {name} of the evaluation's rows holds {bad} values that are not finite")
+    return values
+
+
+def numbers(rows: Mapping[str, NDArray], name: str) -> NDArray[np.float64]:
+    """A column (N,) of numbers, of which some may be NaN. Raises Unusable."""
     if name not in rows:
         raise Unusable(f"the evaluation's rows have no column {name}")
     try:
@@ -66,10 +76,6 @@ def column(rows: Mapping[str, NDArray], name: str) -> NDArray[np.float64]:
         raise Unusable(f"column {name} of the evaluation's rows does not hold numbers") from None
     if not len(values):
         raise Unusable("the evaluation has no rows")
-    if np.isnan(values).all():
-        raise Unmeasured(f"{name} could not be measured here")
-    if bad := int((~np.isfinite(values)).sum()):
-        raise Unusable(f"column {name} of the evaluation's rows holds {bad} values that are not finite")
     return values
 
 
@@ -102,12 +108,19 @@ def not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def judged(evidence: Evidence, opponent: str) -> NDArray[np.float64]:
     """Points (N,) of the policy's answers against those of `opponent`, sft or champion, by the evaluation's judge:
-    1 better, 1/2 as good, 0 worse."""
+    1 better, 1/2 as good, 0 worse.
+
+    A comparison without a verdict is lost. Raises Unmeasured where it only waits for people, Unusable where no
+    comparison has a verdict.
+    """
     name = f"points_{opponent}"
-    try:
-        points = column(evidence.rows, name)
-    except Unmeasured:
-        raise Unusable(f"the judge gave no verdict: column {name} of the evaluation's rows is empty") from None
+    points = numbers(evidence.rows, name)
+    absent = np.isnan(points)
+    if absent.any() and evidence.evaluation.get("judge") == "people":
+        raise Unmeasured(f"{absent.sum()} of {len(points)} comparisons with {opponent} wait for people")
+    if absent.all():
+        raise Unusable(f"the judge gave no verdict: column {name} of the evaluation's rows is empty")
+    points = np.where(absent, 0.0, points)
     if bad := int((~np.isin(points, (0.0, 0.5, 1.0))).sum()):
         raise Unusable(f"column {name} of the evaluation's rows holds {bad} values that are no points")
     return points

@@ -18,7 +18,7 @@ from rlhf.config import Config
 from rlhf.config.algorithms import OnlineConfig
 from rlhf.gate.frontier import Overoptimization, Place, fit, gains_at, reach
 from rlhf.gate.records import Interval
-from rlhf.gate.statistics import bootstrap_mean, win_points
+from rlhf.gate.statistics import bootstrap_mean
 from rlhf.pipeline.receipt import RECEIPT
 from rlhf.pipeline.stage import JOURNAL
 from rlhf.report import plots
@@ -104,7 +104,7 @@ def _trial(workspace: Path, name: str, seed: int) -> Trial:
         algorithm=name,
         seed=seed,
         gradient_noise=noise["variance"] / noise["mean_square"] if noise and noise["mean_square"] > 0 else None,
-        wins=_wins(workspace, name, metrics["judge"]),
+        wins=_wins(workspace, name),
         proxy_gain=proxy["policy"] - proxy["sft"],
         gold_gain=gold["policy"] - gold["sft"] if gold else None,
         kl=metrics["kl"]["value"],
@@ -130,13 +130,13 @@ def _place(found: Mapping[str, Any]) -> Place:
     return Place(kl=Interval(**found["kl"]), proxy=Interval(**found["proxy"]), gold=gold)
 
 
-def _wins(workspace: Path, name: str, judge: str) -> dict[str, float]:
+def _wins(workspace: Path, name: str) -> dict[str, float]:
+    """Points against SFT by prompt; a prompt without a verdict is lost."""
     import pyarrow.parquet
 
     path = workspace / "reports/evaluate" / name / "rows" / "rows.parquet"
-    rows = pyarrow.parquet.read_table(path, columns=["prompt_id", f"policy_{judge}", f"sft_{judge}"]).to_pydict()
-    points = win_points(np.array(rows[f"policy_{judge}"]), np.array(rows[f"sft_{judge}"]))
-    return dict(zip(rows["prompt_id"], points.tolist(), strict=True))
+    rows = pyarrow.parquet.read_table(path, columns=["prompt_id", "points_sft"]).to_pydict()
+    return dict(zip(rows["prompt_id"], np.nan_to_num(rows["points_sft"]).tolist(), strict=True))
 
 
 def _end(workspace: Path, name: str) -> Mapping[str, Any]:

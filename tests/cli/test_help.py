@@ -15,6 +15,7 @@ COMMANDS = {
     "lineage": ("MODEL", "--json"),
     "promote": ("--approver", "--generation"),
     "rollback": ("--approver", "--generation"),
+    "judge": ("export", "import"),
     "chat": ("MODEL", "--prompt", "--temperature"),
     "up": ("--prefect-port", "--mlflow-port"),
     "down": ("-C",),

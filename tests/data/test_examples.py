@@ -34,7 +34,7 @@ def test_an_example_is_whole(name: str) -> None:
     assert overlay.keys() == {"description", "deps", "params"}
     assert overlay["deps"] == [f"${{collect.sources[{place}].path}}" for place in range(len(config.collect.sources))]
     assert config.label.judge == "none"
-    assert config.evaluate.judge == "reward"
+    assert config.evaluate.judge.kind == "reward"
 
 
 def test_the_files_that_users_start_from_have_no_bad_row(tmp_path: Path) -> None:

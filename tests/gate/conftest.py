@@ -21,6 +21,14 @@ REWARD = {
     "ece": 0.03,
     "length_spearman": -0.1,
 }
+JUDGING = {
+    "asked": "both orders",
+    "nulls": {"sft": {"count": 0, "n": PROMPTS}, "champion": {"count": 0, "n": PROMPTS}},
+    "consistency": {"value": 0.85, "low": 0.82, "high": 0.88, "n": PROMPTS},
+    "primacy": {"value": 0.02, "low": -0.01, "high": 0.05, "n": PROMPTS},
+    "agreement": {"value": 0.8, "low": 0.75, "high": 0.85, "n": 250, "pairs": PROMPTS},
+    "a_a": {"value": 0.51, "low": 0.47, "high": 0.55, "wins": 140, "ties": 128, "losses": 132},
+}
 
 INPUTS = {
     "models/sft": "bb",
@@ -129,6 +137,7 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
         "rows": rows,
         "evaluation": {
             "judge": "gold",
+            "judging": JUDGING,
             "prompts": n,
             "policy_digest": "aa",
             "reference_digest": "bb",

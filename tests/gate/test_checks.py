@@ -104,6 +104,11 @@ def better_by_heart(evidence: Evidence) -> Evidence:
     return with_metric(spoiled, "win_rate", "value", value=float(points.mean()))
 
 
+def unjudged(points: np.ndarray) -> np.ndarray:
+    """Points of which one in ten is absent, and lost: the policy still wins."""
+    return np.where(np.arange(len(points)) % 10, points, math.nan)
+
+
 def longer_where_better(evidence: Evidence) -> Evidence:
     """Every token that the policy says more is worth 0.4 to the reward model, and nothing else is."""
     longer = np.arange(PROMPTS) % 6
@@ -140,6 +145,18 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "broken": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 20 != 0), "fail"),
     "repetition": (lambda e: with_rows(e, policy_repetition=2.5 * e.rows["sft_repetition"] + 0.03), "fail"),
     "copying": (lambda e: with_rows(e, policy_copying=e.rows["sft_copying"] + 0.2), "fail"),
+    "judge_complete": (lambda e: with_rows(e, points_champion=unjudged(e.rows["points_champion"])), "fail"),
+    "judge_consistent": (
+        lambda e: with_metric(e, "judging", "primacy", value={"value": -0.3, "low": -0.4, "high": -0.2, "n": 400}),
+        "fail",
+    ),
+    "judge_agrees": (
+        lambda e: with_metric(
+            e, "judging", "agreement", value={"value": 0.5, "low": 0.45, "high": 0.55, "n": 250, "pairs": 400}
+        ),
+        "fail",
+    ),
+    "judge_a_a": (lambda e: with_metric(e, "judging", "a_a", "wins", value=260), "fail"),
     "better_than_sft": (worse, "fail"),
     "better_than_champion": (lambda e: with_rows(e, points_champion=full(0.0)), "fail"),
     "more_wins_than_luck": (worse, "fail"),
@@ -227,6 +244,7 @@ def test_the_checks_are_these() -> None:
     assert list(GROUPS) == [
         "integrity",
         "sanity",
+        "judge",
         "quality",
         "reward model",
         "over-optimisation",
@@ -263,6 +281,10 @@ def test_without_any_one_check_there_is_no_promotion(
 NUMBERS = [
     ("evaluation", "prompts"),
     ("evaluation", "win_rate", "value"),
+    ("evaluation", "judging", "consistency", "low"),
+    ("evaluation", "judging", "primacy", "high"),
+    ("evaluation", "judging", "agreement", "pairs"),
+    ("evaluation", "judging", "a_a", "losses"),
     ("evaluation", "distinct_2", "policy"),
     ("evaluation", "distinct_2", "sft"),
     ("evaluation", "harmful_compliance", "policy"),

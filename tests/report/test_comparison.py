@@ -88,7 +88,7 @@ def test_trials_are_read_from_reports_and_the_journal(workspace: Path) -> None:
     for name in ("ppo", "dpo"):
         write_json(workspace / "models/policy" / name / "receipt.json", {"key": f"key-{name}"})
         rows = workspace / "reports/evaluate" / name / "rows/rows.parquet"
-        pq.write_table(pa.table({"prompt_id": ["a", "b"], "policy_gold": [1.0, 2.0], "sft_gold": [1.0, 3.0]}), rows)
+        pq.write_table(pa.table({"prompt_id": ["a", "b"], "points_sft": [0.5, 0.0]}), rows)
         write_json(workspace / "reports/evaluate" / name / "metrics.json", evaluation(name) | {"path": along} | HELD)
     noise = {"steps": 8, "mean_square": 0.5, "variance": 3.0}
     write_json(workspace / "reports/align/ppo/metrics.json", {"gradient_noise": noise})

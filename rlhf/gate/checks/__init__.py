@@ -11,6 +11,7 @@ from rlhf.config.gate import GateConfig
 from rlhf.gate.checks import (
     diversity,
     integrity,
+    judge,
     overoptimization,
     quality,
     reward_model,
@@ -25,6 +26,7 @@ from rlhf.gate.records import Check
 GROUPS: Mapping[str, tuple[Callable[[Evidence, GateConfig], Check], ...]] = {
     "integrity": integrity.CHECKS,
     "sanity": sanity.CHECKS,
+    "judge": judge.CHECKS,
     "quality": quality.CHECKS,
     "reward model": reward_model.CHECKS,
     "over-optimisation": overoptimization.CHECKS,

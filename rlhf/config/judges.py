@@ -1,0 +1,40 @@
+"""Who decides which of two answers is better: a section of its own for each kind of judge."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rlhf.config.section import Count, Positive, Section
+
+
+class Scored(Section):
+    """A judge that scores answers one by one: the world's gold reward, the reward models that training raised, or the
+    referee, a reward model that training never saw."""
+
+    kind: Literal["gold", "reward", "referee"]
+
+
+class Endpoint(Section):
+    """A language model behind a server with OpenAI's chat completions. Both orders of two answers are asked."""
+
+    kind: Literal["endpoint"]
+    url: str = Field(pattern=r"^https?://[^@?#\s]+$")  # up to /v1, as http://localhost:8000/v1; no secret stands in it
+    model: str = Field(min_length=1)
+    key: Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] | None  # the environment variable that holds the key
+    max_tokens: Count  # of a reply
+    timeout: Positive  # seconds that a reply may take
+    retries: int = Field(ge=0)  # after 429, 5xx, or no reply
+    wait: Positive  # seconds before the first retry, twice as many before each next one
+    parallel: Count  # requests at a time
+    budget: Count  # requests of one evaluation at most, retries included; what is left then has no verdict
+
+
+class People(Section):
+    """People, by `rlhf judge export` and `rlhf judge import`."""
+
+    kind: Literal["people"]
+    verdicts: str  # the file of their verdicts, relative to the workspace
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None  # of that file; `rlhf judge import` writes it
+
+
+JudgeConfig = Annotated[Scored | Endpoint | People, Field(discriminator="kind")]

@@ -1,0 +1,168 @@
+"""The judge of an evaluation: who wins each prompt, and whether the judge is one."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf import durable, manifest
+from rlhf.batching.batches import pad
+from rlhf.batching.encoding import encode_turns
+from rlhf.config.judges import Endpoint, People
+from rlhf.data.ids import prompt_hash
+from rlhf.data.rows import read_rows
+from rlhf.errors import DataError
+from rlhf.judges import people, validity
+from rlhf.judges.door import Comparison, Judged, between, by_scores, in_both_orders
+from rlhf.judges.endpoint import EndpointJudge
+from rlhf.models.cached import arithmetic, cached
+from rlhf.models.loading import load_reward_model
+from rlhf.models.scoring import rewards
+from rlhf.pipeline.stage import Stage
+from rlhf.rollouts.rewards import Rewards
+
+Row = dict[str, Any]
+KEPT = ".work/judge"  # of a workspace: replies of servers, which were paid for once
+FILE = "verdicts.jsonl"  # beside the rows: everything that a server or people said
+
+
+def judge(
+    stage: Stage,
+    rows: list[Row],
+    opponents: Sequence[str],
+    again: Sequence[str],
+    reward: Rewards,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    """Add `points_<opponent>` to the rows: 1 where the policy's answer is better, 1/2 where both are as good, 0 where
+    it is worse, NaN without a verdict. Returns what shows whether the judge is one, None where that has no meaning.
+
+    again: texts of SFT's second answers to the first prompts.
+    """
+    config, gate = stage.config.evaluate.judge, stage.config.gate
+    bootstrap = {"confidence": gate.confidence, "resamples": gate.bootstrap, "seed": stage.seed}
+    compared = {name: between(rows, name) for name in opponents}
+    labelled = labelled_pairs(stage, tokenizer)
+    same = [
+        Comparison(row["prompt_id"], row["prompt"], row["sft_response"], text)
+        for row, text in zip(rows, again, strict=False)
+    ]
+    if isinstance(config, People):
+        given = verdicts(stage, config)
+        judged = {name: people.by_people(given, some) for name, some in compared.items()}
+        tasks = {people.task_name(one) for one in chain(*compared.values())}
+        counted = [one for one in given if one.task in tasks]
+        write(stage, [asdict(one) for one in counted])
+        found = {
+            "asked": "one order",
+            "agreement": validity.share(*people.agreements(counted), bootstrap),
+            "a_a": None,
+        }
+    elif isinstance(config, Endpoint):
+        server = EndpointJudge(config, stage.workspace / KEPT, partial(stage.progress, label="judge"))
+        both = partial(in_both_orders, server)
+        judged = {name: both(some) for name, some in compared.items()}
+        found = {
+            "asked": "both orders",
+            "agreement": validity.agreement(both, labelled, bootstrap),
+            "a_a": validity.a_a(both, same, bootstrap),
+        }
+        write(stage, server.replies)
+    else:
+        alone = scorer(stage, config.kind, reward, reference, tokenizer)
+        scores = {name: np.array([row[f"{name}_{config.kind}"] for row in rows]) for name in ("policy", *opponents)}
+        judged = {name: by_scores(scores["policy"], scores[name]) for name in opponents}
+        found = {
+            "asked": "alone",
+            "agreement": validity.agreement(alone, labelled, bootstrap),
+            "a_a": validity.a_a(alone, same, bootstrap),
+        }
+    for name, one in judged.items():
+        for row, point in zip(rows, one.points.tolist(), strict=True):
+            row[f"points_{name}"] = point
+    owners = [np.array([row["prompt_id"] for row in rows])] * len(judged)
+    return found | {
+        "nulls": {name: validity.nulls(one) for name, one in judged.items()},
+        "consistency": validity.consistency(list(judged.values()), owners, bootstrap),
+        "primacy": validity.primacy(list(judged.values()), owners, bootstrap),
+    }
+
+
+def labelled_pairs(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Comparison]:
+    """Pairs of answers of the test split that fit `tokens`, and of which people preferred the first."""
+    limits, rankings = stage.config.tokens, read_rows(stage.input("data/judgements"), "rankings", "test")
+    ours = [row for row in rankings if row["criterion"] in stage.config.reward.criteria]
+    turns = encode_turns(tokenizer, [row | {"response": text} for row in ours for text in row["responses"]])
+    fits = iter((turns.prompts.lengths <= limits.prompt) & (turns.responses.lengths <= limits.response))
+    ranked = (row | {"ranks": [rank if next(fits) else None for rank in row["ranks"]]} for row in ours)
+    return validity.pairs_of(list(ranked), stage.config.evaluate.judge_pairs, stage.seed, prompt_hash)
+
+
+def verdicts(stage: Stage, config: People) -> list[people.Given]:
+    """What people said so far: the bytes that params.yaml names, so that DVC sees a new verdict."""
+    path = stage.workspace / config.verdicts
+    if config.sha256 is None:
+        return []
+    if not path.is_file() or manifest.sha256(path) != config.sha256:
+        raise DataError(
+            f"{path} is not the file of verdicts that evaluate.judge.sha256 of params.yaml names. Take both from the "
+            "same commit of git, or set that to null and import the files of people's verdicts: rlhf judge import FILE"
+        )
+    return people.read_verdicts(path)
+
+
+def scorer(
+    stage: Stage, kind: str, reward: Rewards, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[Sequence[Comparison]], Judged]:
+    """The judge that scores answers one by one, by their texts."""
+    batch_size = stage.config.evaluate.batch_size
+    names = [f"models/reward/{criterion}" for criterion in reward.judges]
+    if kind == "referee":
+        names = ["models/referee"]
+        reward = Rewards({kind: partial(rewards, load_reward_model(stage.input(*names)))}, {kind: 1.0}, "before")
+
+    def scores(answers: list[tuple[Any, str]]) -> NDArray[np.float64]:
+        if kind == "gold":
+            from rlhf.world.gold import gold
+
+            return np.array([gold(prompt, text).total for prompt, text in answers])
+        path = stage.kept(
+            scorer,
+            rewards=[stage.inputs[name] for name in names],
+            weights=[reward.weights[name] for name in reward.judges],
+            tokenizer=stage.inputs["models/sft"],
+            arithmetic=arithmetic(reference),
+            answers=answers,
+            batch_size=batch_size,
+        )
+        return cached(path, lambda: {"scores": compute(answers)})["scores"].double().numpy()
+
+    @torch.no_grad()
+    def compute(answers: list[tuple[Any, str]]) -> Tensor:
+        turns = encode_turns(tokenizer, [{"prompt": prompt, "response": text} for prompt, text in answers])
+        found = [
+            reward.total(reward(pad(turns[start : start + batch_size]).to(reference.device)))
+            for start in range(0, len(turns), batch_size)
+        ]
+        return torch.cat(found) if found else torch.zeros(0)
+
+    def judge(comparisons: Sequence[Comparison]) -> Judged:
+        first, second = ([(one.prompt, getattr(one, side)) for one in comparisons] for side in ("first", "second"))
+        return by_scores(scores(first), scores(second))
+
+    return judge
+
+
+def write(stage: Stage, said: Sequence[Row]) -> None:
+    """Keep what was said, a line each."""
+    lines = (json.dumps(one, ensure_ascii=False, sort_keys=True) + "\n" for one in said)
+    durable.write_text(stage.output(f"reports/evaluate/{stage.item}/rows") / FILE, "".join(lines))
