@@ -144,7 +144,6 @@ class Ledger:
     def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self.path, timeout=10.0, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = FULL")
             self._prepare(connection)
             connection.execute(f"BEGIN {kind}")
             try:
@@ -157,6 +156,7 @@ class Ledger:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make the tables that are not there, and see that those that are have our columns."""
         try:
+            connection.execute("PRAGMA synchronous = FULL")
             connection.executescript(_SCHEMA)
             columns = [row[1] for row in connection.execute("PRAGMA table_info(champions)")]
         except sqlite3.DatabaseError as error:

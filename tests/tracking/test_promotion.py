@@ -11,16 +11,19 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from typer.testing import CliRunner
 
+from flows import promoting
 from rlhf import durable
-from rlhf.errors import Busy, DataError, GateRefused, ServiceError
+from rlhf.cli import app
+from rlhf.errors import Busy, DataError, Exit, GateRefused, ServiceError
 from rlhf.gate.ledger import Ledger
 from rlhf.manifest import digest, write_manifest
 from rlhf.tracking import champions
 from rlhf.tracking.promotion import promote, reconcile, rollback, steps
 from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
-from tests.tracking.workspace import Workspace, add_policy, make_workspace, write_decision, write_params
+from tests.tracking.workspace import TRAINER, Workspace, add_policy, make_workspace, write_decision, write_params
 
 STEPS = ["verified", "registered", "fetched", "written"]
 
@@ -221,6 +224,53 @@ def rivals(workspace: Workspace) -> Workspace:
         add_policy(workspace, name)
     sync(workspace.path)
     return workspace
+
+
+@pytest.fixture
+def guarded(synced: Workspace, tmp_path: Path) -> Path:
+    """A workspace where a person has to approve, of whom two may sign: Ada and the trainer; their keys lie there."""
+    path = shutil.copytree(synced.path, tmp_path / "small")
+    write_params(path, approval="required", approvers="approvers")
+    (path / "dvc.yaml").touch()
+    for name in ("ada@here", TRAINER):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path / name], check=True)
+    keys = [f"{name} {(path / f'{name}.pub').read_text()}" for name in ("ada@here", TRAINER)]
+    (path / "approvers").write_text("".join(keys))
+    return path
+
+
+def approve(path: Path, name: str) -> None:
+    done = CliRunner().invoke(app, ["approve", "-C", str(path), "--key", str(path / name), "--approver", name])
+    assert done.exit_code == 0, done.output
+
+
+def test_where_approval_is_required_a_signed_one_promotes(guarded: Path) -> None:
+    with pytest.raises(GateRefused, match=r"lacks the approval of another person.*`rlhf approve --key PATH`"):
+        promote(guarded, approver="ada@here")
+    approve(guarded, TRAINER)
+    with pytest.raises(GateRefused, match=f"{TRAINER} trained the policy"):
+        promote(guarded)
+    assert_unchanged(guarded)
+    approve(guarded, "ada@here")
+    assert promote(guarded).champion.approver == "ada@here"
+
+
+def test_the_answer_in_a_form_is_about_the_decision_that_was_shown(
+    guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = digest(guarded / DECISION)
+    cases = {"ada@here": ("0" * 64, "is not this decision"), TRAINER: (shown, "trained"), "": (shown, "no approver")}
+    for name, (about, message) in cases.items():
+        assert promoting.main([str(guarded), f"--approver={name}", f"--approved={about}"]) == Exit.GATE_REFUSED
+        assert message in capsys.readouterr().out
+    assert_unchanged(guarded)
+    write_params(guarded, approval="required")
+    with pytest.raises(GateRefused, match=r"the form of the deployment `promote`.*promotion\.approvers"):
+        promote(guarded)
+    assert promoting.main([str(guarded), "--approver=ada@here", f"--approved={shown}"]) == Exit.DONE
+    current = Ledger.of(guarded).current()
+    assert current is not None
+    assert current.approver == "ada@here"
 
 
 def take_turns(made: Workspace, turns: Sequence[str]) -> list[str]:
