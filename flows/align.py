@@ -183,9 +183,7 @@ def _promote(session: Session, decision: Standing | None) -> tuple[str | None, E
     if not (session.promote and decision and decision.verdict == "PROMOTE") or settled(workspace, decision):
         return None, Exit.DONE
     if load_promotion(workspace / PARAMS).approval == "required":
-        said = f"{decision.winner} may be promoted when another person than the trainer has approved it: {APPROVE}"
-        session.reporter.message(said)
-        return said, Exit.DONE
+        return f"{decision.winner} waits for a person other than the trainer to approve it: {APPROVE}", Exit.DONE
     outcome: list[tuple[Exit, str]] = []
 
     def promote() -> State:

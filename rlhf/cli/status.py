@@ -95,7 +95,8 @@ def _reasons(changes: list[Any]) -> Iterator[str]:
             if path == "code.json":
                 yield "its code"
             elif path == "champion.json":
-                yield OTHER if found != {"champion.uses": "modified"} else "another use of the test set"
+                if found != "new":  # it has not run yet
+                    yield "another use of the test set" if set(found) == {"champion.uses"} else OTHER
             elif path == "params.yaml":
                 yield from found if isinstance(found, dict) else ["it has not run yet"]
             else:
