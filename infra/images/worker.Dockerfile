@@ -2,7 +2,7 @@
 #   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
 FROM python:3.11.14-slim-bookworm
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends git openssh-client && rm -rf /var/lib/apt/lists/*
 COPY requirements.lock /opt/rlhf/requirements.lock
 RUN pip install --no-cache-dir --index-url ${TORCH_INDEX} "$(grep '^torch==' /opt/rlhf/requirements.lock)" \
  && pip install --no-cache-dir --requirement /opt/rlhf/requirements.lock \
