@@ -23,20 +23,23 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows.records import Sender, acted_on, gate_report, promote_apart, read_decision, sending
+from flows.records import Sender, gate_report, promote_apart, record, sending, settled
 from flows.results import Reporter, RunResult, Silent, StageResult
 from flows.server import client, crash_dead_runs, ensure_limits, quiet_console, require_limits
 from flows.slots import release_left_over
 from flows.stages import Stages, retries, retry_delays
+from rlhf.config import load_promotion
 from rlhf.errors import Exit
-from rlhf.pipeline import fingerprint, versioning
+from rlhf.pipeline import champion, fingerprint, versioning
 from rlhf.pipeline.graph import PARAMS, Graph, load_graph, read_yaml
 from rlhf.pipeline.lock import hold
 from rlhf.pipeline.receipt import git_state
 from rlhf.tracking.journal import Journal
+from rlhf.tracking.standing import Standing, standing
 
 FLOW = "align"
 PROMOTE = "promote"
+APPROVE = "`rlhf approve --key PATH`, then `rlhf promote`; or the deployment `promote` in Prefect"
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Session:
     promote: bool
     sender: Sender
     graph: Graph
+    stale: set[str]  # what DVC would run or restore
     id: str = field(default_factory=lambda: f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}")
     stop: threading.Event = field(default_factory=threading.Event)
     result: RunResult | None = None
@@ -99,7 +103,10 @@ def _open(workspace: Path, reporter: Reporter, promote: bool, sender: Sender) ->
             crash_dead_runs(connected, workspace, FLOW, UUID(own) if own else None)
             release_left_over(connected, workspace / ".rlhf" / "leases")
         fingerprint.refresh(workspace)
-        yield Session(workspace, reporter, promote, sender, load_graph(workspace))
+        stale = versioning.stale_stages(workspace)
+        if champion.refresh(workspace, stale):
+            stale = versioning.stale_stages(workspace)
+        yield Session(workspace, reporter, promote, sender, load_graph(workspace), stale)
 
 
 def _run(session: Session) -> State:
@@ -109,8 +116,7 @@ def _run(session: Session) -> State:
         with Journal(workspace / ".rlhf" / "runs" / f"{session.id}.jsonl") as journal:
             params, git = read_yaml(workspace / PARAMS), git_state(workspace)
             journal.write("start", run_id=session.id, flow_run=flow_run.get_id(), params=params, git=git)
-            stale = versioning.stale_stages(workspace)
-            stages = Stages(workspace, graph, stale, session.id, reporter, journal, session.stop)
+            stages = Stages(workspace, graph, session.stale, session.id, reporter, journal, session.stop)
             _submit_all(stages)
             decision = _decision(stages)
             promotion, promoted = _promote(session, decision)
@@ -123,7 +129,8 @@ def _run(session: Session) -> State:
     if not sender.synced:
         reporter.message("unsynced: MLflow does not have everything yet; `rlhf sync` sends the rest")
     failure = next((result.exit for result in results.values() if result.exit != Exit.DONE), promoted)
-    session.result = RunResult(session.id, results, failure, decision, promotion, sender.synced)
+    said = decision.raw if decision else None
+    session.result = RunResult(session.id, results, failure, said, promotion, sender.synced)
     return state
 
 
@@ -154,26 +161,33 @@ def _submit_all(stages: Stages) -> None:
         raise
 
 
-def _decision(stages: Stages) -> dict[str, object] | None:
-    """The gate's decision, shown in Prefect, when the stage `gate` stands."""
+def _decision(stages: Stages) -> Standing | None:
+    """The gate's decision, kept and shown in Prefect, when the stage `gate` stands."""
     gate = stages.results.get("gate")
-    decision = read_decision(stages.workspace) if gate and gate.good else None
+    decision = standing(stages.workspace) if gate and gate.good else None
+    if decision:
+        record(stages.workspace, decision)
     if decision and gate and gate.state != "cached":
-        create_markdown_artifact(gate_report(decision), key="gate", description=str(decision["sentence"]))
+        stages.journal.write("decision", digest=decision.digest)
+        create_markdown_artifact(gate_report(decision.raw), key="gate", description=decision.sentence)
     return decision
 
 
-def _promote(session: Session, decision: dict[str, object] | None) -> tuple[str | None, Exit]:
+def _promote(session: Session, decision: Standing | None) -> tuple[str | None, Exit]:
     """Promote the winner of a decision that nothing was promoted by yet; return what was done and an exit code.
 
-    An MLflow that does not answer leaves the promotion to the next run; it does not fail this one.
+    An MLflow that does not answer leaves the promotion to the next run; it does not fail this one. Where a person has
+    to approve, the run ends by saying so.
     """
-    if not (session.promote and decision and decision["decision"] == "PROMOTE") or acted_on(session.workspace):
+    workspace = session.workspace
+    if not (session.promote and decision and decision.verdict == "PROMOTE") or settled(workspace, decision):
         return None, Exit.DONE
+    if load_promotion(workspace / PARAMS).approval == "required":
+        return f"{decision.winner} waits for a person other than the trainer to approve it: {APPROVE}", Exit.DONE
     outcome: list[tuple[Exit, str]] = []
 
     def promote() -> State:
-        outcome.append(promote_apart(session.workspace))
+        outcome.append(promote_apart(workspace))
         code, line = outcome[0]
         return Completed(message=line) if code == Exit.DONE else Failed(message=f"{code.name}: {line}")
 

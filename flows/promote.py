@@ -8,39 +8,45 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed, Failed, State
 
-from flows.records import gate_report, promote_apart, read_decision
+from flows.records import gate_report, promote_apart
+from rlhf.config import load_promotion
 from rlhf.errors import Exit
-from rlhf.gate.ledger import Ledger
-
-WAIT = 7 * 24 * 3600  # seconds that an approval may take
+from rlhf.gate.approval import DAY
+from rlhf.pipeline.graph import PARAMS
+from rlhf.tracking.standing import standing
 
 
 class Approval(RunInput):
     """The form that a person fills in, in Prefect's page of the paused run."""
 
     approve: bool
-    approver: str  # who answers for it; the ledger keeps the name
+    approver: str  # who answers for it; the ledger keeps the name, and it is not the trainer's
     comment: str = ""
 
 
 @flow(name="promote", persist_result=False)
-def promote(workspace: str = ".", approval: bool = False, wait: float = WAIT) -> State:
-    """Make the gate's winner the champion. The swap is refused when another promotion came while this one waited."""
+def promote(workspace: str = ".", approval: bool = False) -> State:
+    """Make the gate's winner the champion.
+
+    What is approved is the decision that was shown: it is refused when another stands there by then, when another
+    promotion came, or when nobody answered within `promotion.expires_days`.
+    """
     place = Path(workspace).resolve()
-    decision = read_decision(place)
-    if decision is None or decision["decision"] != "PROMOTE":
-        verdict = (
-            f"The gate says {decision['decision']}: {decision['sentence']}" if decision else "No gate has decided."
-        )
+    shown = standing(place)
+    if shown is None or shown.verdict != "PROMOTE":
+        verdict = f"The gate says {shown.verdict}: {shown.sentence}" if shown else "No gate has decided."
         return Failed(message=f"{Exit.GATE_REFUSED.name}: {verdict} Nothing is promoted")
-    champion = Ledger(place / ".rlhf" / "ledger.db").current()
-    generation, approver = champion.generation if champion else 0, ""
-    if approval:
-        create_markdown_artifact(gate_report(decision), key="approval", description=decision["sentence"])
-        form = Approval.with_initial_data(description=gate_report(decision), approve=False)
-        answer = pause_flow_run(wait_for_input=form, timeout=int(wait), poll_interval=1)
-        if not answer.approve:
-            return Failed(message=f"{Exit.GATE_REFUSED.name}: {answer.approver} refused. {answer.comment}".strip())
-        approver = answer.approver
-    code, line = promote_apart(place, generation, approver)
+    if not approval:
+        return _state(*promote_apart(place))
+    report = gate_report(shown.raw)
+    create_markdown_artifact(report, key="approval", description=shown.sentence)
+    form = Approval.with_initial_data(description=report, approve=False)
+    wait = int(load_promotion(place / PARAMS).expires_days * DAY)
+    answer = pause_flow_run(wait_for_input=form, timeout=wait, poll_interval=1)
+    if not answer.approve:
+        return Failed(message=f"{Exit.GATE_REFUSED.name}: {answer.approver} refused. {answer.comment}".strip())
+    return _state(*promote_apart(place, answer.approver, shown.digest))
+
+
+def _state(code: Exit, line: str) -> State:
     return Completed(message=line) if code == Exit.DONE else Failed(message=f"{code.name}: {line}")

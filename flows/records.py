@@ -1,12 +1,10 @@
 """What a run leaves behind: the sender that brings all journals to MLflow, promotion, the gate's report in Prefect."""
 
-import hashlib
 import html
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,8 @@ from rlhf.errors import Exit
 from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.fingerprint import ROOT
 from rlhf.report.text import visible
+from rlhf.tracking.standing import Standing, keep, test_set
 
-DECISION = "reports/gate/decision.json"
 PATIENCE = 120.0  # seconds that the sender may take after the last stage
 
 
@@ -57,32 +55,37 @@ def sending(workspace: Path) -> Iterator[Sender]:
         sender.process.wait()
 
 
-def promote_apart(workspace: Path, generation: int | None = None, approver: str = "") -> tuple[Exit, str]:
+def promote_apart(workspace: Path, approver: str = "", decision: str | None = None) -> tuple[Exit, str]:
     """Promote the gate's winner in a process of its own, which may import MLflow; return its exit code and its line.
 
-    `generation` is that of the champion when the decision was looked at; None: whatever it is now.
+    `decision` is the digest of the one that `approver` has just approved; None: nobody was asked.
     """
-    expected = [] if generation is None else ["--generation", str(generation)]
-    command = ["flows.promoting", str(workspace), *expected, f"--approver={approver}"]
-    process = _module(command, workspace, stdin=None, output=subprocess.PIPE)
+    approved = [] if decision is None else [f"--approved={decision}"]
+    process = _module(
+        ["flows.promoting", str(workspace), f"--approver={approver}", *approved],
+        workspace,
+        stdin=None,
+        output=subprocess.PIPE,
+    )
     said = process.communicate()[0].decode("utf-8", "replace").strip().splitlines()
     code = process.returncode
     return Exit(code) if code in set(Exit) else Exit.FAILED, said[-1] if said else f"it ended with exit code {code}"
 
 
-def read_decision(workspace: Path) -> dict[str, Any] | None:
-    """The gate's decision; None when there is no gate or it has not decided."""
-    file = workspace / DECISION
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+def settled(workspace: Path, decision: Standing) -> bool:
+    """Whether its winner is in use, or was rolled back: only a person brings back what was taken out of use."""
+    book = Ledger.of(workspace)
+    current = book.current()
+    return decision.policy in book.rolled_back() | ({current.policy} if current else set())
 
 
-def acted_on(workspace: Path) -> bool:
-    """Whether the ledger holds a promotion by this very decision: after a rollback it must not come back by itself."""
-    digest = hashlib.sha256((workspace / DECISION).read_bytes()).hexdigest()
-    return any(entry.report_digest == digest for entry in Ledger(workspace / ".rlhf" / "ledger.db").history())
+def record(workspace: Path, decision: Standing) -> None:
+    """Keep a decision for good, and count it as one more look at its test set."""
+    keep(workspace, decision)
+    Ledger.of(workspace).record(decision.digest, test_set(workspace), decision.verdict)
 
 
-def gate_report(decision: dict[str, Any]) -> str:
+def gate_report(decision: Mapping[str, Any]) -> str:
     """The gate's decision as Markdown: the sentence, and of each candidate how many checks of each group pass, and a
     table of those that do not."""
     lines = [f"# {decision['decision']}", "", decision["sentence"], ""]

@@ -2,7 +2,7 @@
 # to look; --build-arg TORCH_INDEX=URL takes the build of it for other processors or GPUs from another index.
 FROM python:3.11.14-slim-bookworm
 ARG TORCH_INDEX
-RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends git openssh-client && rm -rf /var/lib/apt/lists/*
 COPY requirements.lock torch.lock /opt/rlhf/
 RUN pip install --no-cache-dir --require-hashes --no-deps --requirement /opt/rlhf/requirements.lock \
  && pip install --no-cache-dir ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} --requirement /opt/rlhf/torch.lock \

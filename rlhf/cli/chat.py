@@ -102,16 +102,14 @@ def _find(workspace: Path, model: str) -> Path:
 
 
 def _champion(workspace: Path) -> Path:
-    """The champion's files, from the workspace when they are there still."""
+    """The champion's files: those that were evaluated."""
     from rlhf.gate.ledger import Ledger
-    from rlhf.tracking.outputs import model_outputs
-    from rlhf.tracking.registry import resolve
+    from rlhf.pipeline.champion import champion_files
 
-    champion = Ledger(workspace / ".rlhf" / "ledger.db").current()
+    champion = Ledger.of(workspace).current()
     if champion is None:
         raise DataError(f"{workspace} has no champion yet. Name a model (rlhf chat sft), or make one: rlhf promote")
-    here = next((o.directory for o in model_outputs(workspace) if o.key == champion.candidate_key), None)
-    return here or resolve(workspace, "policy@champion")
+    return champion_files(workspace, champion.policy)
 
 
 def _load(directory: Path, *, prompt_tokens: int, response_tokens: int, temperature: float, seed: int) -> Talk:

@@ -1,6 +1,7 @@
-"""`rlhf lineage`, `rlhf promote`, `rlhf rollback`: where a model came from, and which one is in use."""
+"""`rlhf lineage`, `rlhf promote`, `rlhf approve`, `rlhf rollback`: where a model came from, and which one is in use."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,18 +37,41 @@ def lineage(
 
 
 def promote(
-    approver: Annotated[str, typer.Option(help="Who approves, for the ledger.")] = "",
-    generation: Annotated[
-        int | None,
-        typer.Option(help="Promote only if the champion is still of this generation.", show_default=False, min=0),
-    ] = None,
+    approver: Annotated[
+        str, typer.Option(help="Who answers for it, for the ledger, where no approval is required.")
+    ] = "",
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Make the gate's winner the champion. Exit code 12 when the gate refuses."""
+    """Make the gate's winner the champion in place of the one it was compared with. Exit code 12 when it is refused."""
     from rlhf.tracking.promotion import promote as change
 
-    _show(change(find_workspace(workspace), expected_generation=generation, approver=approver), as_json)
+    _show(change(find_workspace(workspace), approver=approver), as_json)
+
+
+def approve(
+    key: Annotated[Path, typer.Option(help="Your private SSH key, or the public one of a key that ssh-agent holds.")],
+    approver: Annotated[
+        str, typer.Option(help="Your name among the allowed signers. Without it: git's user.email.", show_default=False)
+    ] = "",
+    comment: Annotated[str, typer.Option(help="What you want to say; it is signed too.")] = "",
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Sign the gate's decision to promote, as a person who did not train the policy. `rlhf promote` then acts on it."""
+    from rlhf.gate.approval import sign
+    from rlhf.pipeline.receipt import git_user
+    from rlhf.tracking.promotion import passing, proposal
+
+    directory = find_workspace(workspace)
+    decision = passing(directory)
+    approval = proposal(decision, approver or git_user(directory) or "", comment)
+    path = sign(directory, approval, key)
+    if as_json:
+        print_json({"path": str(path), **asdict(approval)})
+    else:
+        said = f"{approval.approver} approves: {decision.sentence} Signed in {path}. Next: rlhf promote"
+        out.print(Text(said), soft_wrap=True)
 
 
 def rollback(
@@ -102,4 +126,4 @@ def _short(commit: str | None) -> str | None:
     return f"{commit[:10]}{'+' if commit.endswith('+') else ''}" if commit else None
 
 
-COMMANDS = (lineage, promote, rollback)
+COMMANDS = (lineage, promote, approve, rollback)

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
 
+OTHER = "another champion"  # than the last evaluation was made against
+
 
 def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> None:
     """Show each stage (up to date, or changed and why), the last run, the services and the champion."""
@@ -22,7 +24,7 @@ def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
 
     directory = find_workspace(workspace)
     load_config(directory / "params.yaml")
-    champion = Ledger(directory / ".rlhf" / "ledger.db").current()
+    champion = Ledger.of(directory).current()
     value = {
         "workspace": str(directory),
         "stages": stage_reasons(directory),
@@ -38,6 +40,7 @@ def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
 
 def stage_reasons(workspace: Path) -> dict[str, list[str]]:
     """For every stage why it would run; an empty list when it is up to date."""
+    from rlhf.pipeline.champion import CHAMPION, due, pinned
     from rlhf.pipeline.fingerprint import fingerprints
     from rlhf.pipeline.graph import CODE, load_graph
     from rlhf.pipeline.versioning import changes
@@ -47,11 +50,14 @@ def stage_reasons(workspace: Path) -> dict[str, list[str]]:
     file = workspace / CODE
     stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     changed = changes(workspace)
+    other = due(workspace, ()).generation != pinned(workspace).generation
     reasons: dict[str, list[str]] = {}
     for spec in graph:
         direct = list(_reasons(changed.get(spec.name, [])))
         if code.get(spec.program) != stored.get(spec.program) and "its code" not in direct:
             direct.append("its code")
+        if other and CHAMPION in spec.params and OTHER not in direct:
+            direct.append(OTHER)
         waits_for = [other for other in graph.upstream[spec.name] if reasons[other]]
         reasons[spec.name] = direct or [f"{other} runs" for other in waits_for]
     return reasons
@@ -88,6 +94,9 @@ def _reasons(changes: list[Any]) -> Iterator[str]:
         for path, found in change.get("changed deps", {}).items():
             if path == "code.json":
                 yield "its code"
+            elif path == "champion.json":
+                if found != "new":  # it has not run yet
+                    yield "another use of the test set" if set(found) == {"champion.uses"} else OTHER
             elif path == "params.yaml":
                 yield from found if isinstance(found, dict) else ["it has not run yet"]
             else:
@@ -116,7 +125,10 @@ def _show(value: dict[str, Any]) -> None:
     out.print(f"services  {services or 'none runs: rlhf up'}", soft_wrap=True)
     champion = value["champion"]
     if champion:
-        out.print(f"champion  {champion['version']}, generation {champion['generation']}", soft_wrap=True)
+        since = datetime.fromtimestamp(champion["time"]).strftime("%Y-%m-%d %H:%M")
+        by = f", by {champion['approver']}" if champion["approver"] else ""
+        said = f"{champion['version']}, generation {champion['generation']}, since {since} ({champion['action']}{by})"
+        out.print(f"champion  {said}", soft_wrap=True)
     else:
         out.print("champion  none yet: rlhf promote")
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from rlhf.config.algorithms import AlignConfig
 from rlhf.config.data import CollectConfig, LabelConfig, ValidateConfig
 from rlhf.config.gate import GateConfig
+from rlhf.config.promotion import PromotionConfig
 from rlhf.config.section import Section
 from rlhf.config.training import (
     BaseConfig,
@@ -41,19 +42,22 @@ class Config(Section):
     align: AlignConfig
     evaluate: EvaluateConfig
     gate: GateConfig
+    promotion: PromotionConfig
 
 
 def load_config(path: Path) -> Config:
     """Read params.yaml. Raises ConfigError, which names every key that is wrong, its limit, and the nearest key."""
+    return parse_config(_read(path), str(path))
+
+
+def load_promotion(path: Path) -> PromotionConfig:
+    """The section `promotion` of params.yaml alone: a promotion asks nothing of the rest. Raises as `load_config`."""
+    raw = _read(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Run this in a workspace, or make one: rlhf init DIR") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections (seed, collect, ...), not {type(raw).__name__}")
-    return parse_config(raw, str(path))
+        return PromotionConfig.model_validate(raw.get("promotion"))
+    except ValidationError as error:
+        errors = [{**entry, "loc": ("promotion", *entry["loc"])} for entry in error.errors(include_url=False)]
+        raise ConfigError(f"{path}: " + "\n".join(_explain(entry, raw) for entry in errors)) from None
 
 
 def parse_config(raw: dict[str, Any], name: str) -> Config:
@@ -63,6 +67,18 @@ def parse_config(raw: dict[str, Any], name: str) -> Config:
     except ValidationError as error:
         lines = [_explain(entry, raw) for entry in error.errors(include_url=False)]
         raise ConfigError(f"{name}: " + "\n".join(lines)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Run this in a workspace, or make one: rlhf init DIR") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections (seed, collect, ...), not {type(raw).__name__}")
+    return raw
 
 
 def _tuples(value: Any) -> Any:

@@ -3,48 +3,65 @@
 The ledger is the truth and the MLflow alias `champion` its mirror: MLflow sets an alias without looking at what it was,
 so two promoters who read the same champion would overwrite each other. Here each change names the generation that it
 was decided on, and loses if another came first. History is linear, never rewritten: a rollback is one more generation.
+
+Beside it stands every decision of the gate, so that it is known how often a test set has been looked at.
 """
 
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 
-from rlhf.errors import Busy, GateRefused
+from rlhf.errors import Busy, DataError, GateRefused
 
+LEDGER = ".rlhf/ledger.db"  # in a workspace
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS champions (
     generation INTEGER PRIMARY KEY CHECK (generation > 0),
     action TEXT NOT NULL CHECK (action IN ('promote', 'rollback')),
     candidate_key TEXT NOT NULL,
+    policy TEXT NOT NULL,
     version TEXT NOT NULL,
     report_digest TEXT NOT NULL,
     approver TEXT NOT NULL,
     time REAL NOT NULL
-)
+);
+CREATE TABLE IF NOT EXISTS decisions (
+    digest TEXT PRIMARY KEY,
+    test_set TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    time REAL NOT NULL
+);
 """
 
 
 @dataclass(frozen=True)
 class Champion:
-    """One generation: the policy in use since `time` (seconds since 1970), by stage key."""
+    """One generation: the policy in use since `time` (seconds since 1970), by stage key and by its bytes."""
 
     generation: int
     action: str  # promote or rollback
     candidate_key: str
-    version: str  # registered version when it was promoted; "" when no registry could be reached
+    policy: str  # digest of its files
+    version: str  # registered version when it was promoted
     report_digest: str  # sha256 of the gate's decision it rests on
     approver: str
     time: float
 
 
 class Ledger:
-    """The ledger in the SQLite file `path`."""
+    """The ledger in the SQLite file `path`. Raises DataError for a file that is no ledger, or an older one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @classmethod
+    def of(cls, workspace: Path) -> "Ledger":
+        """The ledger of a workspace."""
+        return cls(workspace / LEDGER)
 
     def current(self) -> Champion | None:
         """The champion, or None before the first promotion."""
@@ -61,48 +78,73 @@ class Ledger:
         """What `rollback` would bring back: the champion of the generation before the current one."""
         return next(iter(self.history()[-2:-1]), None)
 
+    def rolled_back(self) -> set[str]:
+        """Digests of the policies that a rollback took out of use."""
+        return {before.policy for before, after in pairwise(self.history()) if after.action == "rollback"}
+
     def promote(
-        self, candidate_key: str, version: str, report_digest: str, expected_generation: int, approver: str = ""
+        self,
+        candidate_key: str,
+        policy: str,
+        version: str,
+        report_digest: str,
+        expected_generation: int,
+        approver: str = "",
     ) -> Champion:
         """Make the candidate champion if the generation is still the expected one (0 before the first promotion).
 
         Raises Busy when another promotion came first.
         """
-        return self._swap("promote", candidate_key, version, report_digest, expected_generation, approver)
+        return self._swap("promote", candidate_key, policy, version, report_digest, expected_generation, approver)
 
     def rollback(self, expected_generation: int, approver: str = "") -> Champion:
         """Make the champion of the generation before the current one champion again, as a new generation.
 
         Raises GateRefused when there is none, Busy when another promotion came first.
         """
-        history = self.history()
-        if len(history) < 2:
+        earlier = self.previous()
+        if earlier is None:
             raise GateRefused(
-                f"There is no earlier champion to go back to: {self.path} holds {len(history)} generations"
+                f"There is no earlier champion to go back to: {self.path} holds {len(self.history())} generations"
             )
-        earlier = history[-2]
-        return self._swap(
-            "rollback", earlier.candidate_key, earlier.version, earlier.report_digest, expected_generation, approver
-        )
+        taken = (earlier.candidate_key, earlier.policy, earlier.version, earlier.report_digest)
+        return self._swap("rollback", *taken, expected_generation, approver)
 
-    def _swap(self, action: str, key: str, version: str, report: str, expected: int, approver: str) -> Champion:
+    def record(self, digest: str, test_set: str, verdict: str) -> None:
+        """Note a decision of the gate, by the digest of decision.json, and the digest of the prompts it was made on.
+
+        The same decision again changes nothing.
+        """
+        with self._transaction("IMMEDIATE") as connection:
+            row = (digest, test_set, verdict, time.time())
+            connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?)", row)
+
+    def uses(self, test_set: str) -> int:
+        """How many different decisions have been made on a test set."""
+        if not self.path.exists():
+            return 0
+        with self._transaction("DEFERRED") as connection:
+            return connection.execute("SELECT COUNT(*) FROM decisions WHERE test_set = ?", (test_set,)).fetchone()[0]
+
+    def _swap(
+        self, action: str, key: str, policy: str, version: str, report: str, expected: int, approver: str
+    ) -> Champion:
         with self._transaction("IMMEDIATE") as connection:
             (found,) = connection.execute("SELECT COALESCE(MAX(generation), 0) FROM champions").fetchone()
             if found != expected:
                 raise Busy(
                     f"Another promotion came first: the champion is of generation {found}, this {action} was decided "
-                    f"on generation {expected}. Look at `rlhf status`, evaluate again if need be, and promote again"
+                    f"on generation {expected}. Run `rlhf run` again: it compares with the champion in use"
                 )
-            champion = Champion(found + 1, action, key, version, report, approver, time.time())
-            connection.execute("INSERT INTO champions VALUES (?, ?, ?, ?, ?, ?, ?)", tuple(vars(champion).values()))
+            champion = Champion(found + 1, action, key, policy, version, report, approver, time.time())
+            connection.execute("INSERT INTO champions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", tuple(vars(champion).values()))
             return champion
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self.path, timeout=10.0, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(_SCHEMA)
+            self._prepare(connection)
             connection.execute(f"BEGIN {kind}")
             try:
                 yield connection
@@ -110,3 +152,19 @@ class Ledger:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the tables that are not there, and see that those that are have our columns."""
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(_SCHEMA)
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(champions)")]
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # locked, no space, no permission
+                raise
+            columns = []
+        if columns != [field.name for field in fields(Champion)]:
+            raise DataError(
+                f"{self.path} is not a ledger that this version of rlhf reads. Move it away: the next promotion "
+                "begins a new one"
+            )

@@ -5,15 +5,18 @@ it starts, so that a decision cannot speak of another champion than the one that
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rlhf import durable, manifest
+from rlhf import durable
 from rlhf.errors import DataError
+from rlhf.gate.ledger import Ledger
+from rlhf.tracking.champions import FILES, whole
+from rlhf.tracking.standing import standing, test_set
 
 CHAMPION = "champion.json"
 POLICY, GENERATION, USES = "champion.policy", "champion.generation", "champion.uses"  # keys that dvc.yaml declares
-FILES = ".rlhf/champions"  # of a workspace: a directory for each policy that was ever promoted, by its digest
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,29 @@ def pin(workspace: Path, champion: Pinned) -> bool:
     return True
 
 
+def refresh(workspace: Path, stale: Collection[str]) -> bool:
+    """Bring champion.json up to date before a run of the `stale` stages. Returns whether it changed."""
+    return pin(workspace, due(workspace, stale))
+
+
+def due(workspace: Path, stale: Collection[str]) -> Pinned:
+    """What the next run compares with: the champion in use. Only where nothing is stale, and the champion in use is so
+    by the very decision that stands here, is it still the one before it: there is nothing to compare again."""
+    before, current, uses = pinned(workspace), Ledger.of(workspace).current(), Ledger.of(workspace).uses
+    now = Pinned(current.generation, current.policy) if current else Pinned()
+    decision = standing(workspace)
+    other = (now.generation, now.policy) != (before.generation, before.policy)
+    elsewhere = other and (current is None or decision is None or decision.digest != current.report_digest)
+    if stale or elsewhere or not (workspace / CHAMPION).is_file():
+        return replace(now, uses=uses(test_set(workspace)))
+    return before
+
+
 def champion_files(workspace: Path, policy: str) -> Path:
     """Where the files of a champion are, verified. Raises DataError."""
-    path = workspace / FILES / policy
-    if not path.is_dir():
+    if not whole(workspace, policy):
         raise DataError(
-            f"{path} does not exist: the champion's files are not on this machine. `rlhf sync` fetches them"
+            f"{workspace / FILES / policy} does not hold the champion that was promoted: its files are missing here, "
+            "or damaged. `rlhf sync` fetches them"
         )
-    if manifest.digest(path) != policy:
-        raise DataError(f"{path} does not hold the champion that was promoted. Delete it; `rlhf sync` fetches it")
-    return path
+    return workspace / FILES / policy

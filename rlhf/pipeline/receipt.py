@@ -55,3 +55,12 @@ def git_state(workspace: Path) -> dict[str, Any] | None:
     oid, *changes = [line for line in done.stdout.splitlines() if line.startswith("# branch.oid") or line[0] != "#"]
     commit = oid.split()[-1]
     return None if commit == "(initial)" else {"commit": commit, "dirty": bool(changes)}
+
+
+def git_user(workspace: Path) -> str | None:
+    """The address by which git knows who works here; None where it was not told."""
+    command = ["git", "-C", str(workspace), "config", "user.email"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except FileNotFoundError:
+        return None

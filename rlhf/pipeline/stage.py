@@ -211,6 +211,7 @@ class Stage:
         return {
             **self._receipt(),
             "git": receipt.git_state(self.workspace),
+            "user": receipt.git_user(self.workspace),
             "host": socket.gethostname(),
             "pipeline_run": os.environ.get(RUN),
             "memory": str(self._allowance),

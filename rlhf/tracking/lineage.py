@@ -72,7 +72,7 @@ def tree(workspace: Path, output: Output) -> Node:
 def _local(workspace: Path, model: str) -> Output | None:
     """The output of the workspace that `model` names."""
     if model in ("champion", "policy@champion"):
-        champion = Ledger(workspace / ".rlhf/ledger.db").current()
+        champion = Ledger.of(workspace).current()
         if champion is None:
             raise DataError(f"{workspace} has no champion yet. Make one with `rlhf promote`, or name a model: sft, dpo")
         return next((o for o in model_outputs(workspace) if o.key == champion.candidate_key), None)

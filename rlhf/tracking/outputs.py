@@ -80,18 +80,21 @@ def verify(directory: Path, digest: str) -> None:
 
 @dataclass(frozen=True)
 class DvcLock:
-    """The MD5 digests that DVC gave to inputs and outputs, from dvc.lock."""
+    """What DVC committed last, from dvc.lock: the MD5 digests of inputs and outputs, and the parameters."""
 
     workspace: Path
 
     @cached_property
-    def digests(self) -> Mapping[str, str]:
-        """{path: md5}, of what DVC committed last; empty without dvc.lock."""
+    def stages(self) -> Mapping[str, Mapping[str, Any]]:
+        """Each stage as it ran last, by name; empty without dvc.lock."""
         path = self.workspace / "dvc.lock"
-        if not path.exists():
-            return {}
-        stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
-        entries = [e for s in stages.values() for kind in ("deps", "outs") for e in s.get(kind, ()) if "md5" in e]
+        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {}) if path.exists() else {}
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """{path: md5} of every input and output."""
+        kinds = ("deps", "outs")
+        entries = [e for s in self.stages.values() for kind in kinds for e in s.get(kind, ()) if "md5" in e]
         return {entry["path"]: entry["md5"] for entry in entries}
 
     def digest(self, path: str, sha256: str) -> str | None:

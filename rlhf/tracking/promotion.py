@@ -1,20 +1,22 @@
-"""Promotion: the gate's decision, a compare-and-swap on the ledger, and the MLflow aliases as its mirror."""
+"""Promotion: the gate's decision, a compare-and-swap on the ledger, and MLflow's aliases as its mirror."""
 
-import hashlib
-import json
+import time
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rlhf.errors import DataError, GateRefused
+from rlhf.config import load_promotion
+from rlhf.errors import DataError, GateRefused, ServiceError
+from rlhf.gate.approval import Approval, check, signed_approval
 from rlhf.gate.ledger import Champion, Ledger
-from rlhf.tracking.outputs import Output, find_output
+from rlhf.tracking import champions
+from rlhf.tracking.journal import read
+from rlhf.tracking.outputs import Output, find_output, verify
 from rlhf.tracking.registry import Registered, find, register_outputs
-from rlhf.tracking.runs import Runs
-from rlhf.tracking.store import Store, connect, reaching
-
-DECISION = "reports/gate/decision.json"
+from rlhf.tracking.runs import Runs, stage_journal
+from rlhf.tracking.standing import DECISION, PARAMS, Standing, keep, require_untouched, standing
+from rlhf.tracking.store import Store, connect, locked, reaching
 
 
 @dataclass(frozen=True)
@@ -26,87 +28,167 @@ class Promotion:
     sentence: str
 
 
-def ledger(workspace: Path) -> Ledger:
-    """The promotion ledger of a workspace."""
-    return Ledger(workspace / ".rlhf/ledger.db")
+def promote(workspace: Path, *, approver: str = "", approval: Approval | None = None) -> Promotion:
+    """Make the gate's winner the champion in place of the one that it was compared with.
 
-
-def candidate(workspace: Path) -> Output:
-    """The policy that the gate lets through.
-
-    Raises GateRefused, naming the checks that failed, when it lets none through, or when the policy that stands in the
-    workspace is not the one that was evaluated; DataError when there is no decision.
+    `approval` is one that a person gave elsewhere, as in Prefect's form; without it a signed one is looked for where
+    params.yaml requires one. `approver` is a name for the ledger where none is required. Raises GateRefused, DataError,
+    ConfigError, Busy when another promotion came first, ServiceError when the registry does not answer: nothing is
+    changed then.
     """
-    decision = _read(workspace / DECISION)
-    if decision["decision"] != "PROMOTE":
-        raise GateRefused(f"The gate says {decision['decision']}, so nothing is promoted. {_reasons(decision)}")
-    winner = decision["winner"]
-    output = find_output(workspace, f"models/policy/{winner}")
-    evaluated = _read(workspace / f"reports/evaluate/{winner}/metrics.json")["policy_digest"]
-    if output is None or output.digest != evaluated:
-        raise GateRefused(
-            f"models/policy/{winner} is not the policy that was evaluated (digest {evaluated[:12]}), so the decision "
-            "does not speak of it. Run `rlhf run`, then promote"
-        )
-    return output
+    work = steps(workspace, approver, approval)
+    while True:
+        try:
+            next(work)
+        except StopIteration as ended:
+            return ended.value
 
 
-def promote(workspace: Path, *, expected_generation: int | None = None, approver: str = "") -> Promotion:
-    """Make the gate's winner the champion.
+def steps(workspace: Path, approver: str = "", approval: Approval | None = None) -> Generator[str, None, Promotion]:
+    """`promote`, which halts after each step and says which it was.
 
-    `expected_generation` is the one the decision was taken on; None: the current one. Raises GateRefused, Busy when
-    another promotion came first, ServiceError when the registry does not answer: before the ledger changes, or after
-    it, and then `rlhf sync` repairs the aliases.
+    The order is what makes it safe: what another promoter does, or a kill, between any two of them leaves one champion,
+    and an alias or files that `mirror` repairs from the ledger.
     """
-    output = candidate(workspace)
-    report = hashlib.sha256((workspace / DECISION).read_bytes()).hexdigest()
-    book = ledger(workspace)
+    decision = passing(workspace)
+    output = candidate(workspace, decision)
+    book = Ledger.of(workspace)
     current = book.current()
-    generation = current.generation if current else 0
-    if current and current.candidate_key == output.key:
-        reconcile(workspace)
-        return Promotion(False, current, f"{output.path} is already the champion, generation {generation}")
+    if current and current.policy == decision.policy:
+        said = f"{output.path} is already the champion, generation {current.generation}"
+        return Promotion(False, current, said + _mirrored(workspace))
+    require_untouched(workspace, output.name)
+    verify(output.directory, decision.policy)
+    _require_same_champion(decision, current)
+    approval = _approved(workspace, decision, output.key, approval)
+    keep(workspace, decision)
+    yield "verified"
     store, registered = _registered(workspace, output)
-    expected = generation if expected_generation is None else expected_generation
-    champion = book.promote(output.key, str(registered), report, expected, approver)
-    mirror(workspace, store)
-    return Promotion(True, champion, f"{output.path} is the champion, generation {champion.generation} ({registered})")
+    if registered.digest != decision.policy:
+        raise GateRefused(
+            f"{registered} holds other bytes than were evaluated (digest {registered.digest[:12]}, not "
+            f"{decision.policy[:12]}): the same work was done twice with another result. Train anew: align.seed"
+        )
+    yield "registered"
+    champions.fetch(workspace, store, registered)
+    yield "fetched"
+    name = approval.approver if approval else approver
+    generation, _ = decision.champion
+    champion = book.promote(output.key, decision.policy, str(registered), decision.digest, generation, name)
+    yield "written"
+    said = f"{output.path} is the champion, generation {champion.generation} ({registered})"
+    return Promotion(True, champion, said + _mirrored(workspace, store))
 
 
 def rollback(workspace: Path, *, expected_generation: int | None = None, approver: str = "") -> Promotion:
-    """Make the champion before the current one champion again. Raises as `promote` does."""
-    book = ledger(workspace)
+    """Make the champion before the current one champion again, whether or not the registry answers.
+
+    Raises GateRefused when there is none, Busy when another promotion came first.
+    """
+    book = Ledger.of(workspace)
     current = book.current()
     generation = current.generation if current else 0
     champion = book.rollback(generation if expected_generation is None else expected_generation, approver)
-    reconcile(workspace)
-    return Promotion(True, champion, f"{champion.version} is the champion again, generation {champion.generation}")
+    said = f"{champion.version} is the champion again, generation {champion.generation}"
+    return Promotion(True, champion, said + _mirrored(workspace))
 
 
 def reconcile(workspace: Path) -> list[str]:
-    """Make the MLflow aliases agree with the ledger and the gate; return what was changed. Raises ServiceError."""
+    """Make aliases and files agree with the ledger and the gate; return what was changed. Raises ServiceError."""
     return mirror(workspace, connect(workspace))
 
 
 def mirror(workspace: Path, store: Store) -> list[str]:
-    """Make the aliases of `store` agree with the ledger and the gate; return those that were changed."""
-    name = f"{store.prefix}-policy"
-    book = ledger(workspace)
-    wanted = {"champion": book.current(), "previous": book.previous()}
-    keys = {alias: entry.candidate_key for alias, entry in wanted.items() if entry}
-    with suppress(GateRefused, DataError):  # no candidate: the alias stays with the last one
-        keys["candidate"] = candidate(workspace).key
-    with reaching(store.uri):
+    """Make the aliases of `store`, and the champions' files here, agree with the ledger; return what was changed.
+
+    One process at a time: of two, the slower would set what the ledger no longer says.
+    """
+    with locked(workspace / ".rlhf/mirror.lock", 600.0, "repairs the aliases"), reaching(store.uri):
+        book = Ledger.of(workspace)
+        entries = {"champion": book.current(), "previous": book.previous()}
+        keys = {alias: entry.candidate_key for alias, entry in entries.items() if entry}
+        with suppress(GateRefused, DataError):  # no candidate: the alias stays with the last one
+            keys["candidate"] = candidate(workspace, passing(workspace)).key
+        name = f"{store.prefix}-policy"
         versions = {alias: version for alias, key in keys.items() if (version := find(store, name, key))}
-        return [alias for alias, version in versions.items() if _set_alias(store, alias, version)]
+        known = store.client.get_registered_model(name).aliases if versions else {}
+        changed = [alias for alias, version in versions.items() if str(known.get(alias)) != version.version]
+        for alias in changed:
+            store.client.set_registered_model_alias(name, alias, versions[alias].version)
+        for alias in entries.keys() & versions.keys():
+            if champions.fetch(workspace, store, versions[alias]):
+                changed.append(f"{champions.FILES}/{versions[alias].digest}")
+        champions.forget(workspace, but={entry.policy for entry in entries.values() if entry})
+        return changed
 
 
-def _set_alias(store: Store, alias: str, registered: Registered) -> bool:
-    model = store.client.get_registered_model(registered.name)
-    if str(model.aliases.get(alias)) == registered.version:
-        return False
-    store.client.set_registered_model_alias(registered.name, alias, registered.version)
-    return True
+def passing(workspace: Path) -> Standing:
+    """The decision of the gate to promote. Raises GateRefused, naming the checks in the way, or DataError."""
+    decision = standing(workspace)
+    if decision is None:
+        raise DataError(f"{workspace / DECISION} does not exist. Run the pipeline first: `rlhf run`")
+    if decision.verdict != "PROMOTE":
+        raise GateRefused(decision.refusal())
+    return decision
+
+
+def candidate(workspace: Path, decision: Standing) -> Output:
+    """The policy that a decision is about. Raises GateRefused when another stands in its place."""
+    output = find_output(workspace, f"models/policy/{decision.winner}")
+    if output is None or output.digest != decision.policy:
+        raise GateRefused(
+            f"models/policy/{decision.winner} is not the policy that was evaluated (digest {decision.policy[:12]}), so "
+            "the decision does not speak of it. Run `rlhf run`, then promote"
+        )
+    return output
+
+
+def proposal(decision: Standing, approver: str, comment: str = "") -> Approval:
+    """What `approver` says now by approving a decision."""
+    generation, _ = decision.champion
+    return Approval(decision.digest, decision.policy, generation, approver, round(time.time(), 3), comment)
+
+
+def trainers(workspace: Path, key: str) -> set[str]:
+    """Who ran the training with a stage key, as git knows them; empty when that is not known here."""
+    journal = stage_journal(workspace, key)
+    records = read(journal) if journal.exists() else iter(())
+    return {record["user"] for record in records if record["kind"] == "start" and record.get("user")}
+
+
+def _require_same_champion(decision: Standing, current: Champion | None) -> None:
+    in_use = (current.generation, current.policy) if current else (0, "")
+    if decision.champion != in_use:
+        raise GateRefused(
+            f"The decision was taken against the champion of generation {decision.champion[0]}, and that of generation "
+            f"{in_use[0]} is in use. Run `rlhf run` again: it compares with the champion in use"
+        )
+
+
+def _approved(workspace: Path, decision: Standing, key: str, given: Approval | None) -> Approval | None:
+    """The approval by which the champion may be changed; None where none is asked for. Raises GateRefused."""
+    rules = load_promotion(workspace / PARAMS)
+    wanted, trained_by = proposal(decision, ""), trainers(workspace, key)
+    if given:
+        check(given, wanted, trained_by, rules.expires_days)
+        return given
+    if rules.approval == "none":
+        return None
+    if rules.approvers is None:
+        raise GateRefused(
+            "A person has to approve: answer the form of the deployment `promote` in Prefect, or name in "
+            "`promotion.approvers` of params.yaml whose signatures count"
+        )
+    return signed_approval(workspace, wanted, workspace / rules.approvers, trained_by, rules.expires_days)
+
+
+def _mirrored(workspace: Path, store: Store | None = None) -> str:
+    """Reconcile; return what is to be said when the registry does not answer. The ledger stands whether it does."""
+    try:
+        mirror(workspace, store or connect(workspace))
+    except ServiceError:
+        return ". MLflow does not know it yet: `rlhf sync` tells it"
+    return ""
 
 
 def _registered(workspace: Path, output: Output) -> tuple[Store, Registered]:
@@ -119,21 +201,3 @@ def _registered(workspace: Path, output: Output) -> tuple[Store, Registered]:
     if not found:
         raise DataError(f"{output.path} could not be registered: it is not among the models of {workspace}")
     return store, found
-
-
-def _reasons(decision: dict[str, Any]) -> str:
-    """The sentence of the decision and the checks that stop it."""
-    failed = [
-        f"{name}: {check['name']} ({check['reason']})"
-        for name, entry in decision["candidates"].items()
-        for check in entry["checks"]
-        if check.get("blocking", True) and not check["passed"]
-    ]
-    return " ".join([decision["sentence"], *(["Not passed: " + "; ".join(failed)] if failed else [])])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Run the pipeline first: `rlhf run`") from None

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf import durable
 from rlhf.errors import DataError
 from rlhf.tracking.lineage import LINEAGE, Node, to_json, tree
 from rlhf.tracking.outputs import MANIFEST, DvcLock, Output, model_outputs, verify
 from rlhf.tracking.runs import STAGE, VALUE, Runs, key_name, link_models, log, stage_facts, stage_journal
-from rlhf.tracking.store import Store, as_default, connect, reaching, registering, transferring
+from rlhf.tracking.store import Store, as_default, connect, locked, reaching, registering, transferring
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -74,7 +75,7 @@ def resolve(workspace: Path, model: str) -> Path:
                 return output.directory
         target = workspace / ".rlhf/models" / registered.digest[:16]
         if not target.exists():
-            _download(store, registered, target)
+            download(store, registered, target)
     verify(target, registered.digest)
     return target
 
@@ -192,14 +193,22 @@ def _description(store: Store, runs: Runs, node: Node) -> str:
     return "Made from, the model itself first:\n\n" + "\n".join(lines)
 
 
-def _download(store: Store, registered: Registered, target: Path) -> None:
-    """Fetch the files of a version; `target` appears whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as directory:
-        files = _fetch(store, registered, Path(directory), "")
-        (files / LINEAGE).unlink(missing_ok=True)  # stored beside the files of the model: not one of them
-        verify(files, registered.digest)
-        files.rename(target)
+def download(store: Store, registered: Registered, target: Path) -> None:
+    """Fetch the files of a version, verified; `target` appears whole or not at all, in place of what is there.
+
+    Raises DataError when what came is not what was registered, Busy when another process fetches for very long.
+    """
+    temporary = durable.partial(target)
+    with locked(target.parent / ".lock", 600.0, "fetches a model"):
+        durable.remove(temporary)
+        temporary.mkdir(parents=True)
+        try:
+            files = _fetch(store, registered, temporary, "")
+            (files / LINEAGE).unlink(missing_ok=True)  # stored beside the files of the model: not one of them
+            verify(files, registered.digest)
+            durable.publish(files, target)
+        finally:
+            durable.remove(temporary)
 
 
 def _fetch(store: Store, registered: Registered, target: Path, name: str) -> Path:

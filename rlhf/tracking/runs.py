@@ -29,6 +29,7 @@ class Batch:
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)  # {path: sha256} that the stage read
+    decision: str | None = None  # digest of the gate's decision, which a pipeline run made
 
 
 class Runs:

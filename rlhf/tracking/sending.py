@@ -23,6 +23,7 @@ from rlhf.tracking.runs import (
     stored_metrics,
 )
 from rlhf.tracking.sent import Confirmed, Sent
+from rlhf.tracking.standing import KEPT
 from rlhf.tracking.store import Store, registering
 
 # How journals say it ended, stages and flows, in MLflow's words.
@@ -77,6 +78,8 @@ class Tail:
                 batch.tags[f"output.{record['path']}"] = record["digest"]
             case "promotion":
                 batch.tags["rlhf.promotion"] = json.dumps(record)
+            case "decision":
+                batch.decision = record["digest"]
             case "stage":
                 self.stages[record["name"]] = record
 
@@ -108,6 +111,8 @@ class Sender:
         if batch:
             self._describe(tail, batch)
             log(self.store, run_id, batch, DvcLock(self.workspace))
+            if batch.decision:
+                self._log_decision(run_id, batch.decision)
         status = tail.status()
         if status != confirmed.status:
             self._set_status(run_id, status, tail.time)
@@ -167,6 +172,12 @@ class Sender:
         origin = {"git.commit": commit, "prefect.flow_run": start.get("flow_run")}
         batch.tags |= {name: str(value) for name, value in origin.items() if value}
         batch.tags |= self._stage_table(tail.stages)
+
+    def _log_decision(self, run_id: str, digest: str) -> None:
+        """Store what the gate said, and its pages, with the run that it decided in."""
+        kept = self.workspace / KEPT / digest
+        if kept.is_dir():
+            self.store.client.log_artifacts(run_id, str(kept), "gate")
 
     def _stage_table(self, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """A tag for each stage, and all of them as the run's description, with links to the runs that did the work."""

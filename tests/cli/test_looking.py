@@ -1,6 +1,7 @@
 """`rlhf status`, `rlhf doctor` and `rlhf chat` on a workspace that nothing has run in, and on a tiny model."""
 
 import json
+import re
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import Result
 
 from rlhf.cli.status import _reasons
+from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.graph import load_graph
 
 
@@ -22,9 +24,26 @@ def test_status_of_a_new_workspace(rlhf: Callable[..., Result], small_world: Pat
     assert shown.stdout.count("not run yet") == len(value["stages"])
 
 
+def test_status_shows_the_champion_and_what_will_be_compared_with_another(
+    rlhf: Callable[..., Result], small_world: Path
+) -> None:
+    Ledger.of(small_world).promote("key", "aa", "small-policy/1", "of another decision", 0, "ada")
+    value = json.loads(rlhf("status", "-C", small_world, "--json").stdout)
+    assert {name for name, reasons in value["stages"].items() if "another champion" in reasons} == {
+        "evaluate@ppo",
+        "evaluate@dpo",
+        "gate",
+    }
+    assert value["champion"]["policy"] == "aa"
+    shown = rlhf("status", "-C", small_world).stdout
+    assert re.search(r"small-policy/1, generation 1, since \d{4}-\d\d-\d\d \d\d:\d\d \(promote, by ada\)", shown)
+
+
 def test_the_findings_of_dvc_in_words() -> None:
     found = [
         {"changed deps": {"params.yaml": {"align.dpo.beta": "modified"}, "data/clean": "modified", "code.json": {}}},
+        {"changed deps": {"champion.json": {"champion.policy": "modified", "champion.uses": "modified"}}},
+        {"changed deps": {"champion.json": {"champion.uses": "modified"}}},
         {"changed outs": {"models/sft": "deleted"}},
         "changed command",
     ]
@@ -32,6 +51,8 @@ def test_the_findings_of_dvc_in_words() -> None:
         "align.dpo.beta",
         "data/clean",
         "its code",
+        "another champion",
+        "another use of the test set",
         "models/sft was removed",
         "its command",
     ]

@@ -13,6 +13,8 @@ from uuid import UUID
 import pytest
 
 from rlhf.errors import Busy, ConfigError, Exit, ServiceError
+from rlhf.gate.ledger import Ledger
+from rlhf.manifest import sha256
 from rlhf.pipeline.lock import hold
 from rlhf.tracking.journal import read
 from tests.conftest import wait_until
@@ -20,6 +22,7 @@ from tests.pipeline.test_stage import rewrite
 from tests.pipeline.test_supervisor import edit
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+PROMOTED = '"PROMOTE", "sentence": "small is good.", "winner": "small"'
 ALL = {"rows", "model@small", "model@large", "gate"}
 
 
@@ -119,7 +122,10 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
     assert told.bars[-1][0].startswith("model@")
     assert task_states(result.id, workspace)["rows"] == ("Completed", "2 rows")
     records = list(read(workspace / f".rlhf/runs/{result.id}.jsonl"))
-    assert [record["kind"] for record in records] == ["start", *["stage"] * 4, "end"]
+    assert [record["kind"] for record in records] == ["start", *["stage"] * 4, "decision", "end"]
+    (kept,) = (workspace / ".rlhf/decisions").iterdir()
+    assert records[-2]["digest"] == kept.name == sha256(workspace / "reports/gate/decision.json")
+    assert Ledger.of(workspace).uses("") == 1
     assert records[0]["params"]["model"]["large"] == {"repeats": 2}
     assert records[-1]["status"] == "completed"
     assert result.decision is not None
@@ -132,6 +138,24 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
     second = run(workspace, again)
     assert again.started == []
     assert {name for name, _ in task_states(second.id, workspace).values()} == {"Cached"}
+
+
+def test_a_policy_waits_for_approval_and_does_not_return_after_a_rollback(finished: Path) -> None:
+    edit(finished / "params.yaml", "approval: none", "approval: required")
+    edit(finished / "gate.py", '{"decision": "REJECT", "checks"', '{"policy": name, "decision": "PROMOTE", "checks"')
+    edit(finished / "gate.py", '"REJECT", "sentence": "No model is good.", "winner": None', PROMOTED)
+    asked = run(finished)
+    assert asked.exit == Exit.DONE
+    assert asked.promotion is not None
+    assert "`rlhf approve --key PATH`, then `rlhf promote`" in asked.promotion
+    book = Ledger.of(finished)
+    assert book.history() == []
+
+    book.promote("key", "another", "policy/1", "report", 0)
+    book.promote("key", "small", "policy/2", "report", 1)
+    book.rollback(2)
+    edit(finished / "params.yaml", "approval: required", "approval: none")
+    assert run(finished).promotion is None
 
 
 def test_a_passing_fault_is_tried_again_and_a_configuration_is_not(finished: Path) -> None:

@@ -27,7 +27,7 @@ from rlhf.world.lexicon import REFUSALS
 from rlhf.world.probes import ASKS, draw_probes
 from rlhf.world.prompts import Messages, draw_form, draw_goal, draw_prompt, draw_use_case
 from rlhf.world.requests import understand
-from tasks.evaluate import give_points, judge_by_gold
+from tasks.evaluate import judge_by_gold
 from tests.gate.conftest import ROOT, made_evidence
 
 CONFIG = load_config(ROOT / "params.yaml")
@@ -121,7 +121,8 @@ def evidence_of(policy: Policy) -> Evidence:
         tokenizer(),
     )
     judge_by_gold(rows, list(models))
-    give_points(rows, "gold", ["sft", "champion"])
+    for row in rows:
+        row |= {f"points_{side}": by_gold(row, side) for side in ("sft", "champion")}
     again = [prompt for prompt in prompts[:AGAIN] for _ in range(TIMES)]
     varied = {side: prompt_diversity(said(models[side], again, side), TIMES) for side in ("sft", "policy")}
     texts = {
@@ -184,6 +185,10 @@ def said(model: Policy, prompts: Sequence[Messages], seed: str) -> list[Sample]:
         ids = [*tokenizer()(text)["input_ids"], tokenizer().eos_token_id]
         samples.append(Sample(ids[:longest], len(ids) <= longest))
     return samples
+
+
+def by_gold(row: dict[str, float], opponent: str) -> float:
+    return (np.sign(row["policy_gold"] - row[f"{opponent}_gold"]) + 1) / 2
 
 
 def scored(samples: list[Sample], reward: float) -> Answers:

@@ -1,11 +1,13 @@
 """The promotion ledger: linear history, and only one of two promoters who saw the same champion wins."""
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from rlhf.errors import Busy, GateRefused
+from rlhf.errors import Busy, DataError, GateRefused
 from rlhf.gate.ledger import Champion, Ledger
 
 
@@ -22,15 +24,14 @@ def test_reading_an_empty_ledger_makes_nothing(ledger: Ledger) -> None:
 
 
 def test_generations_count_up_and_history_stays(ledger: Ledger) -> None:
-    first = ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
-    second = ledger.promote("key-b", "policy/2", "report-b", expected_generation=1, approver="ada")
+    first = ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
+    second = ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1, approver="ada")
     assert (first.generation, second.generation) == (1, 2)
     assert ledger.current() == second
     assert ledger.previous() == first
     assert Ledger(ledger.path).history() == [first, second]
-    assert (second.action, second.candidate_key, second.version, second.report_digest, second.approver) == (
-        "promote",
-        "key-b",
+    assert (second.action, second.candidate_key, second.policy) == ("promote", "key-b", "bb")
+    assert (second.version, second.report_digest, second.approver) == (
         "policy/2",
         "report-b",
         "ada",
@@ -39,22 +40,19 @@ def test_generations_count_up_and_history_stays(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("expected", [0, 2, 7])
 def test_a_stale_decision_loses_and_changes_nothing(ledger: Ledger, expected: int) -> None:
-    first = ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
+    first = ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
     with pytest.raises(Busy, match=f"generation 1, this promote was decided on generation {expected}"):
-        ledger.promote("key-b", "policy/2", "report-b", expected_generation=expected)
+        ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=expected)
     assert ledger.history() == [first]
 
 
 def test_rollback_is_one_more_generation_and_can_be_undone(ledger: Ledger) -> None:
-    ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
-    ledger.promote("key-b", "policy/2", "report-b", expected_generation=1)
+    ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
+    ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1)
     back = ledger.rollback(expected_generation=2)
-    assert (back.generation, back.action, back.candidate_key, back.report_digest) == (
-        3,
-        "rollback",
-        "key-a",
-        "report-a",
-    )
+    assert (back.generation, back.action, back.candidate_key) == (3, "rollback", "key-a")
+    assert (back.policy, back.report_digest) == ("aa", "report-a")
+    assert ledger.rolled_back() == {"bb"}
     assert ledger.previous() == ledger.history()[1]
     assert ledger.rollback(expected_generation=3).candidate_key == "key-b"
     with pytest.raises(Busy):
@@ -64,9 +62,29 @@ def test_rollback_is_one_more_generation_and_can_be_undone(ledger: Ledger) -> No
 def test_rollback_needs_an_earlier_champion(ledger: Ledger) -> None:
     with pytest.raises(GateRefused, match="no earlier champion"):
         ledger.rollback(expected_generation=0)
-    ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
+    ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
     with pytest.raises(GateRefused, match="no earlier champion"):
         ledger.rollback(expected_generation=1)
+
+
+def test_decisions_are_counted_once_each_by_test_set(ledger: Ledger) -> None:
+    assert ledger.uses("prompts") == 0
+    for digest, test_set in [("d1", "prompts"), ("d1", "prompts"), ("d2", "prompts"), ("d3", "others"), ("d4", "")]:
+        ledger.record(digest, test_set, "REJECT")
+    assert [ledger.uses(name) for name in ("prompts", "others", "")] == [2, 1, 1]
+    assert ledger.current() is None
+
+
+@pytest.mark.parametrize("content", ["a table of other columns", "no database"])
+def test_a_file_that_is_no_ledger_of_ours_is_named(ledger: Ledger, content: str) -> None:
+    ledger.path.parent.mkdir()
+    if content == "no database":
+        ledger.path.write_text(content * 100)
+    else:
+        with closing(sqlite3.connect(ledger.path)) as old:
+            old.execute("CREATE TABLE champions (generation INTEGER PRIMARY KEY, action TEXT)")
+    with pytest.raises(DataError, match=r"ledger\.db is not a ledger.*Move it away"):
+        ledger.current()
 
 
 def test_of_many_promoters_of_one_generation_exactly_one_wins(ledger: Ledger) -> None:
@@ -75,7 +93,7 @@ def test_of_many_promoters_of_one_generation_exactly_one_wins(ledger: Ledger) ->
     def promote(name: str) -> None:
         gate.wait()
         try:
-            won.append(ledger.promote(name, name, name, expected_generation=0))
+            won.append(ledger.promote(name, name, name, name, expected_generation=0))
         except Busy:
             lost.append(name)
 
@@ -90,8 +108,8 @@ def test_of_many_promoters_of_one_generation_exactly_one_wins(ledger: Ledger) ->
 
 
 def test_a_fault_inside_the_transaction_leaves_no_trace(ledger: Ledger) -> None:
-    first: Champion = ledger.promote("key-a", "policy/1", "report-a", expected_generation=0)
+    first: Champion = ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
     with pytest.raises(Exception, match="NOT NULL"):
-        ledger.promote(None, "policy/2", "report-b", expected_generation=1)  # type: ignore[arg-type]
+        ledger.promote(None, "bb", "policy/2", "report-b", expected_generation=1)  # type: ignore[arg-type]
     assert ledger.history() == [first]
-    assert ledger.promote("key-b", "policy/2", "report-b", expected_generation=1).generation == 2
+    assert ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1).generation == 2

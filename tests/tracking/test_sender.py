@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from rlhf.errors import Exit
 from rlhf.tracking.journal import Journal
 from rlhf.tracking.sender import sync
 from rlhf.tracking.sent import load_sent
+from rlhf.tracking.standing import DECISION, keep, standing
 from rlhf.tracking.store import connect
 from tests.tracking.stored import assert_agrees, points, runs_by_stage, versions
 from tests.tracking.workspace import GRAPH, MODEL_STAGES, STEPS, TIME, Workspace, write_pipeline_journal, write_steps
@@ -54,6 +56,21 @@ def test_a_crash_before_the_offset_is_kept_sends_no_metric_twice(workspace: Work
         sent.save()
     assert sync(workspace.path) == Exit.DONE
     assert_agrees(workspace)
+
+
+def test_a_run_holds_the_decision_that_was_made_in_it(workspace: Workspace, tmp_path: Path) -> None:
+    decision = standing(workspace.path)
+    assert decision is not None
+    keep(workspace.path, decision)
+    content = (workspace.path / DECISION).read_bytes()
+    with Journal(workspace.path / ".rlhf/runs/run-1.jsonl") as journal:
+        journal.write("decision", digest=decision.digest)
+    (workspace.path / DECISION).write_text("of a later run")
+    sync(workspace.path)
+    store = connect(workspace.path)
+    run = runs_by_stage(store)["pipeline"].info.run_id
+    (file,) = store.client.list_artifacts(run, "gate")
+    assert Path(store.client.download_artifacts(run, file.path, str(tmp_path))).read_bytes() == content
 
 
 def test_only_what_is_new_is_sent(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

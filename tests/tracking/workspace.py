@@ -10,11 +10,14 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from rlhf.gate.ledger import Ledger
 from rlhf.manifest import write_manifest
 from rlhf.tracking.journal import Journal
 
 TIME = 1_760_000_000.0  # of the first record; each journal of a stage begins 100 s after the one before
 STEPS = 5
+TRAINER = "trainer@here"
+LIMIT = 40  # of the gate
 
 SOURCE = "sources/rows.jsonl"  # a file that is nobody's output
 GRAPH = {
@@ -59,6 +62,7 @@ def make_workspace(path: Path, beta: float = 0.1, run: str = "run-1") -> Workspa
         receipt = {**parts, "key": key, "versions": {"python": "3.11"}}
         made.digests[output] = write_output(path / output, receipt)
         start = {**receipt, "git": {"commit": "abc123", "dirty": True}, "host": "here", "pipeline_run": run}
+        start["user"] = TRAINER
         write_journal(made.journal(stage), start, TIME + 100 * position)
         deps = [{"path": name, "md5": hashlib.md5(name.encode()).hexdigest()} for name in inputs if name == SOURCE]
         lock[stage] = {
@@ -103,20 +107,46 @@ def write_pipeline_journal(made: Workspace, run: str, state: str = "completed") 
         journal.write("end", status="completed", time=TIME + 1000)
 
 
-def write_decision(made: Workspace, decision: str = "PROMOTE") -> None:
-    """The gate's decision about models/policy/dpo, and the evaluation it rests on."""
+def write_decision(made: Workspace, decision: str = "PROMOTE", winner: str = "dpo") -> None:
+    """The gate's decision about a policy against the champion in use, and the evaluation it rests on."""
     checks = [
         {"name": "win_rate", "passed": True, "reason": "0.8 > 0.5"},
         {"name": "kl", "passed": decision == "PROMOTE", "reason": "52 nats, at most 40"},
     ]
-    winner = "dpo" if decision == "PROMOTE" else None
-    reports = made.path / "reports"
-    (reports / "gate").mkdir(parents=True, exist_ok=True)
-    (reports / "evaluate/dpo").mkdir(parents=True, exist_ok=True)
-    candidates = {"dpo": {"decision": decision, "checks": checks}}
-    sentence = f"dpo: {decision}."
-    (reports / "gate/decision.json").write_text(
-        json.dumps({"decision": decision, "sentence": sentence, "winner": winner, "candidates": candidates})
-    )
-    digest = made.digests["models/policy/dpo"]
-    (reports / "evaluate/dpo/metrics.json").write_text(json.dumps({"policy_digest": digest}))
+    champion, digest = Ledger.of(made.path).current(), made.digests[f"models/policy/{winner}"]
+    written = {
+        "reports/gate/decision.json": {
+            "decision": decision,
+            "sentence": f"{winner}: {decision}.",
+            "winner": winner if decision == "PROMOTE" else None,
+            "champion": champion.policy if champion else None,
+            "generation": champion.generation if champion else 0,
+            "candidates": {winner: {"policy": digest, "decision": decision, "checks": checks}},
+        },
+        f"reports/evaluate/{winner}/metrics.json": {"policy_digest": digest, "prompts_digest": "prompts"},
+    }
+    for name, value in written.items():
+        (made.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (made.path / name).write_text(json.dumps(value))
+    outs = [{"path": name, "md5": hashlib.md5((made.path / name).read_bytes()).hexdigest()} for name in written]
+    lock = yaml.safe_load((made.path / "dvc.lock").read_text())
+    lock["stages"] |= {"gate": {"outs": outs[:1], "params": {"params.yaml": {"gate.limit": LIMIT}}}}
+    lock["stages"] |= {f"evaluate@{winner}": {"outs": outs[1:]}}
+    (made.path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    write_params(made.path)
+
+
+def write_params(path: Path, limit: int = LIMIT, **promotion: Any) -> None:
+    """params.yaml with the sections that a promotion looks at."""
+    rules = {"approval": "none", "approvers": None, "expires_days": 7.0} | promotion
+    (path / "params.yaml").write_text(yaml.safe_dump({"gate": {"limit": limit}, "promotion": rules}))
+
+
+def add_policy(made: Workspace, name: str) -> None:
+    """Another policy beside dpo, made from the same."""
+    key = hashlib.sha256(name.encode()).hexdigest()
+    receipt = json.loads((made.path / "models/policy/dpo/receipt.json").read_text())
+    receipt |= {"stage": f"align@{name}", "key": key}
+    made.keys[f"align@{name}"] = key
+    made.digests[f"models/policy/{name}"] = write_output(made.path / "models/policy" / name, receipt)
+    write_journal(made.journal(f"align@{name}"), {**receipt, "pipeline_run": None, "user": TRAINER}, TIME)
