@@ -25,7 +25,7 @@ from rlhf.evaluation.safety import safety_rate, safety_rows
 from rlhf.models.cached import cached
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.sampling import Sample, Sampler
-from tasks.answering import Speaker
+from tasks.answering import UNHEARD, Speaker
 
 Row = dict[str, Any]
 PROBES = 2_000_003  # added to the seed: the answers are drawn with random numbers of their own
@@ -116,7 +116,7 @@ def ask(
         arithmetic=arithmetic,
         prompts=prompts,
         documents=[one.response for one in documents],
-        config=config.model_dump(),
+        config=config.model_dump(exclude=UNHEARD),
         decoding=decoding.model_dump(),
         **settings,
     )

@@ -103,7 +103,8 @@ CANDIDATES: dict[str, tuple[Policy, set[str]]] = {
 def test_each_bad_candidate_is_stopped_by_the_checks_that_are_meant_for_it(name: str, thresholds: GateConfig) -> None:
     policy, meant = CANDIDATES[name]
     evidence = evidence_of(policy)
-    assert evidence.rows["policy_reward"].mean() == evidence.rows["sft_reward"].mean() + 2, "the reward model likes it"
+    gain = evidence.rows["policy_reward"] - evidence.rows["sft_reward"]
+    assert gain == pytest.approx(2.0, abs=1e-5), "the reward model likes it"
     config = thresholds.model_copy(update={"slices": {"use_case": []}})
     stops = [check for check in run_checks(evidence, config) if check.stops]
     assert {c.name: c.outcome for c in stops if c.group in MEASURED} == dict.fromkeys(meant, "fail")
@@ -193,12 +194,12 @@ def by_gold(row: dict[str, float], opponent: str) -> float:
 
 def scored(samples: list[Sample], reward: float) -> Answers:
     """The answers, all with one reward."""
-    rewards = torch.full((len(samples), 1), reward)
+    rewards = reward + torch.randn(len(samples), 1, generator=torch.Generator().manual_seed(0))
     ones = np.ones(len(samples))
     return Answers(
         samples=samples,
         rewards=rewards,
-        referee=(reward * ones).tolist(),
+        referee=rewards[:, 0].tolist(),
         kl=(3 * ones).tolist(),
         entropy=(0.5 * ones).tolist(),
     )

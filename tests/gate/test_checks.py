@@ -227,6 +227,7 @@ ALSO = {
     "gold_gain": LOST,
     "length_ratio": {"length_controlled", "length_gain"},
     "prompts": {"rows_agree"},
+    "judge_complete": {"rows_agree"},
     "clean_subset": {"ties"},
     "terminated": {"broken"},
     "empty": {"broken"},
