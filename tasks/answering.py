@@ -166,8 +166,7 @@ def answer_as_champion(
         ]
         turns = encode_turns(tokenizer, texts)
         ours = [Sample(list(t.response), s.terminated) for t, s in zip(turns, samples, strict=True)]
-        unknown = torch.full((len(ours),), torch.nan)
         found = score(list(turns), reference, reference, judges, config)
-        return of_samples(ours) | found | {"kl": unknown, "entropy": unknown}
+        return of_samples(ours) | found | {name: torch.full((len(ours),), torch.nan) for name in ("kl", "entropy")}
 
     return Answers.of(cached(path, compute))

@@ -7,8 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rlhf.data.contamination import seen
-from rlhf.data.ids import text_hash
-from rlhf.data.prompts import HASH, all_prompts, with_hashes
+from rlhf.data.prompts import all_prompts, split_keys, with_hashes
 from rlhf.data.quarantine import check
 from rlhf.data.report import report
 from rlhf.data.splits import split_of
@@ -39,9 +38,9 @@ def main(stage: Stage) -> None:
     clean = {table: with_hashes(good) for table, (good, _) in parts.items()}
     clean["prompts"] = all_prompts(clean)
     for table, rows in clean.items():
-        digests = rows[HASH] if HASH in rows else rows["text"].map(text_hash)
-        splits = {digest: split_of(digest, config.splits) for digest in digests.unique()}
-        clean[table] = rows.assign(split=digests.map(splits).astype(object))
+        keys = split_keys(rows)
+        splits = {key: split_of(key, config.splits) for key in keys.unique()}
+        clean[table] = rows.assign(split=keys.map(splits).astype(object))
     clean["prompts"] = clean["prompts"].assign(seen=seen(clean))
     _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
     stage.report(

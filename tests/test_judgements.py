@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,16 +17,21 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import LlamaModel, PreTrainedModel
 
+from rlhf.batching.encoding import encode_turns
 from rlhf.config.editing import set_params
 from rlhf.errors import ConfigError, DataError
+from rlhf.gate.statistics import win_points
 from rlhf.judges.door import between
 from rlhf.judges.people import add_verdicts, write_tasks
 from rlhf.judges.people import tasks as compared
 from rlhf.manifest import sha256, write_manifest
 from rlhf.models.loading import load_policy, save_model
+from rlhf.models.small import make_llama, train_tokenizer
+from rlhf.pipeline.champion import Pinned, pin
+from rlhf.tracking.champions import FILES
 from rlhf.tracking.lineage import lineage
 from tasks import align, evaluate, referee, reward, sft
-from tests.algorithms.tiny import LORA, tiny_policy, tiny_tokenizer
+from tests.algorithms.tiny import LORA, PARAMS, tiny_policy, tiny_tokenizer
 from tests.conftest import ROOT, run_here
 from tests.judges.server import KEY, serving
 
@@ -330,6 +336,32 @@ def test_rankings_of_ties_alone_are_an_error_and_no_accuracy_of_zero(polled: Pat
     write(polled, "rankings", [row | {"ranks": [1, 1]} for row in rows])
     with pytest.raises(DataError, match="could measure `accuracy`"):
         run(polled, "align@gdpo_belief", align)
+
+
+def test_a_champion_of_another_vocabulary_answers_as_it_reads_and_is_measured_as_text(workspace: Path) -> None:
+    for criterion in WEIGHTS:
+        run(workspace, f"reward@{criterion}", reward)
+    run(workspace, "referee", referee)
+    run(workspace, "align@kto", align)
+    tokenizer = train_tokenizer(["east west up down " * 5], 310)
+    config = PARAMS.base.model.model_copy(update={"hidden_size": 24, "layers": 1, "heads": 2})
+    place = workspace / FILES / "made"
+    save_model(make_llama(config, tokenizer, 200, seed=5), tokenizer, place, title="tiny", summary="A test.")
+    digest = write_manifest(place)
+    place.rename(workspace / FILES / digest)
+    pin(workspace, Pinned(1, digest))
+
+    found = run(workspace, "evaluate@kto", evaluate)
+    assert found["champion_digest"] == digest
+    rows = pq.read_table(workspace / "reports/evaluate/kto/rows/rows.parquet").to_pydict()
+    texts = [{"prompt": p, "response": r} for p, r in zip(rows["prompt"], rows["champion_response"], strict=True)]
+    assert rows["champion_length"] == [len(turn.response) for turn in encode_turns(tiny_tokenizer(), texts)]
+    points = win_points(np.array(rows["policy_reward"]), np.array(rows["champion_reward"]))
+    assert rows["points_champion"] == points.tolist()
+    assert found["champion_win_rate"]["value"] == pytest.approx(points.mean(), rel=1e-4)
+    with forward_passes() as passes:
+        run(workspace, "evaluate@kto", evaluate)
+    assert passes == [], "what it answered is kept"
 
 
 def test_a_server_and_people_judge_what_stands(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

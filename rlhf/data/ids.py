@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from rlhf.data.tables import DEFAULTS, Message, Row
@@ -16,6 +16,12 @@ def prompt_hash(prompt: Iterable[Message]) -> str:
     """64 hex digits. Prompts are the same when their roles are, and their texts in Unicode's NFC with white space
     collapsed: a copy that went through another editor must not end in another split."""
     return _digest([[message["role"], normalised(message["content"])] for message in prompt])
+
+
+def opening_hash(prompt: Sequence[Message]) -> str:
+    """64 hex digits of a conversation up to the first message of the user: the same for all that go on from it."""
+    users = (place for place, message in enumerate(prompt) if message["role"] == "user")
+    return prompt_hash(prompt[: next(users, len(prompt)) + 1])
 
 
 def text_hash(text: str) -> str:

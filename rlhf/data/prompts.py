@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from rlhf.data.ids import prompt_hash
+from rlhf.data.ids import opening_hash, prompt_hash, text_hash
 from rlhf.data.tables import COLUMNS, DEFAULTS, of_each_prompt
 
 HASH = "prompt_hash"  # column that a frame carries while it is worked on; it is not written
@@ -16,6 +16,16 @@ def with_hashes(rows: pd.DataFrame) -> pd.DataFrame:
     if "prompt" not in rows:
         return rows
     return rows.assign(**{HASH: of_each_prompt(prompt_hash, rows["prompt"]).astype(object)})
+
+
+def split_keys(rows: pd.DataFrame) -> pd.Series:
+    """What decides the split of each row of a table with hashes: how its conversation opens, so that what goes on from
+    one question is in one split; of a plain text, the text."""
+    if "prompt" not in rows:
+        return rows["text"].map(text_hash)
+    keys, longer = rows[HASH].copy(), rows["prompt"].map(len) > 1
+    keys[longer] = of_each_prompt(opening_hash, rows.loc[longer, "prompt"])
+    return keys
 
 
 def all_prompts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -1,4 +1,5 @@
-"""Splits by the hash of the prompt: a new row never moves an old one, and no prompt is in two splits."""
+"""Splits by the hash of how a conversation opens: a new row never moves an old one, and no prompt is in two splits,
+nor are two that go on from the same question."""
 
 from bisect import bisect_right
 
@@ -9,7 +10,7 @@ REFEREE = "referee"  # of judgements: taken from train, for the one reward model
 
 
 def split_of(digest: str, shares: SplitShares) -> str:
-    """The split of a prompt with hash `digest` (hex): its first 52 bits, as a fraction of 1, fall into one share."""
+    """The split of what opens with hash `digest` (hex): its first 52 bits, as a fraction of 1, fall into one share."""
     return SPLITS[bisect_right((shares.train, 1.0 - shares.test), _fraction(digest[:13]))]
 
 

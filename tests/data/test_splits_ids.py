@@ -2,15 +2,29 @@
 
 from typing import Any
 
+import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.config.data import SplitShares
-from rlhf.data.ids import add_ids, prompt_hash
+from rlhf.data.ids import add_ids, opening_hash, prompt_hash
+from rlhf.data.prompts import split_keys, with_hashes
 from rlhf.data.splits import SPLITS, is_for_referee, split_of
 from tests.data.frames import user
 
 SHARES = SplitShares(train=0.8, validation=0.1, test=0.1)
+
+
+def test_conversations_that_open_alike_are_in_one_split() -> None:
+    asked, told = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
+    alone, later = [asked], [asked, told, {"role": "user", "content": "And then?"}]
+    assert opening_hash(later) == opening_hash(alone) == prompt_hash(alone) != prompt_hash(later)
+    system = {"role": "system", "content": "Be brief."}
+    other = [system, {"role": "user", "content": "How?"}]
+    assert opening_hash([system, *alone]) not in (opening_hash(other), opening_hash(alone))
+    assert opening_hash([told]) == prompt_hash([told])
+    rows = with_hashes(pd.DataFrame({"prompt": [alone, later, [system, *alone]]}))
+    assert split_keys(rows).tolist() == [opening_hash(prompt) for prompt in rows["prompt"]]
 
 
 def test_the_hash_is_the_same_in_every_process_and_release() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlhf.batching.encoding import Turn
-from rlhf.evaluation.answers import Answers, score
+from rlhf.evaluation.answers import Answers, of_samples, score
 from rlhf.evaluation.documents import document_nats, encode_documents
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample
@@ -41,14 +41,19 @@ def test_the_entropy_of_an_answer_is_the_mean_over_its_tokens() -> None:
         torch.nn.init.normal_(one.lm_head.weight, std=1.0)
     turns = [Turn([7, 8, 9], [20, 30, 40, 50, 1]), Turn([9], [60, 1]), Turn([5, 6], [70, 80, 1])]
     rewards = Rewards({"overall": lambda batch: batch.starts.float()}, {"overall": 1.0}, "before")
-    found, _, entropy = score(turns, policy, reference, rewards, PARAMS.evaluate.model_copy(update={"batch_size": 2}))
+    judges = rewards, lambda batch: -batch.starts.float()
+    found = score(turns, policy, reference, judges, PARAMS.evaluate.model_copy(update={"batch_size": 2}))
     spread = [log_softmax_of(policy, turn) for turn in turns]
-    assert entropy.tolist() == pytest.approx([-(p.exp() * p).sum(dim=1).mean().item() for p in spread], rel=1e-4)
-    assert found.squeeze(1).tolist() == [3.0, 1.0, 2.0]
+    assert found["entropy"].tolist() == pytest.approx(
+        [-(p.exp() * p).sum(dim=1).mean().item() for p in spread], rel=1e-4
+    )
+    assert found["rewards"].squeeze(1).tolist() == [3.0, 1.0, 2.0]
+    assert found["referee"].tolist() == [-3.0, -1.0, -2.0]
 
 
 def test_answers_come_back_from_their_tensors() -> None:
     samples = [Sample([4, 5, 1], True), Sample([6, 7, 8], False)]
-    answers = Answers(samples=samples, rewards=torch.ones(2, 1), kl=[0.5, 1.5], entropy=[0.25, 0.75])
-    back = Answers.of({name: torch.as_tensor(value) for name, value in answers.tensors().items()})
-    assert (back.samples, back.kl, back.entropy) == (samples, answers.kl, answers.entropy)
+    measured = {"referee": [2.0, 3.0], "kl": [0.5, 1.5], "entropy": [0.25, 0.75]}
+    tensors = of_samples(samples) | measured | {"rewards": torch.ones(2, 1)}
+    back = Answers.of({name: torch.as_tensor(value) for name, value in tensors.items()})
+    assert (back.samples, back.referee, back.kl, back.entropy) == (samples, *measured.values())
