@@ -8,6 +8,8 @@ from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check, Interval, Outcome
 from rlhf.gate.statistics import settling_size
 
+OPPONENTS = {"sft": "SFT", "champion": "the champion"}
+
 
 def fact(holds: bool, yes: str, no: str) -> Check:
     """A check of something that is so or not."""
@@ -76,8 +78,7 @@ def worst(found: Sequence[Check]) -> Check:
 
 def opponents(evidence: Evidence) -> list[tuple[str, str]]:
     """Whom the policy stands beside, as columns and as sentences name them: SFT, and the champion if there is one."""
-    champion = [] if evidence.champion is None else [("champion", "the champion")]
-    return [("sft", "SFT"), *champion]
+    return [(side, name) for side, name in OPPONENTS.items() if side == "sft" or evidence.champion is not None]
 
 
 def by_row(evidence: Evidence, config: GateConfig) -> dict[str, Any]:

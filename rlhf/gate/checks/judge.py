@@ -82,7 +82,6 @@ def judge_a_a(evidence: Evidence, config: GateConfig) -> Check:
         low=found.low,
         high=found.high,
         n=found.n,
-        threshold=0.5,
     )
 
 

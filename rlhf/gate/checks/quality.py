@@ -1,6 +1,5 @@
 """The policy is better than SFT and than the champion, at equal length too, and no kind of prompt pays for it."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unusable, column, judged
-from rlhf.gate.findings import against, fact, resampling
+from rlhf.gate.findings import OPPONENTS, against, fact, opponents, resampling, worst
 from rlhf.gate.length_control import length_controlled_win_rate
 from rlhf.gate.records import Check, Interval, Outcome, Part, WinRate
 from rlhf.gate.sequential import confidence_sequence
@@ -46,7 +45,7 @@ def more_wins_than_luck(evidence: Evidence, config: GateConfig) -> Check:
     again and again: theirs are held against an interval that allows it.
     """
     test = _at_any_time if evidence.evaluation.get("judge") == "people" else _once
-    return _worst(evidence, lambda opponent: test(evidence, config, opponent))
+    return worst([test(evidence, config, opponent) for opponent, _ in opponents(evidence)])
 
 
 def length_controlled(evidence: Evidence, config: GateConfig) -> Check:
@@ -70,18 +69,18 @@ def length_controlled(evidence: Evidence, config: GateConfig) -> Check:
 def ties(evidence: Evidence, config: GateConfig) -> Check:
     """The judge sees a difference on enough prompts for the others to speak for all."""
 
-    def of(opponent: str) -> Check:
+    def of(opponent: str, name: str) -> Check:
         share, limit = float((judged(evidence, opponent) == 0.5).mean()), config.limits.max_ties
         return Check(
             outcome="undecided" if share > limit else "pass",
-            reason=f"{share:.1%} of the prompts are ties with {OPPONENTS[opponent]}, must be at most {limit:.1%}",
+            reason=f"{share:.1%} of the prompts are ties with {name}, must be at most {limit:.1%}",
             value=share,
             n=len(judged(evidence, opponent)),
             threshold=limit,
             at_least=False,
         )
 
-    return _worst(evidence, of)
+    return worst([of(opponent, name) for opponent, name in opponents(evidence)])
 
 
 def no_use_case_worse(evidence: Evidence, config: GateConfig) -> Check:
@@ -95,12 +94,12 @@ def no_use_case_worse(evidence: Evidence, config: GateConfig) -> Check:
         return fact(False, "", f"no prompt of {', '.join(absent)}, which gate.slices names")
     least, clusters = 0.5 - config.limits.max_slice_loss, evidence.rows.get("prompt_id")
     parts, p_values = [], []
-    for opponent in _opponents(evidence):
+    for opponent, opposed in opponents(evidence):
         points = judged(evidence, opponent)
         for name, chosen in _slices(evidence, config):
             owners = None if clusters is None else clusters[chosen]
             found = exact_win_rate(points[chosen], confidence=config.confidence, clusters=owners)
-            parts.append(Part(f"{name} against {OPPONENTS[opponent]}", found.value, found.low, found.high, found.n))
+            parts.append(Part(f"{name} against {opposed}", found.value, found.low, found.high, found.n))
             p_values.append(at_least_test(found.value * found.n, found.n, least))
     adjusted = holm(np.array(p_values))
     lost = bool(adjusted.min() < (1 - config.confidence) / 2)
@@ -126,9 +125,6 @@ CHECKS = (
     ties,
     no_use_case_worse,
 )
-
-
-OPPONENTS = {"sft": "SFT", "champion": "the champion"}
 
 
 def measured_win_rate(evidence: Evidence, config: GateConfig, opponent: str) -> WinRate:
@@ -187,16 +183,6 @@ def _at_any_time(evidence: Evidence, config: GateConfig, opponent: str) -> Check
     interval = confidence_sequence(points, confidence=confidence, clusters=evidence.rows.get("prompt_id"))
     what = f"win rate against {OPPONENTS[opponent]} by people, however often it is looked at,"
     return against(interval, 0.5, config, what, ".1%", at_least=True, above=True, confidence=confidence)
-
-
-def _opponents(evidence: Evidence) -> tuple[str, ...]:
-    return ("sft",) if evidence.champion is None else ("sft", "champion")
-
-
-def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:
-    """A check that must hold against every opponent, as it came out against the one where it is worst."""
-    order = ("fail", "undecided", "pass")
-    return min((of(opponent) for opponent in _opponents(evidence)), key=lambda check: order.index(check.outcome))
 
 
 def _absent(evidence: Evidence, config: GateConfig) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unusable, number
-from rlhf.gate.findings import against, point
+from rlhf.gate.findings import against, point, worst
 from rlhf.gate.records import Check, Interval
 
 
@@ -77,11 +77,4 @@ def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:
     found = [of(criterion) for criterion in evidence.reward]
     if not found:
         raise Unusable("there is no report of a reward model")
-    return min(found, key=lambda check: (("fail", "undecided", "pass").index(check.outcome), _room(check)))
-
-
-def _room(check: Check) -> float:
-    """By how much a value is on the good side of its threshold."""
-    assert check.value is not None
-    assert check.threshold is not None
-    return check.value - check.threshold if check.at_least else check.threshold - check.value
+    return worst(found)
