@@ -39,7 +39,10 @@ from rlhf.tracking.standing import Standing, standing
 
 FLOW = "align"
 PROMOTE = "promote"
-APPROVE = "`rlhf approve --key PATH`, then `rlhf promote`; or the deployment `promote` in Prefect"
+APPROVE = {
+    "form": "answer the form of the deployment `promote` in Prefect",
+    "signed": "`rlhf approve --key PATH`, then `rlhf promote`",
+}
 
 
 @dataclass
@@ -182,8 +185,9 @@ def _promote(session: Session, decision: Standing | None) -> tuple[str | None, E
     workspace = session.workspace
     if not (session.promote and decision and decision.verdict == "PROMOTE") or settled(workspace, decision):
         return None, Exit.DONE
-    if load_promotion(workspace / PARAMS).approval == "required":
-        return f"{decision.winner} waits for a person other than the trainer to approve it: {APPROVE}", Exit.DONE
+    if (approval := load_promotion(workspace / PARAMS).approval) != "none":
+        waits = f"{decision.winner} waits for a person other than the trainer to approve it: {APPROVE[approval]}"
+        return waits, Exit.DONE
     outcome: list[tuple[Exit, str]] = []
 
     def promote() -> State:

@@ -36,13 +36,13 @@ def promote(workspace: str = ".", approval: bool = False) -> State:
     if shown is None or shown.verdict != "PROMOTE":
         verdict = f"The gate says {shown.verdict}: {shown.sentence}" if shown else "No gate has decided."
         return Failed(message=f"{Exit.GATE_REFUSED.name}: {verdict} Nothing is promoted")
-    if not approval:
+    rules = load_promotion(place / PARAMS)
+    if not approval or rules.approval == "signed":  # a signature says more than a form
         return _state(*promote_apart(place))
     report = gate_report(shown.raw)
     create_markdown_artifact(report, key="approval", description=shown.sentence)
     form = Approval.with_initial_data(description=report, approve=False)
-    wait = int(load_promotion(place / PARAMS).expires_days * DAY)
-    answer = pause_flow_run(wait_for_input=form, timeout=wait, poll_interval=1)
+    answer = pause_flow_run(wait_for_input=form, timeout=int(rules.expires_days * DAY), poll_interval=1)
     if not answer.approve:
         return Failed(message=f"{Exit.GATE_REFUSED.name}: {answer.approver} refused. {answer.comment}".strip())
     return _state(*promote_apart(place, answer.approver, shown.digest))

@@ -14,7 +14,7 @@ from rlhf.errors import Exit
 from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.fingerprint import ROOT
 from rlhf.report.text import visible
-from rlhf.tracking.standing import Standing, keep, test_set
+from rlhf.tracking.standing import Standing, keep
 
 PATIENCE = 120.0  # seconds that the sender may take after the last stage
 
@@ -82,7 +82,7 @@ def settled(workspace: Path, decision: Standing) -> bool:
 def record(workspace: Path, decision: Standing) -> None:
     """Keep a decision for good, and count it as one more look at its test set."""
     keep(workspace, decision)
-    Ledger.of(workspace).record(decision.digest, test_set(workspace), decision.verdict)
+    Ledger.of(workspace).record(decision.digest, decision.test_set, decision.policies, decision.verdict)
 
 
 def gate_report(decision: Mapping[str, Any]) -> str:

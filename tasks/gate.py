@@ -1,5 +1,6 @@
 """gate: may the best policy be promoted? Checks each one, decides, and writes the reports. A refusal is a result."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from rlhf import manifest
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
-from rlhf.pipeline.champion import GENERATION, POLICY, USES
+from rlhf.pipeline.champion import GENERATION, JUDGED, POLICY
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.report.gate import render_gate
 from rlhf.report.html import render_report
@@ -20,11 +21,17 @@ def main(stage: Stage) -> None:
     algorithms = stage.config.align.algorithms
     found = [evidence(stage, name, len(algorithms)) for name in algorithms]
     judges = {one.evaluation.get("judge") for one in found}
-    decision = decide(
-        [assess(one, stage.config.gate) for one in found],
-        judges.pop() if len(judges) == 1 else None,
-        stage.params[POLICY] or None,
-        stage.params[GENERATION],
+    sets = {one.evaluation.get("prompts_digest") for one in found}
+    decision = replace(
+        decide(
+            [assess(one, stage.config.gate) for one in found],
+            judges.pop() if len(judges) == 1 else None,
+            stage.params[POLICY] or None,
+            stage.params[GENERATION],
+        ),
+        profile=stage.config.gate.profile,
+        test_set=str(sets.pop()) if len(sets) == 1 else "",
+        inputs=stage.inputs,
     )
     stage.report(DECISION, decision.to_json())
     why = render_gate(stage.workspace, stage.output(DECISION), stage.config.gate.profile)
@@ -39,6 +46,8 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
     policy = stage.input(f"models/policy/{algorithm}")
     names = stage.config.align.algorithms
     evaluations = {str(name): read_json(stage.input(f"reports/evaluate/{name}/metrics.json")) for name in names}
+    judged = set(stage.params[JUDGED].get(evaluations[algorithm].get("prompts_digest"), ()))
+    here = {manifest.digest(stage.input(f"models/policy/{name}")) for name in names}
     rows = stage.input(f"reports/evaluate/{algorithm}/rows")
     return Evidence(
         algorithm=algorithm,
@@ -55,7 +64,7 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
         receipt=stage.upstream[f"models/policy/{algorithm}"],
         policy_digest=manifest.digest(policy),
         champion=stage.params[POLICY] or None,
-        uses=stage.params[USES],
+        uses=len(judged - here),
         test_sets={one.get("prompts_digest") for one in evaluations.values()},
     )
 

@@ -41,6 +41,8 @@ SHORT = {
     "evaluate.prompts": 60,
     "evaluate.safety_prompts": 40,
     "evaluate.diversity_prompts": 10,
+    "evaluate.judge_pairs": 40,
+    "evaluate.serving.rounds": 1,
     "gate.bootstrap": 200,
     "sft.loop.micro_batch_size": 8,
     "sft.loop.checkpoint_every": 4,

@@ -45,6 +45,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             err.print("Interrupted.", style="yellow")
             raise typer.Exit(INTERRUPTED) from None
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            fail(ConfigError(f"{error.filename}: {str(error.strerror).lower()}. Name another path"))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

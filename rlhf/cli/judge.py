@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from rlhf.cli.console import WorkspaceOption, find_workspace, out
 from rlhf.errors import ConfigError, DataError
@@ -24,7 +25,8 @@ def export(
 
     tasks = _tasks(find_workspace(workspace))
     write_tasks(file, tasks)
-    out.print(f"{len(tasks)} comparisons are in {file}. When people have judged: rlhf judge import {file}")
+    said = f"{len(tasks)} comparisons are in {file}. When people have judged: rlhf judge import {file}"
+    out.print(Text(said), soft_wrap=True)
 
 
 @group.command("import")
@@ -38,6 +40,7 @@ def import_(
     from rlhf.config.judges import People
     from rlhf.judges.people import add_verdicts, read_verdicts
     from rlhf.manifest import sha256
+    from rlhf.pipeline.lock import hold
 
     directory = find_workspace(workspace)
     params = directory / "params.yaml"
@@ -48,14 +51,16 @@ def import_(
             "rlhf run -S 'evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}'"
         )
     tasks, store = _tasks(directory), directory / judge.verdicts
-    found = add_verdicts(file, tasks, store)
-    if store.is_file():
-        set_params(params, [f"evaluate.judge.sha256='{sha256(store)}'"])
+    with hold(directory / ".rlhf" / "run.lock", f"The workspace {directory}"):
+        found = add_verdicts(file, tasks, store)
+        if store.is_file():
+            set_params(params, [f"evaluate.judge.sha256='{sha256(store)}'"])
     waiting = len(tasks.keys() - {one.task for one in read_verdicts(store)})
-    out.print(
+    said = (
         f"{found.verdicts} new verdicts, {found.known} known before, {found.empty} tasks left empty. "
         f"{waiting} of {len(tasks)} comparisons wait for a first verdict. Next: rlhf run"
     )
+    out.print(Text(said), soft_wrap=True)
 
 
 def _tasks(workspace: Path) -> dict[str, dict[str, str]]:

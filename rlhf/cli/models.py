@@ -59,14 +59,11 @@ def approve(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Sign the gate's decision to promote, as a person who did not train the policy. `rlhf promote` then acts on it."""
-    from rlhf.gate.approval import sign
     from rlhf.pipeline.receipt import git_user
-    from rlhf.tracking.promotion import passing, proposal
+    from rlhf.tracking.promotion import approve as give
 
     directory = find_workspace(workspace)
-    decision = passing(directory)
-    approval = proposal(decision, approver or git_user(directory) or "", comment)
-    path = sign(directory, approval, key)
+    decision, approval, path = give(directory, approver or git_user(directory) or "", key, comment)
     if as_json:
         print_json({"path": str(path), **asdict(approval)})
     else:

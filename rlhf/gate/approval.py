@@ -80,7 +80,7 @@ def signed_approval(
     faults = []
     for path in sorted((workspace / APPROVALS / wanted.decision).glob("*.json")):
         try:
-            approval = _verified(path, approvers)
+            approval = verified(path, approvers)
             check(approval, wanted, trainers, days)
             return approval
         except GateRefused as refusal:
@@ -92,7 +92,7 @@ def signed_approval(
     )
 
 
-def _verified(path: Path, approvers: Path) -> Approval:
+def verified(path: Path, approvers: Path) -> Approval:
     """The approval in a file, if its signature is that of the person it names. Raises GateRefused."""
     statement = path.read_bytes()
     try:

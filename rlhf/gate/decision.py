@@ -31,6 +31,9 @@ def decide(candidates: Sequence[Candidate], judge: str | None, champion: str | N
     `champion` is the digest of the policy in use that they were compared with, None before the first; `generation` its
     place in the ledger.
     """
+    if candidates and judge not in JUDGES:
+        said = "Nothing can be judged: the evaluations name no judge that is known, or not the same one."
+        return Decision("ERROR", said, None, judge, tuple(candidates), champion, generation)
     passing = {c.algorithm: c.win_rate for c in candidates if c.decision == "PROMOTE"}
     bounds = {name: rate.low for name, rate in passing.items() if rate is not None}
     if bounds:
@@ -69,7 +72,7 @@ def _promotion(candidates: Sequence[Candidate], winner: str, judge: str | None) 
     warnings = [check.name for check in chosen.checks if not check.passed]
     return (
         f"Promote {winner}: it has {rate.value:.1%} of {rate.wins + rate.ties + rate.losses} prompts against SFT "
-        f"({rate.low:.1%} to {rate.high:.1%}), {JUDGES.get(judge, 'by an unknown judge')}, and "
+        f"({rate.low:.1%} to {rate.high:.1%}), {JUDGES[judge]}, and "
         + (f"nothing stands against it; noted: {', '.join(warnings)}." if warnings else "it passes every check.")
     )
 

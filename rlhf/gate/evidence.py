@@ -37,7 +37,7 @@ class Evidence:
     receipt: Mapping[str, Any]  # models/policy/<algorithm>/receipt.json
     policy_digest: str  # of the policy's files as they are now
     champion: str | None = None  # digest of the policy in use when the evaluation was made; None before the first
-    uses: int  # decisions that were made on the test set before this one
+    uses: int  # policies that were judged on the test set before those of this run
     test_sets: Collection[str | None]  # digests of the prompts that the run's candidates were evaluated on
 
 
@@ -101,6 +101,8 @@ def not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             found += not_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            found += not_finite({str(n): one for n, one in enumerate(value)}, f"{prefix}{key}.")
         elif isinstance(value, float) and not math.isfinite(value):
             found.append(prefix + key)
     return found

@@ -8,6 +8,7 @@ from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check, Interval, Outcome
 from rlhf.gate.statistics import settling_size
 
+FEW = 20  # prompts or pairs: an interval of fewer says nothing
 OPPONENTS = {"sft": "SFT", "champion": "the champion"}
 
 
@@ -44,11 +45,14 @@ def against(
     good, bad = (interval.low, interval.high) if at_least else (-interval.high, -interval.low)
     line = threshold if at_least else -threshold
     holds = good > line if above else good >= line
-    outcome: Outcome = "pass" if holds else "fail" if bad < line else "undecided"
+    enough = interval.n >= FEW
+    outcome: Outcome = "undecided" if not enough else "pass" if holds else "fail" if bad < line else "undecided"
     confidence = confidence or config.confidence
     bound = interval.low if at_least else interval.high
     needed = None
-    if outcome == "undecided":
+    if not enough:
+        needed = FEW
+    elif outcome == "undecided":
         needed = settling_size(interval, threshold, bound, confidence=confidence, power=config.power)
     demand = "above" if above else "at least" if at_least else "at most"
     return Check(

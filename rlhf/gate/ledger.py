@@ -9,7 +9,7 @@ Beside it stands every decision of the gate, so that it is known how often a tes
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS decisions (
     digest TEXT PRIMARY KEY,
     test_set TEXT NOT NULL,
     verdict TEXT NOT NULL,
+    policies TEXT NOT NULL,
     time REAL NOT NULL
 );
 """
@@ -75,12 +76,16 @@ class Ledger:
             return [Champion(*row) for row in connection.execute("SELECT * FROM champions ORDER BY generation")]
 
     def previous(self) -> Champion | None:
-        """What `rollback` would bring back: the champion of the generation before the current one."""
-        return next(iter(self.history()[-2:-1]), None)
+        """What `rollback` would bring back: the newest champion before the current one that was not rolled back."""
+        history, gone = self.history(), self.rolled_back()
+        return next((c for c in reversed(history) if c.policy != history[-1].policy and c.policy not in gone), None)
 
     def rolled_back(self) -> set[str]:
-        """Digests of the policies that a rollback took out of use."""
-        return {before.policy for before, after in pairwise(self.history()) if after.action == "rollback"}
+        """Digests of the policies that a rollback took out of use, and that nobody has promoted since."""
+        gone = set[str]()
+        for before, after in pairwise(self.history()):
+            gone = gone | {before.policy} if after.action == "rollback" else gone - {after.policy}
+        return gone
 
     def promote(
         self,
@@ -98,7 +103,7 @@ class Ledger:
         return self._swap("promote", candidate_key, policy, version, report_digest, expected_generation, approver)
 
     def rollback(self, expected_generation: int, approver: str = "") -> Champion:
-        """Make the champion of the generation before the current one champion again, as a new generation.
+        """Make the newest earlier champion that was not rolled back champion again, as a new generation.
 
         Raises GateRefused when there is none, Busy when another promotion came first.
         """
@@ -110,21 +115,21 @@ class Ledger:
         taken = (earlier.candidate_key, earlier.policy, earlier.version, earlier.report_digest)
         return self._swap("rollback", *taken, expected_generation, approver)
 
-    def record(self, digest: str, test_set: str, verdict: str) -> None:
-        """Note a decision of the gate, by the digest of decision.json, and the digest of the prompts it was made on.
-
-        The same decision again changes nothing.
-        """
+    def record(self, digest: str, test_set: str, policies: Collection[str], verdict: str) -> None:
+        """Note a decision of the gate, by the digest of decision.json, the digest of the prompts that it was made on,
+        and the policies that it was about. The same decision again changes nothing."""
         with self._transaction("IMMEDIATE") as connection:
-            row = (digest, test_set, verdict, time.time())
-            connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?)", row)
+            row = (digest, test_set, verdict, " ".join(sorted(policies)), time.time())
+            connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?)", row)
 
-    def uses(self, test_set: str) -> int:
-        """How many different decisions have been made on a test set."""
-        if not self.path.exists():
-            return 0
-        with self._transaction("DEFERRED") as connection:
-            return connection.execute("SELECT COUNT(*) FROM decisions WHERE test_set = ?", (test_set,)).fetchone()[0]
+    def judged(self) -> dict[str, list[str]]:
+        """The policies that were judged on each test set, by digest."""
+        found: dict[str, set[str]] = {}
+        if self.path.exists():
+            with self._transaction("DEFERRED") as connection:
+                for test_set, policies in connection.execute("SELECT test_set, policies FROM decisions"):
+                    found.setdefault(test_set, set()).update(policies.split())
+        return {test_set: sorted(policies) for test_set, policies in sorted(found.items())}
 
     def _swap(
         self, action: str, key: str, policy: str, version: str, report: str, expected: int, approver: str
@@ -145,7 +150,10 @@ class Ledger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self.path, timeout=10.0, isolation_level=None)) as connection:
             self._prepare(connection)
-            connection.execute(f"BEGIN {kind}")
+            try:
+                connection.execute(f"BEGIN {kind}")
+            except sqlite3.OperationalError as error:
+                raise Busy(f"{self.path} is in use ({error}). Try again") from None
             try:
                 yield connection
             except BaseException:
@@ -160,11 +168,11 @@ class Ledger:
             connection.executescript(_SCHEMA)
             columns = [row[1] for row in connection.execute("PRAGMA table_info(champions)")]
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, no space, no permission
-                raise
+            if isinstance(error, sqlite3.OperationalError):
+                raise Busy(f"{self.path} cannot be opened now ({error}). Try again, or see who holds it") from None
             columns = []
         if columns != [field.name for field in fields(Champion)]:
             raise DataError(
-                f"{self.path} is not a ledger that this version of rlhf reads. Move it away: the next promotion "
-                "begins a new one"
+                f"{self.path} is not a ledger that this version of rlhf reads. Move it away, and take the alias "
+                "champion from the policy in MLflow: then the next promotion begins a new one"
             )

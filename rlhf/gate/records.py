@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Verdict = Literal["PROMOTE", "REJECT", "INCONCLUSIVE", "ERROR"]
@@ -94,6 +94,9 @@ class Decision:
     candidates: tuple[Candidate, ...]
     champion: str | None  # the digest of the policy that the winner would replace; None before the first
     generation: int  # of that champion in the ledger; 0 before the first
+    profile: str = ""  # of the limits
+    test_set: str = ""  # digest of the prompts that the candidates were judged on; "" where they differ
+    inputs: Mapping[str, str] = field(default_factory=dict)  # what it rests on: digests by path
 
     def candidate(self, algorithm: str) -> Candidate | None:
         return next((c for c in self.candidates if c.algorithm == algorithm), None)
@@ -107,6 +110,9 @@ class Decision:
             "judge": self.judge,
             "champion": self.champion,
             "generation": self.generation,
+            "profile": self.profile,
+            "test_set": self.test_set,
+            "inputs": dict(self.inputs),
             "algorithms": [c.algorithm for c in self.candidates],
             "candidates": {c.algorithm: _candidate_to_json(c) for c in self.candidates},
         }
@@ -123,6 +129,9 @@ class Decision:
             tuple(candidates),
             raw["champion"],
             raw["generation"],
+            raw["profile"],
+            raw["test_set"],
+            raw["inputs"],
         )
 
 

@@ -42,6 +42,8 @@ def bootstrap_ratio(
     top: NDArray, bottom: NDArray, *, confidence: float, resamples: int, seed: int, clusters: NDArray | None = None
 ) -> Interval:
     """sum(top) / sum(bottom) of paired (N,) arrays with the percentile interval of a bootstrap over clusters."""
+    if len(top) != len(bottom):
+        raise ValueError(f"needs as many above as below, not {len(top)} and {len(bottom)}")
     top, bottom = _cluster_sums(_finite(top), clusters), _cluster_sums(_finite(bottom), clusters)
     n, random = len(top), np.random.default_rng(seed)
     draws = np.empty(resamples)

@@ -1,7 +1,7 @@
 """A judge behind any server that speaks OpenAI's chat completions: vLLM, llama.cpp, Ollama, or a paid one.
 
 Every reply is kept under the SHA-256 of its request, so that what was asked once is never paid for again. What could
-not be had has no verdict and is asked again by the next run.
+not be had has no verdict; it is asked again when the evaluation is made again.
 """
 
 import hashlib
@@ -98,14 +98,18 @@ class EndpointJudge:
                 raise ConfigError(self._refusal(answer.status_code))
             if answer.status_code == httpx.codes.OK and (text := _text(answer)) is not None:
                 self._answered = True
-                return text.replace(self._key, "[key]") if self._key else text
-            fault = f"answered HTTP {answer.status_code} and no chat completion"
+                return self._without_key(text)
+            said = self._without_key(answer.text)[:200]
+            fault = f"answered HTTP {answer.status_code} and no chat completion ({said!r})"
             if answer.status_code not in PASSING and answer.status_code < 500:
                 break
         if not self._answered:
             self._stopped.set()
             raise ServiceError(self._complaint(fault))
         return None
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
 
     def _complaint(self, fault: str) -> str:
         return (

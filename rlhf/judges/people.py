@@ -22,6 +22,7 @@ from rlhf.errors import DataError
 from rlhf.judges.door import Comparison, Judged, Prompt
 
 WORDS = ("A", "B", "tie")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet's formula begins with
 COLUMNS = ("task", "prompt", "answer_a", "answer_b", "winner", "annotator")
 
 
@@ -60,14 +61,17 @@ def tasks(comparisons: Iterable[Comparison], seed: int) -> dict[str, dict[str, s
 
 
 def write_tasks(path: Path, found: Mapping[str, Mapping[str, str]]) -> None:
-    """Write tasks with an empty winner as csv, or as jsonl, by the name of the file. Raises DataError for another."""
-    rows = [{**row, "winner": "", "annotator": ""} for row in found.values()]
-    if _kind(path) == "csv":
+    """Write tasks with an empty winner as csv, or as jsonl, by the name of the file. Raises DataError for another, and
+    for a file that is there: people may have written into it."""
+    rows, kind = [{**row, "winner": "", "annotator": ""} for row in found.values()], _kind(path)
+    if path.exists():
+        raise DataError(f"{path} exists, and may hold verdicts. Import it first, or name another file")
+    if kind == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-        durable.write_text(path, text.getvalue())
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        durable.write_text(path, "\ufeff" + text.getvalue())  # by which spreadsheets know UTF-8
     else:
         durable.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
@@ -151,7 +155,7 @@ def agreements(given: Iterable[Given]) -> tuple[list[float], list[str]]:
 def task_name(comparison: Comparison) -> str:
     """The name of a task: the same whichever answer is the first."""
     content = [shown(comparison.prompt), *sorted((comparison.first, comparison.second))]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return f"t-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"  # no number to a spreadsheet
 
 
 def shown(prompt: Prompt) -> str:
@@ -183,7 +187,10 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     rows = list[tuple[int, dict[str, Any]]]()
     if _kind(path) == "csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        rows = [(reader.line_num, row) for row in reader]
+        try:
+            rows = [(reader.line_num, {name: _said(value) for name, value in row.items()}) for row in reader]
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: this is no row of a csv ({error})") from None
     else:
         for line, entry in enumerate(text.split("\n"), start=1):
             try:
@@ -195,6 +202,15 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         if absent:
             raise DataError(f"{path}, line {line}: no text in {', '.join(absent)}. Keep every column of the export")
     return [(line, {name: row[name] for name in COLUMNS}) for line, row in rows]
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _said(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
 
 
 def _kind(path: Path) -> str:

@@ -6,17 +6,17 @@ it starts, so that a decision cannot speak of another champion than the one that
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rlhf import durable
 from rlhf.errors import DataError
 from rlhf.gate.ledger import Ledger
 from rlhf.tracking.champions import FILES, whole
-from rlhf.tracking.standing import standing, test_set
+from rlhf.tracking.standing import standing
 
 CHAMPION = "champion.json"
-POLICY, GENERATION, USES = "champion.policy", "champion.generation", "champion.uses"  # keys that dvc.yaml declares
+POLICY, GENERATION, JUDGED = "champion.policy", "champion.generation", "champion.judged"  # keys that dvc.yaml declares
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Pinned:
 
     generation: int = 0  # of the ledger; 0 before the first promotion
     policy: str = ""  # the digest of its files; "" before the first promotion
-    uses: int = 0  # different decisions that the gate has made on the test set so far
+    judged: dict[str, list[str]] = field(default_factory=dict)  # the policies that were judged on each test set
 
 
 def pinned(workspace: Path) -> Pinned:
@@ -55,13 +55,16 @@ def refresh(workspace: Path, stale: Collection[str]) -> bool:
 def due(workspace: Path, stale: Collection[str]) -> Pinned:
     """What the next run compares with: the champion in use. Only where nothing is stale, and the champion in use is so
     by the very decision that stands here, is it still the one before it: there is nothing to compare again."""
-    before, current, uses = pinned(workspace), Ledger.of(workspace).current(), Ledger.of(workspace).uses
+    before, book = pinned(workspace), Ledger.of(workspace)
+    current = book.current()
+    if current is None and before.generation:
+        return before  # of a champion that was promoted elsewhere: this ledger knows nothing of it
     now = Pinned(current.generation, current.policy) if current else Pinned()
     decision = standing(workspace)
     other = (now.generation, now.policy) != (before.generation, before.policy)
     elsewhere = other and (current is None or decision is None or decision.digest != current.report_digest)
     if stale or elsewhere or not (workspace / CHAMPION).is_file():
-        return replace(now, uses=uses(test_set(workspace)))
+        return replace(now, judged=book.judged())
     return before
 
 
@@ -70,6 +73,6 @@ def champion_files(workspace: Path, policy: str) -> Path:
     if not whole(workspace, policy):
         raise DataError(
             f"{workspace / FILES / policy} does not hold the champion that was promoted: its files are missing here, "
-            "or damaged. `rlhf sync` fetches them"
+            "or damaged. `rlhf sync` fetches them; into a clone bring .rlhf/ledger.db first, from where it was promoted"
         )
     return workspace / FILES / policy

@@ -1,5 +1,6 @@
 """Promotion: the gate's decision, a compare-and-swap on the ledger, and MLflow's aliases as its mirror."""
 
+import math
 import time
 from collections.abc import Generator
 from contextlib import suppress
@@ -7,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.config import load_promotion
-from rlhf.errors import DataError, GateRefused, ServiceError
-from rlhf.gate.approval import Approval, check, signed_approval
+from rlhf.errors import ConfigError, DataError, GateRefused, ServiceError
+from rlhf.gate.approval import Approval, check, sign, signed_approval, verified
 from rlhf.gate.ledger import Champion, Ledger
 from rlhf.tracking import champions
 from rlhf.tracking.journal import read
@@ -31,8 +32,8 @@ class Promotion:
 def promote(workspace: Path, *, approver: str = "", approval: Approval | None = None) -> Promotion:
     """Make the gate's winner the champion in place of the one that it was compared with.
 
-    `approval` is one that a person gave elsewhere, as in Prefect's form; without it a signed one is looked for where
-    params.yaml requires one. `approver` is a name for the ledger where none is required. Raises GateRefused, DataError,
+    `approval` is one that a person gave in Prefect's form; where params.yaml asks for a signed one, that counts alone.
+    `approver` is a name for the ledger where nobody has to approve. Raises GateRefused, DataError,
     ConfigError, Busy when another promotion came first, ServiceError when the registry does not answer: nothing is
     changed then.
     """
@@ -57,7 +58,7 @@ def steps(workspace: Path, approver: str = "", approval: Approval | None = None)
     if current and current.policy == decision.policy:
         said = f"{output.path} is already the champion, generation {current.generation}"
         return Promotion(False, current, said + _mirrored(workspace))
-    require_untouched(workspace, output.name)
+    require_untouched(workspace, decision)
     verify(output.directory, decision.policy)
     _require_same_champion(decision, current)
     approval = _approved(workspace, decision, output.key, approval)
@@ -68,6 +69,11 @@ def steps(workspace: Path, approver: str = "", approval: Approval | None = None)
         raise GateRefused(
             f"{registered} holds other bytes than were evaluated (digest {registered.digest[:12]}, not "
             f"{decision.policy[:12]}): the same work was done twice with another result. Train anew: align.seed"
+        )
+    if current is None and (alias := store.client.get_registered_model(registered.name).aliases.get("champion")):
+        raise GateRefused(
+            f"MLflow has a champion, version {alias} of {registered.name}, of which the ledger of this workspace knows "
+            "nothing. Bring .rlhf/ledger.db here from where it was promoted, or take the alias away to begin anew"
         )
     yield "registered"
     champions.fetch(workspace, store, registered)
@@ -81,13 +87,16 @@ def steps(workspace: Path, approver: str = "", approval: Approval | None = None)
 
 
 def rollback(workspace: Path, *, expected_generation: int | None = None, approver: str = "") -> Promotion:
-    """Make the champion before the current one champion again, whether or not the registry answers.
+    """Make the champion before the current one champion again; where its files are here, the registry need not answer.
 
-    Raises GateRefused when there is none, Busy when another promotion came first.
+    Raises GateRefused when there is none, Busy when another promotion came first, ServiceError when its files are
+    missing and the registry does not answer.
     """
     book = Ledger.of(workspace)
     current = book.current()
     generation = current.generation if current else 0
+    if (earlier := book.previous()) and not champions.whole(workspace, earlier.policy):
+        reconcile(workspace)  # the registry has its files
     champion = book.rollback(generation if expected_generation is None else expected_generation, approver)
     said = f"{champion.version} is the champion again, generation {champion.generation}"
     return Promotion(True, champion, said + _mirrored(workspace))
@@ -146,7 +155,31 @@ def candidate(workspace: Path, decision: Standing) -> Output:
 def proposal(decision: Standing, approver: str, comment: str = "") -> Approval:
     """What `approver` says now by approving a decision."""
     generation, _ = decision.champion
-    return Approval(decision.digest, decision.policy, generation, approver, round(time.time(), 3), comment)
+    now = math.floor(time.time() * 1000) / 1000  # never later than it is
+    return Approval(decision.digest, decision.policy, generation, approver, now, comment)
+
+
+def approve(workspace: Path, approver: str, key: Path, comment: str = "") -> tuple[Standing, Approval, Path]:
+    """Sign the decision to promote; return it, what was signed, and where that lies.
+
+    Raises ConfigError where signatures do not count, GateRefused for one that would not, which is not kept.
+    """
+    rules = load_promotion(workspace / PARAMS)
+    if rules.approval != "signed" or rules.approvers is None:
+        raise ConfigError(
+            f"promotion.approval of {workspace / PARAMS} is {rules.approval}, so a signature changes nothing. Set it "
+            "to signed, and promotion.approvers to the file that says whose signatures count"
+        )
+    decision = passing(workspace)
+    output, approval = candidate(workspace, decision), proposal(decision, approver, comment)
+    check(approval, approval, trainers(workspace, output.key), rules.expires_days)
+    path = sign(workspace, approval, key)
+    try:
+        verified(path, workspace / rules.approvers)
+    except GateRefused:
+        path.unlink()
+        raise
+    return decision, approval, path
 
 
 def trainers(workspace: Path, key: str) -> set[str]:
@@ -169,17 +202,13 @@ def _approved(workspace: Path, decision: Standing, key: str, given: Approval | N
     """The approval by which the champion may be changed; None where none is asked for. Raises GateRefused."""
     rules = load_promotion(workspace / PARAMS)
     wanted, trained_by = proposal(decision, ""), trainers(workspace, key)
+    if rules.approvers is not None and rules.approval == "signed":
+        return signed_approval(workspace, wanted, workspace / rules.approvers, trained_by, rules.expires_days)
     if given:
         check(given, wanted, trained_by, rules.expires_days)
-        return given
-    if rules.approval == "none":
-        return None
-    if rules.approvers is None:
-        raise GateRefused(
-            "A person has to approve: answer the form of the deployment `promote` in Prefect, or name in "
-            "`promotion.approvers` of params.yaml whose signatures count"
-        )
-    return signed_approval(workspace, wanted, workspace / rules.approvers, trained_by, rules.expires_days)
+    elif rules.approval == "form":
+        raise GateRefused("A person has to approve: answer the form of the deployment `promote` in Prefect")
+    return given
 
 
 def _mirrored(workspace: Path, store: Store | None = None) -> str:

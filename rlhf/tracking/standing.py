@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +54,23 @@ class Standing:
         """Generation and digest of the champion that it was taken against, 0 and "" before the first."""
         return self.raw.get("generation", -1), self.raw.get("champion") or ""
 
+    @property
+    def policies(self) -> list[str]:
+        """The digests of all candidates."""
+        return [str(one["policy"]) for one in self.raw["candidates"].values()]
+
+    @property
+    def test_set(self) -> str:
+        """The digest of the prompts that they were judged on."""
+        return str(self.raw.get("test_set") or "")
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """What it rests on: digests by path. Raises DataError for a decision that does not say."""
+        if not self.raw.get("inputs"):
+            raise DataError(f"{DECISION} does not say what it rests on. Run `rlhf run`")
+        return self.raw["inputs"]
+
     def refusal(self) -> str:
         """Why nothing is promoted by a decision that is not PROMOTE: its sentence, and the checks in the way."""
         failed = [
@@ -61,8 +79,8 @@ class Standing:
             for check in entry["checks"]
             if check.get("blocking", True) and not check["passed"]
         ]
-        reasons = [self.sentence, *(["Not passed: " + "; ".join(failed)] if failed else [])]
-        return " ".join([f"The gate says {self.verdict}, so nothing is promoted.", *reasons])
+        said = f"The gate says {self.verdict}, so nothing is promoted. {self.sentence}"
+        return "\n  ".join([said, *(f"not passed by {one}" for one in failed)])
 
 
 def standing(workspace: Path) -> Standing | None:
@@ -81,51 +99,53 @@ def standing(workspace: Path) -> Standing | None:
     return found
 
 
-def require_untouched(workspace: Path, winner: str) -> None:
+def require_untouched(workspace: Path, decision: Standing) -> None:
     """Raises GateRefused when the decision, what it rests on, or the gate's limits are not those of the last run."""
-    lock = DvcLock(workspace)
-    for name in ("gate", f"evaluate@{winner}"):
-        if name not in lock.stages:
-            raise GateRefused(f"dvc.lock does not know that `{name}` ran, so its reports prove nothing. Run `rlhf run`")
-        for entry in lock.stages[name]["outs"]:
-            if not _as_committed(workspace / entry["path"], entry["md5"]):
-                raise GateRefused(f"{entry['path']} was edited after `{name}` wrote it. Run `rlhf run`, then promote")
-    ran_with = lock.stages["gate"].get("params", {}).get(PARAMS, {})
+    ran = DvcLock(workspace).stages.get("gate")
+    if ran is None:
+        raise GateRefused("dvc.lock does not know that `gate` ran, so its reports prove nothing. Run `rlhf run`")
+    for entry in ran["outs"]:
+        if _md5(workspace / entry["path"]) != entry["md5"]:
+            raise GateRefused(f"{entry['path']} was edited after `gate` wrote it. Run `rlhf run`, then promote")
+    for path, digest in decision.inputs.items():
+        if _digest(workspace / path) != digest:
+            raise GateRefused(f"{path} is not what the gate decided by. Run `rlhf run`, then promote")
+    ran_with = ran.get("params", {}).get(PARAMS, {})
     now = yaml.safe_load((workspace / PARAMS).read_text(encoding="utf-8")) if ran_with else {}
     changed = [key for key, value in ran_with.items() if _look_up(now, key) != value]
     if changed:
         raise GateRefused(f"{PARAMS} is no longer what the gate decided by: {', '.join(changed)}. Run `rlhf run`")
 
 
-def test_set(workspace: Path) -> str:
-    """Digest of the prompts that the evaluations were made on; "" where they do not say."""
-    for path in sorted(workspace.glob("reports/evaluate/*/metrics.json")):
-        if digest := json.loads(path.read_text(encoding="utf-8")).get("prompts_digest"):
-            return str(digest)
-    return ""
-
-
 def keep(workspace: Path, decision: Standing) -> None:
     """Keep a copy of the decision, and of its pages, under its digest: what the ledger and approvals speak of."""
     target = workspace / KEPT / decision.digest
     if not target.is_dir():
-        temporary = durable.partial(target)
-        durable.remove(temporary)
-        temporary.mkdir(parents=True)
+        temporary = target.with_name(f"{durable.PARTIAL}{os.getpid()}-{target.name}")  # others may keep it too
+        temporary.mkdir(parents=True, exist_ok=True)
         for name in (DECISION, *PAGES):
             if (workspace / name).is_file():
                 shutil.copy(workspace / name, temporary)
-        durable.publish(temporary, target)
+        try:
+            durable.sync_tree(temporary)
+            os.rename(temporary, target)
+        except OSError:  # another was first
+            durable.remove(temporary)
+            if not target.is_dir():
+                raise
 
 
-def _as_committed(path: Path, md5: str) -> bool:
-    """Whether a file has the bytes that DVC committed, or a directory those of its manifest."""
+def _md5(path: Path) -> str | None:
+    """By which DVC knows a file; None where there is none."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else None
+
+
+def _digest(path: Path) -> str | None:
+    """The digest of an output; None where it is missing or damaged."""
     try:
-        if path.is_dir():
-            return bool(manifest.digest(path))
-        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
-    except (DataError, FileNotFoundError):
-        return False
+        return manifest.digest(path)
+    except DataError:
+        return None
 
 
 def _look_up(tree: Any, key: str) -> Any:

@@ -141,20 +141,20 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
 
 
 def test_a_policy_waits_for_approval_and_does_not_return_after_a_rollback(finished: Path) -> None:
-    edit(finished / "params.yaml", "approval: none", "approval: required")
+    edit(finished / "params.yaml", "approval: none", "approval: form")
     edit(finished / "gate.py", '{"decision": "REJECT", "checks"', '{"policy": name, "decision": "PROMOTE", "checks"')
     edit(finished / "gate.py", '"REJECT", "sentence": "No model is good.", "winner": None', PROMOTED)
     asked = run(finished)
     assert asked.exit == Exit.DONE
     assert asked.promotion is not None
-    assert "`rlhf approve --key PATH`, then `rlhf promote`" in asked.promotion
+    assert "answer the form of the deployment `promote`" in asked.promotion
     book = Ledger.of(finished)
     assert book.history() == []
 
     book.promote("key", "another", "policy/1", "report", 0)
     book.promote("key", "small", "policy/2", "report", 1)
     book.rollback(2)
-    edit(finished / "params.yaml", "approval: required", "approval: none")
+    edit(finished / "params.yaml", "approval: form", "approval: none")
     assert run(finished).promotion is None
 
 

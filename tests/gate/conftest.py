@@ -86,6 +86,7 @@ def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str
         **{f"{side}_copying": random.uniform(0, 0.1, n) for side in SIDES},
         "sft_entropy": random.uniform(0.4, 0.8, n),
         "policy_entropy": random.uniform(0.3, 0.7, n),
+        "champion_length": random.integers(15, 25, n),
     }
 
 
@@ -170,7 +171,7 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
         "receipt": {"inputs": {name: INPUTS[name] for name in MADE_FROM}},
         "policy_digest": "aa",
         "champion": "ff",
-        "uses": 3,
+        "uses": 0,
         "test_sets": {"dd"},
     }
     return Evidence(**(fields | changes))

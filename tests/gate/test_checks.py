@@ -135,7 +135,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         lambda e: with_metric(e, "set", "overlap", "conversations", value=1, report="validation"),
         "fail",
     ),
-    "test_set": (lambda e: replace(e, uses=21), "fail"),
+    "test_set": (lambda e: replace(e, uses=41), "fail"),
     "contamination": (lambda e: with_rows(e, seen=np.where(np.arange(400) % 5, 0.0, 0.9)), "fail"),
     "clean_subset": (better_by_heart, "undecided"),
     "prompts": (lambda e: with_rows(e, **{k: v[:299] for k, v in e.rows.items()}), "undecided"),
@@ -165,19 +165,19 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "no_use_case_worse": (one_use_case_lost, "fail"),
     "reward_accuracy": (
         lambda e: with_metric(
-            e, "overall", "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 9}, report="reward"
+            e, "overall", "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 90}, report="reward"
         ),
         "fail",
     ),
     "reward_short_answers": (
         lambda e: with_metric(
-            e, "overall", "short_accuracy", value={"value": 0.3, "low": 0.2, "high": 0.4, "pairs": 9}, report="reward"
+            e, "overall", "short_accuracy", value={"value": 0.3, "low": 0.2, "high": 0.4, "pairs": 90}, report="reward"
         ),
         "fail",
     ),
     "referee_accuracy": (
         lambda e: with_metric(
-            e, "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 9}, report="referee"
+            e, "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 90}, report="referee"
         ),
         "fail",
     ),
@@ -222,7 +222,7 @@ LOST = {
 }
 ALSO = {
     "better_than_sft": LOST,
-    "better_than_champion": {"more_wins_than_luck", "no_use_case_worse", "rows_agree"},
+    "better_than_champion": {"more_wins_than_luck", "no_use_case_worse", "rows_agree", "length_controlled"},
     "more_wins_than_luck": LOST,
     "gold_gain": LOST,
     "length_ratio": {"length_controlled", "length_gain"},
@@ -489,12 +489,12 @@ def test_intervals_widen_with_the_number_of_candidates(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
     alone, among_ten = evidence(), evidence(candidates=10)
-    assert family_confidence(among_ten, thresholds) == pytest.approx(0.995)
+    assert family_confidence(among_ten, thresholds) == pytest.approx(1 - 0.05 * 0.9421 / 10, abs=1e-5)
     one, ten = (found(e, thresholds, "better_than_sft") for e in (alone, among_ten))
     assert one.low is not None
     assert ten.low is not None
     assert ten.low < one.low
-    assert found(among_ten, thresholds, "more_wins_than_luck").threshold == pytest.approx(0.0025)
+    assert found(among_ten, thresholds, "more_wins_than_luck").threshold == pytest.approx(0.05 * 0.9421 / 20, rel=1e-4)
 
 
 def test_the_first_champion_has_nobody_to_beat_and_the_champion_not_itself(
@@ -607,7 +607,7 @@ def test_length_control_that_moves_the_win_rate_far_is_looked_at_by_people(
     longer = random.normal(-6, 6, 400)
     chance = 1 / (1 + np.exp(-(1.8 + 2 * np.tanh(longer / longer.std()))))
     points = (random.random(400) < chance) * 1.0
-    spoiled = with_points(evidence(), points, policy_length=100 + longer, sft_length=np.full(400, 100.0))
+    spoiled = with_points(evidence(champion=None), points, policy_length=100 + longer, sft_length=np.full(400, 100.0))
     check = found(spoiled, thresholds, "length_controlled")
     assert check.low is not None
     assert check.low > 0.5
@@ -685,9 +685,9 @@ def test_an_unpinned_test_set_says_what_to_pin(evidence: Callable[..., Evidence]
     assert "set gate.test_set of params.yaml to dd" in warned.reason
     strict = found(evidence(), unpinned.model_copy(update={"profile": "production"}), "test_set")
     assert (strict.outcome, strict.blocking) == ("undecided", True)
-    assert found(evidence(uses=21), unpinned, "test_set").stops, "a set that is worn out stops in either profile"
+    assert found(evidence(uses=41), unpinned, "test_set").stops, "a set that is worn out stops in either profile"
     assert found(evidence(), thresholds.model_copy(update={"test_set": "zz"}), "test_set").stops
-    assert found(evidence(uses=20), thresholds, "test_set").passed
+    assert found(evidence(uses=40), thresholds, "test_set").passed
     for sets in ({"dd", "ee"}, {None}, set[str]()):
         assert found(evidence(test_sets=sets), thresholds, "test_set").stops
 

@@ -46,17 +46,21 @@ def test_a_stale_decision_loses_and_changes_nothing(ledger: Ledger, expected: in
     assert ledger.history() == [first]
 
 
-def test_rollback_is_one_more_generation_and_can_be_undone(ledger: Ledger) -> None:
+def test_rollback_is_one_more_generation_and_goes_further_back(ledger: Ledger) -> None:
     ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
     ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1)
     back = ledger.rollback(expected_generation=2)
     assert (back.generation, back.action, back.candidate_key) == (3, "rollback", "key-a")
     assert (back.policy, back.report_digest) == ("aa", "report-a")
     assert ledger.rolled_back() == {"bb"}
-    assert ledger.previous() == ledger.history()[1]
-    assert ledger.rollback(expected_generation=3).candidate_key == "key-b"
+    with pytest.raises(GateRefused, match="no earlier champion"):
+        ledger.rollback(expected_generation=3)  # what was rolled back does not come back by another rollback
+    ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=3)
+    assert ledger.rolled_back() == set(), "a person has brought it back"
+    ledger.promote("key-c", "cc", "policy/3", "report-c", expected_generation=4)
     with pytest.raises(Busy):
-        ledger.rollback(expected_generation=3)
+        ledger.rollback(expected_generation=4)
+    assert [ledger.rollback(expected_generation=n).policy for n in (5, 6)] == ["bb", "aa"]
 
 
 def test_rollback_needs_an_earlier_champion(ledger: Ledger) -> None:
@@ -67,11 +71,16 @@ def test_rollback_needs_an_earlier_champion(ledger: Ledger) -> None:
         ledger.rollback(expected_generation=1)
 
 
-def test_decisions_are_counted_once_each_by_test_set(ledger: Ledger) -> None:
-    assert ledger.uses("prompts") == 0
-    for digest, test_set in [("d1", "prompts"), ("d1", "prompts"), ("d2", "prompts"), ("d3", "others"), ("d4", "")]:
-        ledger.record(digest, test_set, "REJECT")
-    assert [ledger.uses(name) for name in ("prompts", "others", "")] == [2, 1, 1]
+def test_policies_that_were_judged_are_known_by_test_set(ledger: Ledger) -> None:
+    assert ledger.judged() == {}
+    for digest, test_set, policies in [
+        ("d1", "new", ["b", "a"]),
+        ("d1", "new", ["x"]),
+        ("d2", "new", ["b"]),
+        ("d3", "", ["c"]),
+    ]:
+        ledger.record(digest, test_set, policies, "REJECT")
+    assert ledger.judged() == {"": ["c"], "new": ["a", "b"]}
     assert ledger.current() is None
 
 

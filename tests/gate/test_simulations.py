@@ -1,5 +1,6 @@
 """The gate as a whole, on candidates of which the truth is known: what is promoted, how often, and what stops it."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -62,7 +63,8 @@ def test_the_best_of_five_equal_policies_is_promoted_no_more_often_than_promised
 def test_ten_points_are_found_four_times_in_five(champion: float | None, quick: GateConfig) -> None:
     """With the prompts that docs/gate.md names: enough for power 0.9 against either opponent."""
     n = 300
-    assert sample_size(0.6, alpha=ALPHA, power=0.9) == 259 < n == quick.small.min_prompts
+    first = ALPHA * 6 / math.pi**2  # what the first policy on a test set may err by
+    assert sample_size(0.6, alpha=first, power=0.9) == 293 < n == quick.small.min_prompts
     gates = (assess(simulated(seed, n=n, gain=TEN_POINTS, champion=champion), quick) for seed in range(100))
     assert sum(gate.decision == "PROMOTE" for gate in gates) >= 80
 
@@ -145,7 +147,10 @@ def test_swapping_the_models_flips_every_check_of_quality(gain: float, judge: st
     back = swapped(there)
     for check in GROUPS["quality"]:
         name = check.__name__
-        one, other = named(there, thresholds, name), named(back, thresholds, name)
+        both = there, back
+        if name != "better_than_champion":  # against each opponent by itself: the worse one changes with the places
+            both = replace(there, champion=None), replace(back, champion=None)
+        one, other = (named(evidence, thresholds, name) for evidence in both)
         if name == "ties":
             assert one == other
             continue

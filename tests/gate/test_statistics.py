@@ -201,14 +201,26 @@ def test_length_control_finds_the_win_rate_at_equal_length() -> None:
 def test_the_length_model_is_at_the_top_of_its_likelihood() -> None:
     """There the slopes are those of the prior; weights are repeated rows."""
     points, longer = made_length_bias(60, 0.5, -1.0, 5, seed=14)
-    covariate, weights = np.tanh(longer / longer.std()), np.random.default_rng(0).integers(0, 4, (3, 60))
-    centres = np.array([[0.0, 1.0, -3.0], [0.0, 2.0, -5.0]])
-    theta, phi = fit(points, covariate, weights, centres)
-    for row, (at, centre) in enumerate(centres.T):
-        p = 1 / (1 + np.exp(-(theta[row] + phi[row] * covariate)))
-        repeated = np.repeat(points - p, weights[row]), np.repeat(covariate, weights[row])
-        assert repeated[0].sum() == pytest.approx(0.1 * (theta[row] - at), abs=1e-8)
-        assert repeated[0] @ repeated[1] == pytest.approx(0.1 * (phi[row] - centre), abs=1e-8)
+    design = np.column_stack([np.ones(60), np.tanh(longer / longer.std()), np.sign(longer)])
+    weights = np.random.default_rng(0).integers(0, 4, (3, 60))
+    centres = np.array([[0.0, 1.0, -3.0], [0.0, 2.0, -5.0], [0.0, -1.0, 1.0]])
+    found = fit(points, design, weights, centres)
+    for row, (coefficients, centre) in enumerate(zip(found.T, centres.T, strict=True)):
+        missed = points - 1 / (1 + np.exp(-(design @ coefficients)))
+        slope = np.repeat(missed, weights[row]) @ np.repeat(design, weights[row], axis=0)
+        assert slope == pytest.approx(0.1 * (coefficients - centre), abs=1e-8)
+
+
+def test_a_judge_who_takes_the_longer_answer_by_however_little_is_seen_through() -> None:
+    """Eight answers in ten are longer, by lengths that are far from normal, and 72 % of the longer ones are taken."""
+    passed = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        longer = np.where(random.random(400) < 0.8, 1, -1) * np.round(1 + 3 * random.lognormal(0, 1, 400))
+        points = (random.random(400) < np.where(longer > 0, 0.72, 0.28)) * 1.0
+        found = length_controlled_win_rate(points, longer, confidence=0.95, resamples=300, seed=seed)
+        passed += found.low > 0.5
+    assert passed <= 1
 
 
 def test_length_that_never_overlaps_leaves_the_win_rate_open() -> None:

@@ -55,7 +55,7 @@ def fill(path: Path, choose: Callable[[dict[str, str]], str], annotator: str = "
 
 def read(path: Path) -> list[dict[str, str]]:
     if path.suffix == ".csv":
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             return list(csv.DictReader(file))
     return [json.loads(line) for line in path.read_text().split("\n") if line]
 
@@ -181,7 +181,7 @@ def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
     before = store.read_bytes()
     assert add_verdicts(file, found, store).known == 11
     fill(file, lambda row: "tie")
-    with pytest.raises(DataError, match=r"line 1: ann has judged task \w+ before, as [AB]"):
+    with pytest.raises(DataError, match=r"line 1: ann has judged task t-\w+ before, as [AB]"):
         add_verdicts(file, found, store)
     assert store.read_bytes() == before
     fill(file, lambda row: " TIE ", annotator="bob")

@@ -8,7 +8,7 @@ import pytest
 from rlhf.errors import DataError
 from rlhf.gate.ledger import Champion, Ledger
 from rlhf.manifest import sha256, write_manifest
-from rlhf.pipeline.champion import CHAMPION, Pinned, champion_files, pinned, refresh
+from rlhf.pipeline.champion import CHAMPION, Pinned, champion_files, pin, pinned, refresh
 from rlhf.tracking.champions import FILES
 
 DECISION = "reports/gate/decision.json"
@@ -23,7 +23,7 @@ def decide(workspace: Path, sentence: str) -> str:
         (workspace / name).parent.mkdir(parents=True, exist_ok=True)
         (workspace / name).write_text(json.dumps(value))
     digest = sha256(workspace / DECISION)
-    Ledger.of(workspace).record(digest, "prompts", "PROMOTE")
+    Ledger.of(workspace).record(digest, "prompts", [sentence.split()[-1]], "PROMOTE")
     return digest
 
 
@@ -34,7 +34,7 @@ def promoted(workspace: Path, policy: str, decision: str) -> Champion:
 
 def test_it_is_written_where_it_is_absent(tmp_path: Path) -> None:
     assert refresh(tmp_path, set())
-    assert json.loads((tmp_path / CHAMPION).read_text()) == {"champion": {"generation": 0, "policy": "", "uses": 0}}
+    assert json.loads((tmp_path / CHAMPION).read_text()) == {"champion": {"generation": 0, "policy": "", "judged": {}}}
     assert not refresh(tmp_path, {"evaluate@dpo"})
     assert not (tmp_path / ".rlhf").exists()
 
@@ -45,13 +45,13 @@ def test_after_a_promotion_there_is_nothing_to_do_until_something_changes(tmp_pa
     assert not refresh(tmp_path, set())
     assert pinned(tmp_path) == Pinned()
     assert refresh(tmp_path, {"align@dpo"})
-    assert pinned(tmp_path) == Pinned(1, "aa", uses=1)
+    assert pinned(tmp_path) == Pinned(1, "aa", {"prompts": ["good."]})
 
 
 def test_a_decision_alone_moves_nothing(tmp_path: Path) -> None:
     refresh(tmp_path, {"gate"})
     decide(tmp_path, "dpo is good.")
-    assert not refresh(tmp_path, set()), "another use of the test set is counted in by the next run that runs"
+    assert not refresh(tmp_path, set()), "that it looked at the test set is counted in by the next run that runs"
 
 
 def test_after_a_rollback_it_is_compared_anew_and_then_stands_still(tmp_path: Path) -> None:
@@ -62,9 +62,15 @@ def test_after_a_rollback_it_is_compared_anew_and_then_stands_still(tmp_path: Pa
     assert not refresh(tmp_path, set())
     Ledger.of(tmp_path).rollback(2)
     assert refresh(tmp_path, set())
-    assert pinned(tmp_path) == Pinned(3, "aa", uses=2)
+    assert pinned(tmp_path) == Pinned(3, "aa", {"prompts": ["better.", "good."]})
     decide(tmp_path, "dpo is better, once more.")  # the gate ran again, against generation 3
-    assert not refresh(tmp_path, set()), "the count of uses alone would make the gate run without end"
+    assert not refresh(tmp_path, set()), "the count alone would make the gate run without end"
+
+
+def test_a_champion_that_was_promoted_elsewhere_stays_pinned(tmp_path: Path) -> None:
+    pin(tmp_path, Pinned(7, "aa"))
+    assert not refresh(tmp_path, {"gate"}), "the ledger of this clone knows nothing of it"
+    assert pinned(tmp_path) == Pinned(7, "aa")
 
 
 def test_a_damaged_pin_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rlhf.errors import Busy, DataError, Exit, GateRefused, ServiceError
 from rlhf.gate.ledger import Ledger
 from rlhf.manifest import digest, write_manifest
 from rlhf.tracking import champions
-from rlhf.tracking.promotion import promote, reconcile, rollback, steps
+from rlhf.tracking.promotion import approve, promote, reconcile, rollback, steps
 from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
 from tests.tracking.workspace import TRAINER, Workspace, add_policy, make_workspace, write_decision, write_params
@@ -84,7 +84,9 @@ def test_promoting_again_does_nothing_and_says_so(workspace: Workspace) -> None:
 @pytest.mark.parametrize("decision", ["REJECT", "INCONCLUSIVE", "ERROR"])
 def test_a_decision_that_is_not_promote_names_the_failed_checks(workspace: Workspace, decision: str) -> None:
     write_decision(workspace, decision)
-    with pytest.raises(GateRefused, match=rf"The gate says {decision}.*dpo: kl \(52 nats, at most 40\)") as raised:
+    with pytest.raises(
+        GateRefused, match=rf"The gate says {decision}[^\n]*\n  not passed by dpo: kl \(52 nats, at most 40\)"
+    ) as raised:
         promote(workspace.path)
     assert "win_rate" not in str(raised.value)
     assert Ledger.of(workspace.path).history() == []
@@ -93,7 +95,7 @@ def test_a_decision_that_is_not_promote_names_the_failed_checks(workspace: Works
 DECISION, METRICS, WEIGHTS = "reports/gate/decision.json", "reports/evaluate/dpo/metrics.json", "model.safetensors"
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a byte of the decision": (lambda path: edit(path / DECISION), f"{DECISION} was edited after `gate` wrote it"),
-    "a byte of the report": (lambda path: edit(path / METRICS), f"{METRICS} was edited after `evaluate@dpo` wrote it"),
+    "a byte of the report": (lambda path: edit(path / METRICS), "reports/evaluate is not what the gate decided by"),
     "a limit": (lambda path: write_params(path, limit=60), r"no longer what the gate decided by: gate\.limit"),
     "what DVC knows": (lambda path: (path / "dvc.lock").unlink(), "dvc.lock does not know that `gate` ran"),
     "the policy": (lambda path: make_workspace(path, beta=0.5), "policy/dpo is not the policy that was evaluated"),
@@ -230,7 +232,7 @@ def rivals(workspace: Workspace) -> Workspace:
 def guarded(synced: Workspace, tmp_path: Path) -> Path:
     """A workspace where a person has to approve, of whom two may sign: Ada and the trainer; their keys lie there."""
     path = shutil.copytree(synced.path, tmp_path / "small")
-    write_params(path, approval="required", approvers="approvers")
+    write_params(path, approval="signed", approvers="approvers")
     (path / "dvc.yaml").touch()
     for name in ("ada@here", TRAINER):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path / name], check=True)
@@ -239,7 +241,7 @@ def guarded(synced: Workspace, tmp_path: Path) -> Path:
     return path
 
 
-def approve(path: Path, name: str) -> None:
+def signs(path: Path, name: str) -> None:
     done = CliRunner().invoke(app, ["approve", "-C", str(path), "--key", str(path / name), "--approver", name])
     assert done.exit_code == 0, done.output
 
@@ -247,11 +249,13 @@ def approve(path: Path, name: str) -> None:
 def test_where_approval_is_required_a_signed_one_promotes(guarded: Path) -> None:
     with pytest.raises(GateRefused, match=r"lacks the approval of another person.*`rlhf approve --key PATH`"):
         promote(guarded, approver="ada@here")
-    approve(guarded, TRAINER)
-    with pytest.raises(GateRefused, match=f"{TRAINER} trained the policy"):
+    for name, key in ((TRAINER, TRAINER), ("ada@here", TRAINER)):  # trained it; signs with another's key
+        with pytest.raises(GateRefused, match=r"trained the policy|is not that of ada@here"):
+            approve(guarded, name, guarded / key)
+    with pytest.raises(GateRefused, match="lacks the approval"):
         promote(guarded)
     assert_unchanged(guarded)
-    approve(guarded, "ada@here")
+    signs(guarded, "ada@here")
     assert promote(guarded).champion.approver == "ada@here"
 
 
@@ -259,13 +263,15 @@ def test_the_answer_in_a_form_is_about_the_decision_that_was_shown(
     guarded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = digest(guarded / DECISION)
+    signed = promoting.main([str(guarded), "--approver=ada@here", f"--approved={shown}"])
+    assert (signed, "rlhf approve" in capsys.readouterr().out) == (Exit.GATE_REFUSED, True), "signatures count alone"
+    write_params(guarded, approval="form")
     cases = {"ada@here": ("0" * 64, "is not this decision"), TRAINER: (shown, "trained"), "": (shown, "no approver")}
     for name, (about, message) in cases.items():
         assert promoting.main([str(guarded), f"--approver={name}", f"--approved={about}"]) == Exit.GATE_REFUSED
         assert message in capsys.readouterr().out
     assert_unchanged(guarded)
-    write_params(guarded, approval="required")
-    with pytest.raises(GateRefused, match=r"the form of the deployment `promote`.*promotion\.approvers"):
+    with pytest.raises(GateRefused, match=r"the form of the deployment `promote`"):
         promote(guarded)
     assert promoting.main([str(guarded), "--approver=ada@here", f"--approved={shown}"]) == Exit.DONE
     current = Ledger.of(guarded).current()
@@ -318,7 +324,7 @@ import os, signal, sys
 from pathlib import Path
 from mlflow import MlflowClient
 from rlhf import durable
-from rlhf.tracking.promotion import steps
+from rlhf.tracking.promotion import approve, steps
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from rlhf.gate.ledger import Ledger
+from rlhf.manifest import digest as digest_of
 from rlhf.manifest import write_manifest
 from rlhf.tracking.journal import Journal
 
@@ -114,7 +115,7 @@ def write_decision(made: Workspace, decision: str = "PROMOTE", winner: str = "dp
         {"name": "kl", "passed": decision == "PROMOTE", "reason": "52 nats, at most 40"},
     ]
     champion, digest = Ledger.of(made.path).current(), made.digests[f"models/policy/{winner}"]
-    written = {
+    written: dict[str, dict[str, Any]] = {
         "reports/gate/decision.json": {
             "decision": decision,
             "sentence": f"{winner}: {decision}.",
@@ -122,16 +123,19 @@ def write_decision(made: Workspace, decision: str = "PROMOTE", winner: str = "dp
             "champion": champion.policy if champion else None,
             "generation": champion.generation if champion else 0,
             "candidates": {winner: {"policy": digest, "decision": decision, "checks": checks}},
+            "test_set": "prompts",
         },
         f"reports/evaluate/{winner}/metrics.json": {"policy_digest": digest, "prompts_digest": "prompts"},
     }
-    for name, value in written.items():
+    for name, value in reversed(written.items()):  # the decision last, which knows what it rests on
         (made.path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name == "reports/gate/decision.json":
+            value["inputs"] = {"reports/evaluate": digest_of(made.path / "reports/evaluate")}
         (made.path / name).write_text(json.dumps(value))
-    outs = [{"path": name, "md5": hashlib.md5((made.path / name).read_bytes()).hexdigest()} for name in written]
+    decision_file = "reports/gate/decision.json"
+    outs = [{"path": decision_file, "md5": hashlib.md5((made.path / decision_file).read_bytes()).hexdigest()}]
     lock = yaml.safe_load((made.path / "dvc.lock").read_text())
-    lock["stages"] |= {"gate": {"outs": outs[:1], "params": {"params.yaml": {"gate.limit": LIMIT}}}}
-    lock["stages"] |= {f"evaluate@{winner}": {"outs": outs[1:]}}
+    lock["stages"] |= {"gate": {"outs": outs, "params": {"params.yaml": {"gate.limit": LIMIT}}}}
     (made.path / "dvc.lock").write_text(yaml.safe_dump(lock))
     write_params(made.path)
 

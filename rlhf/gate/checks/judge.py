@@ -59,6 +59,8 @@ def judge_agrees(evidence: Evidence, config: GateConfig) -> Check:
     pairs, least = int(number(evidence.evaluation, "judging", "agreement", "pairs")), config.limits.min_judge_pairs
     people = evidence.evaluation.get("judge") == "people"
     what = "agreement of annotators with each other" if people else "agreement with people on labelled pairs"
+    if pairs < least and people:
+        raise Unmeasured(f"{what} is known of {pairs} pairs only, of at least {least}")
     if pairs < least:
         return Check(outcome="undecided", reason=f"{what} is known of {pairs} pairs only, of at least {least}", n=pairs)
     interval = _interval(evidence, "agreement")

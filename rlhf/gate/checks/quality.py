@@ -1,5 +1,6 @@
 """The policy is better than SFT and than the champion, at equal length too, and no kind of prompt pays for it."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -49,11 +50,15 @@ def more_wins_than_luck(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def length_controlled(evidence: Evidence, config: GateConfig) -> Check:
-    """The win rate against SFT would be above one half were all answers as long as SFT's."""
-    longer = column(evidence.rows, "policy_length") - column(evidence.rows, "sft_length")
-    points, confidence = judged(evidence, "sft"), family_confidence(evidence, config)
+    """The win rates would be above one half were all answers as long as SFT's, and as the champion's."""
+    return worst([_at_equal_length(evidence, config, opponent, name) for opponent, name in opponents(evidence)])
+
+
+def _at_equal_length(evidence: Evidence, config: GateConfig, opponent: str, name: str) -> Check:
+    longer = column(evidence.rows, "policy_length") - column(evidence.rows, f"{opponent}_length")
+    points, confidence = judged(evidence, opponent), family_confidence(evidence, config)
     interval = length_controlled_win_rate(points, longer, **resampling(evidence, confidence, config))
-    what = "win rate against SFT at equal length"
+    what = f"win rate against {name} at equal length"
     check = against(interval, 0.5, config, what, ".1%", at_least=True, above=True, confidence=confidence)
     plain = float(points.mean())
     room = 1 - plain if interval.value > plain else plain
@@ -134,9 +139,15 @@ def measured_win_rate(evidence: Evidence, config: GateConfig, opponent: str) -> 
 
 
 def family_confidence(evidence: Evidence, config: GateConfig) -> float:
-    """Confidence of one candidate's interval so that all candidates' hold together (Bonferroni): the best is promoted,
-    and the best of ten equal policies would pass at 5 % two times in five."""
-    return 1 - (1 - config.confidence) / evidence.candidates
+    """Confidence of one candidate's interval so that all intervals that were ever looked at on these prompts hold
+    together: the best is promoted, and the best of ten equal policies would pass at 5 % two times in five.
+
+    The k-th policy that is judged on a test set may err with alpha 6 / (pi k)^2, which over all k is alpha; candidates
+    of one run share theirs.
+    """
+    first = evidence.uses + 1
+    spent = sum(6 / (math.pi * k) ** 2 for k in range(first, first + evidence.candidates))
+    return 1 - (1 - config.confidence) * spent / evidence.candidates
 
 
 def _better(evidence: Evidence, config: GateConfig, opponent: str) -> Check:

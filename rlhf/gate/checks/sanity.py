@@ -26,8 +26,9 @@ def prompts(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def finite_numbers(evidence: Evidence, config: GateConfig) -> Check:
-    """No number of the evaluation or of the reward models' reports is NaN or infinite."""
-    bad = not_finite(evidence.evaluation) + not_finite(evidence.reward)
+    """No number of the evaluation, or of the reports of reward models, referee and data, is NaN or infinite."""
+    reports = (evidence.evaluation, evidence.reward, evidence.referee, evidence.validation)
+    bad = [key for report in reports for key in not_finite(report)]
     for name in ("policy_reward", "sft_reward", "kl", "policy_length", "sft_length"):
         column(evidence.rows, name)
     return fact(not bad, "every number is finite", f"not finite: {', '.join(bad)}")
