@@ -363,6 +363,36 @@ def test_what_cannot_be_measured_is_inconclusive_unless_it_is_allowed(
     assert candidate("dpo", "aa", refused, measured_win_rate(measured, allowing, "sft")).decision == "REJECT"
 
 
+def test_a_number_deep_in_a_report_that_is_none_is_found(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    for spoiled in (
+        with_metric(evidence(), "path", value=[*evidence().evaluation["path"], {"kl": {"value": math.nan}}]),
+        replace(evidence(), referee={**REWARD, "brier": math.inf}),
+        with_metric(evidence(), "set", "overlap", "test_prompts", value=math.nan, report="validation"),
+    ):
+        assert outcomes(spoiled, thresholds)["finite_numbers"] == "fail"
+
+
+def test_an_interval_of_few_decides_nothing(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
+    for pairs, outcome in ((19, "undecided"), (20, "pass")):
+        certain = {"value": 1.0, "low": 1.0, "high": 1.0, "pairs": pairs}
+        spoiled = with_metric(evidence(), "overall", "accuracy", value=certain, report="reward")
+        check = found(spoiled, thresholds, "reward_accuracy")
+        assert (check.outcome, check.needed) == (outcome, 20 if pairs < 20 else None)
+
+
+def test_what_was_judged_before_on_the_same_prompts_is_paid_for(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    """Over all policies that will ever be judged, alpha is spent once: 6 / pi^2 of it on the first."""
+    alone = [1 - family_confidence(evidence(uses=k), thresholds) for k in range(5000)]
+    assert alone[0] == pytest.approx(0.05 * 6 / math.pi**2)
+    assert 0.0499 < sum(alone) < 0.05
+    pair = 1 - family_confidence(evidence(candidates=2, uses=3), thresholds)
+    assert 2 * pair == pytest.approx(alone[3] + alone[4])
+
+
 def test_the_reward_model_of_every_criterion_must_hold_and_the_worst_is_named(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:

@@ -42,6 +42,13 @@ def test_nothing_is_promoted_without_candidates_or_checks() -> None:
     assert decide([candidate("dpo", "aa", [], RATE)], "gold", "ff", 3).winner is None
 
 
+@pytest.mark.parametrize("judge", [None, "martian"])
+def test_an_unknown_judge_promotes_nobody(judge: str | None, passing: tuple[Check, ...]) -> None:
+    decision = decide([candidate("dpo", "aa", passing, RATE)], judge, "ff", 3)
+    assert (decision.decision, decision.winner) == ("ERROR", None)
+    assert "name no judge that is known" in decision.sentence
+
+
 def test_a_check_twice_or_out_of_place_is_an_error(passing: tuple[Check, ...]) -> None:
     assert candidate("dpo", "aa", [*passing, passing[0]], RATE).decision == "ERROR"
     assert candidate("dpo", "aa", passing[::-1], RATE).decision == "ERROR"

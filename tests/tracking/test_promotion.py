@@ -193,6 +193,31 @@ def test_rollback_while_the_registry_is_down(workspace: Workspace, monkeypatch: 
     assert_agrees(workspace.path)
 
 
+def test_a_rollback_to_files_that_are_damaged_fetches_them_first(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = promote(workspace.path).champion.policy
+    next_policy(workspace.path, 0.5)
+    promote(workspace.path)
+    edit(workspace.path / champions.FILES / first / WEIGHTS)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with pytest.raises(ServiceError):
+            rollback(workspace.path)
+    assert len(Ledger.of(workspace.path).history()) == 2
+    assert rollback(workspace.path).champion.policy == first
+    assert champions.whole(workspace.path, first)
+
+
+def test_a_clone_without_the_ledger_promotes_over_nobody(workspace: Workspace) -> None:
+    promote(workspace.path)
+    Ledger.of(workspace.path).path.unlink()
+    next_policy(workspace.path, 0.5)
+    with pytest.raises(GateRefused, match=r"MLflow has a champion, version 1 .*knows nothing.*\.rlhf/ledger\.db"):
+        promote(workspace.path)
+    assert (Ledger.of(workspace.path).history(), aliases(workspace.path)["champion"]) == ([], "1")
+
+
 def test_a_registry_that_does_not_answer_leaves_the_ledger_alone(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,7 +349,7 @@ import os, signal, sys
 from pathlib import Path
 from mlflow import MlflowClient
 from rlhf import durable
-from rlhf.tracking.promotion import approve, steps
+from rlhf.tracking.promotion import steps
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
