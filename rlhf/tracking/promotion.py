@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.config import load_promotion
-from rlhf.errors import ConfigError, DataError, GateRefused, ServiceError
+from rlhf.errors import Busy, ConfigError, DataError, GateRefused, ServiceError
 from rlhf.gate.approval import Approval, check, sign, signed_approval, verified
 from rlhf.gate.ledger import Champion, Ledger
 from rlhf.tracking import champions
@@ -124,6 +124,9 @@ def mirror(workspace: Path, store: Store) -> list[str]:
         changed = [alias for alias, version in versions.items() if str(known.get(alias)) != version.version]
         for alias in changed:
             store.client.set_registered_model_alias(name, alias, versions[alias].version)
+        if entries["champion"] and not entries["previous"] and "previous" in known:
+            store.client.delete_registered_model_alias(name, "previous")
+            changed.append("previous")
         for alias in entries.keys() & versions.keys():
             if champions.fetch(workspace, store, versions[alias]):
                 changed.append(f"{champions.FILES}/{versions[alias].digest}")
@@ -215,7 +218,7 @@ def _mirrored(workspace: Path, store: Store | None = None) -> str:
     """Reconcile; return what is to be said when the registry does not answer. The ledger stands whether it does."""
     try:
         mirror(workspace, store or connect(workspace))
-    except ServiceError:
+    except (ServiceError, Busy, DataError):  # the champion is changed, whatever is wrong there
         return ". MLflow does not know it yet: `rlhf sync` tells it"
     return ""
 

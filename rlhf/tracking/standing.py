@@ -57,7 +57,7 @@ class Standing:
     @property
     def policies(self) -> list[str]:
         """The digests of all candidates."""
-        return [str(one["policy"]) for one in self.raw["candidates"].values()]
+        return [str(one["policy"]) for one in self.raw["candidates"].values() if one.get("policy")]
 
     @property
     def test_set(self) -> str:

@@ -42,8 +42,8 @@ def test_status_shows_the_champion_and_what_will_be_compared_with_another(
 def test_the_findings_of_dvc_in_words() -> None:
     found = [
         {"changed deps": {"params.yaml": {"align.dpo.beta": "modified"}, "data/clean": "modified", "code.json": {}}},
-        {"changed deps": {"champion.json": {"champion.policy": "modified", "champion.uses": "modified"}}},
-        {"changed deps": {"champion.json": {"champion.uses": "modified"}}},
+        {"changed deps": {"champion.json": {"champion.policy": "modified", "champion.judged": "modified"}}},
+        {"changed deps": {"champion.json": {"champion.judged": "modified"}}},
         {"changed outs": {"models/sft": "deleted"}},
         "changed command",
     ]
@@ -52,7 +52,7 @@ def test_the_findings_of_dvc_in_words() -> None:
         "data/clean",
         "its code",
         "another champion",
-        "another use of the test set",
+        "more policies were judged on the test set",
         "models/sft was removed",
         "its command",
     ]

@@ -125,7 +125,7 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
     assert [record["kind"] for record in records] == ["start", *["stage"] * 4, "decision", "end"]
     (kept,) = (workspace / ".rlhf/decisions").iterdir()
     assert records[-2]["digest"] == kept.name == sha256(workspace / "reports/gate/decision.json")
-    assert Ledger.of(workspace).uses("") == 1
+    assert Ledger.of(workspace).judged() == {"": []}
     assert records[0]["params"]["model"]["large"] == {"repeats": 2}
     assert records[-1]["status"] == "completed"
     assert result.decision is not None
