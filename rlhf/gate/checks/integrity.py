@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rlhf.config.gate import GateConfig
 from rlhf.gate.checks.quality import better_than_champion, better_than_sft
 from rlhf.gate.evidence import Evidence, Unusable, column, judged, number
-from rlhf.gate.findings import fact
+from rlhf.gate.findings import fact, opponents
 from rlhf.gate.records import Check
 
 ROUNDING = 1e-5  # reports hold six significant digits
@@ -70,8 +70,8 @@ def lineage(evidence: Evidence, config: GateConfig) -> Check:
 def rows_agree(evidence: Evidence, config: GateConfig) -> Check:
     """The reported win rates and number of prompts are those of the rows, a row a prompt."""
     prompts, found = number(evidence.evaluation, "prompts"), []
-    opponents = {"sft": "win_rate"} | ({"champion": "champion_win_rate"} if evidence.champion else {})
-    for opponent, name in opponents.items():
+    for opponent, _ in opponents(evidence):
+        name = "win_rate" if opponent == "sft" else f"{opponent}_win_rate"
         points, reported = judged(evidence, opponent), number(evidence.evaluation, name, "value")
         if abs(points.mean() - reported) > ROUNDING:
             found.append(f"{name} is {points.mean():.6g} by the rows and {reported:.6g} in the report")

@@ -6,17 +6,16 @@ import numpy as np
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, number, numbers
-from rlhf.gate.findings import against, fact, resampling
+from rlhf.gate.findings import against, fact, opponents, resampling
 from rlhf.gate.records import Check, Interval
 from rlhf.gate.statistics import binomial_interval, bootstrap_mean
 
 
 def judge_complete(evidence: Evidence, config: GateConfig) -> Check:
     """Nearly every comparison has a verdict, with each opponent. Those that have none count as lost."""
-    opponents = ["sft", *(["champion"] if evidence.champion is not None else [])]
-    absent = {name: np.isnan(numbers(evidence.rows, f"points_{name}")) for name in opponents}
-    worst = max(absent, key=lambda name: absent[name].mean())
-    nulls, n = int(absent[worst].sum()), len(absent[worst])
+    absent = {name: np.isnan(numbers(evidence.rows, f"points_{side}")) for side, name in opponents(evidence)}
+    most = max(absent, key=lambda name: absent[name].mean())
+    nulls, n = int(absent[most].sum()), len(absent[most])
     if evidence.evaluation.get("judge") == "people":
         waiting = sum(int(one.sum()) for one in absent.values())
         return Check(
@@ -29,7 +28,7 @@ def judge_complete(evidence: Evidence, config: GateConfig) -> Check:
             needed=nulls or None,
         )
     interval = binomial_interval(nulls, n, confidence=config.confidence)
-    what = f"comparisons with {worst} that have no verdict"
+    what = f"comparisons with {most} that have no verdict"
     return against(interval, config.limits.max_unjudged, config, what, ".1%", at_least=False)
 
 
