@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rlhf.failpoints import reach
+
 PARTIAL = ".partial-"  # how the name of what is being written begins; no stage reads it and DVC ignores it
 
 
@@ -22,8 +24,10 @@ def write_text(target: Path, text: str) -> None:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
+            reach("written", temporary)
             os.fsync(file.fileno())
         os.replace(temporary, target)
+        reach("renamed")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -40,15 +44,19 @@ def publish(temporary: Path, target: Path) -> None:
 
     A crash leaves the old version, none, or the new one; never a mix.
     """
+    reach("made", temporary)
     sync_tree(temporary)
     if target.is_dir() and not target.is_symlink():
         old = target.with_name(f"{PARTIAL}old-{target.name}")
         remove(old)
         os.rename(target, old)
+        reach("moved away")
         os.rename(temporary, target)
+        reach("published")
         remove(old)
     else:
         os.replace(temporary, target)
+        reach("published")
     sync_directory(target.parent)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from rlhf.config.training import LoopConfig
 from rlhf.errors import ConfigError
+from rlhf.failpoints import reach
 from rlhf.models.machine import autocasts
 from rlhf.models.recomputation import recompute_layers
 from rlhf.training import sharding
@@ -94,6 +95,7 @@ def train(
         skip_if(broken, optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        reach("stepped")
 
         recorder.progress(number + 1, total_steps)
         keep = step.resumable and (number + 1) % config.checkpoint_every == 0
