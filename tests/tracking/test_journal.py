@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlhf.errors import Busy, DataError
 from rlhf.tracking.journal import Journal, alive, read, read_from
@@ -37,6 +41,33 @@ def test_every_torn_tail_is_cut_and_writing_goes_on(path: Path) -> None:
         with Journal(path) as journal:
             journal.write("metrics", step=7, values={})
         assert steps(path) == [0, 1, 7], end
+
+
+FIELDS = st.dictionaries(
+    st.text(max_size=5).filter(lambda key: key not in ("kind", "time", "crc")), st.text(max_size=9)
+)
+LIVES = st.lists(st.tuples(st.lists(FIELDS, max_size=3), st.binary(max_size=40), st.integers(0, 60)), max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LIVES)
+def test_whatever_dies_how_often_every_record_stays(lives: list[tuple[list[dict[str, str]], bytes, int]]) -> None:
+    """A life writes records and dies: with half of its next line on disk, or with whatever the disk then held."""
+    with tempfile.TemporaryDirectory() as directory:
+        path, expected = Path(directory) / "journal.jsonl", list[dict[str, Any]]()
+        for records, rubbish, torn in lives:
+            with Journal(path) as journal:
+                for fields in records:
+                    journal.write("note", time=1.5, **fields)
+                    expected.append({"kind": "note", "time": 1.5, **fields})
+                whole = path.stat().st_size
+                journal.write("note", time=2.5, text="not acknowledged")
+            os.truncate(path, min(path.stat().st_size - 1, whole + torn))
+            if torn > 30:
+                os.truncate(path, whole)
+                path.write_bytes(path.read_bytes() + rubbish.replace(b"\n", b""))
+            assert list(read(path)) == expected
+        assert [record for record, _ in read_from(path, 0)] == expected if lives else not path.exists()
 
 
 def test_a_tail_of_zeros_is_cut(path: Path) -> None:
