@@ -61,6 +61,9 @@ def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str
     return {
         "prompt_id": np.array([f"p{index:04}" for index in range(n)]),
         "use_case": np.array(["chat", "rewrite", "generation", "extraction"])[np.arange(n) % 4],
+        "kind": np.array(["plain", "user"])[np.arange(n) % 2],
+        "turns": np.array(["one", "several"])[np.arange(n) % 8 // 7],
+        "prompt_length": np.array(["short", "medium", "long"])[np.arange(n) % 3],
         "points_sft": win_points(policy, sft),
         "points_champion": win_points(policy, champion),
         "seen": np.arange(n) / n * 0.7,

@@ -548,9 +548,9 @@ def test_slices_carry_their_intervals_and_small_ones_are_pooled(
     check = found(spoiled, config, "no_use_case_worse")
     assert check.passed
     assert [(part.name, part.n) for part in check.parts] == [
-        ("chat against SFT", 355),
+        ("use_case chat against SFT", 355),
         ("any other use_case against SFT", 45),
-        ("chat against the champion", 355),
+        ("use_case chat against the champion", 355),
         ("any other use_case against the champion", 45),
     ]
     assert [part.value for part in check.parts[:2]] == pytest.approx(
@@ -568,7 +568,7 @@ def test_what_is_left_after_pooling_is_never_a_handful(
     cases = np.repeat(["chat", "rewrite", "rare", "rarer"], [250, 145, 3, 2])
     check = found(with_rows(evidence(champion=None), use_case=cases), config, "no_use_case_worse")
     assert [(part.name, part.n) for part in check.parts] == [
-        ("chat against SFT", 250),
+        ("use_case chat against SFT", 250),
         ("any other use_case against SFT", 150),
     ]
     one = found(with_rows(evidence(champion=None), use_case=np.full(400, "rare")), config, "no_use_case_worse")
@@ -579,7 +579,7 @@ def test_a_slice_lost_to_the_champion_alone_is_found(evidence: Callable[..., Evi
     points = np.where(evidence().rows["use_case"] == "chat", 0.0, evidence().rows["points_champion"])
     check = found(with_rows(evidence(), points_champion=points), thresholds, "no_use_case_worse")
     assert (check.outcome, check.value) == ("fail", 0.0)
-    assert check.reason.startswith("win rate on chat against the champion is 0.0%")
+    assert check.reason.startswith("win rate on use_case chat against the champion is 0.0%")
 
 
 def test_one_slice_of_many_is_held_against_what_chance_does_to_the_worst_of_them(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unusable, column, judged
+from rlhf.gate.evidence import Evidence, Unusable, column, judged, texts
 from rlhf.gate.findings import OPPONENTS, against, fact, opponents, resampling, worst
 from rlhf.gate.length_control import length_controlled_win_rate
 from rlhf.gate.records import Check, Interval, Outcome, Part, WinRate
@@ -21,6 +21,7 @@ from rlhf.gate.statistics import (
     sign_flip_test,
     win_rate,
 )
+from rlhf.gate.style import style_differences
 
 HEADROOM = 0.25  # of the way to 0 or 1: length control that moves a win rate by less is never extreme (AlpacaEval)
 
@@ -50,15 +51,18 @@ def more_wins_than_luck(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def length_controlled(evidence: Evidence, config: GateConfig) -> Check:
-    """The win rates would be above one half were all answers as long as SFT's, and as the champion's."""
+    """The win rates would be above one half were all answers as long, and as rich in Markdown, as SFT's, and as the
+    champion's."""
     return worst([_at_equal_length(evidence, config, opponent, name) for opponent, name in opponents(evidence)])
 
 
 def _at_equal_length(evidence: Evidence, config: GateConfig, opponent: str, name: str) -> Check:
     longer = column(evidence.rows, "policy_length") - column(evidence.rows, f"{opponent}_length")
     points, confidence = judged(evidence, opponent), family_confidence(evidence, config)
-    interval = length_controlled_win_rate(points, longer, **resampling(evidence, confidence, config))
-    what = f"win rate against {name} at equal length"
+    answers = (texts(evidence.rows, f"{side}_response") for side in ("policy", opponent))
+    style = style_differences(*answers)
+    interval = length_controlled_win_rate(points, longer, style, **resampling(evidence, confidence, config))
+    what = f"win rate against {name} at equal length{' and style' if style.any() else ''}"
     check = against(interval, 0.5, config, what, ".1%", at_least=True, above=True, confidence=confidence)
     plain = float(points.mean())
     room = 1 - plain if interval.value > plain else plain
@@ -219,7 +223,9 @@ def _slices(evidence: Evidence, config: GateConfig) -> list[tuple[str, NDArray[n
             or 0 < counts[order[:pooled]].sum() < config.limits.min_slice
         ):
             pooled += 1
-        found += [(str(value), rows == value) for value in values[np.sort(order[pooled:])]]
+        found += [
+            (f"{name} {value}" if value else f"no {name}", rows == value) for value in values[np.sort(order[pooled:])]
+        ]
         if pooled:
             found.append((f"any other {name}", np.isin(rows, values[order[:pooled]])))
     return found
