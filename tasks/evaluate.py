@@ -1,7 +1,6 @@
 """evaluate: an aligned policy beside SFT and the champion, on prompts of the test split that no stage trained on."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -157,14 +156,11 @@ def path(
     stage: Stage, rows: list[Row], along: Mapping[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """What each policy of a training was, a mean over the prompts each: how far from SFT, what it had gained over SFT,
-    and by how much the policy itself, which is the last, is ahead of it, with the standard error of that."""
+    and by how much the policy itself, which is the last, is ahead of it."""
     gate = stage.config.gate
 
     def mean(values: NDArray) -> dict[str, float]:
         return as_dict(bootstrap_mean(values, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
-
-    def ahead(leads: NDArray) -> dict[str, float]:
-        return mean(leads) | {"error": float(leads.std(ddof=1) / math.sqrt(len(leads))) if len(leads) > 1 else 0.0}
 
     def judged(answers: Answers) -> dict[str, NDArray]:
         found = {"proxy": reward.total(answers.rewards).double().numpy(), "referee": np.array(answers.referee)}
@@ -180,7 +176,7 @@ def path(
     for name, answers in along.items():
         here = judged(answers)
         gains = {judge: mean(here[judge] - sft[judge]) if judge in here else None for judge in COLUMNS}
-        leads = {judge: ahead(last[judge] - here[judge]) if judge in here else None for judge in COLUMNS}
+        leads = {judge: mean(last[judge] - here[judge]) if judge in here else None for judge in COLUMNS}
         found.append({"policy": name, "kl": mean(np.array(answers.kl)), **gains, "lead": leads})
     return found
 

@@ -27,7 +27,7 @@ def length_controlled_win_rate(
     Bradley-Terry with length as a covariate, AlpacaEval's GLM without the difficulty of the instruction (Dubois et al.
     2024, https://arxiv.org/abs/2404.04475), and Chatbot Arena's style control beside it (gate/style.py):
 
-        logit P(win) = theta + phi * tanh(longer / sd(longer)) + psi * sign(longer) + chi . style
+        logit P(win) = theta + phi * tanh(longer / sd(longer)) + psi * sign(longer) + chi . tanh(style / sd(style))
         win rate at equal length and style = sigmoid(theta)
 
     The sign is for a judge who takes the longer answer by however little it is longer. Unlike Arena's z-scored
@@ -42,9 +42,9 @@ def length_controlled_win_rate(
     or style alone could explain the wins, theta is what the prior makes of it, and the interval says so by its width.
     """
     points, longer = np.asarray(points, dtype=np.float64), np.asarray(longer, dtype=np.float64)
-    columns = [np.ones(len(longer)), np.tanh(longer / (longer.std() or 1.0)), np.sign(longer)]
+    columns = [np.ones(len(longer)), _bounded(longer), np.sign(longer)]
     if style is not None:
-        columns += [difference for difference in style.T if difference.any()]
+        columns += [_bounded(difference) for difference in style.T if difference.any()]
     design = np.column_stack(columns)
     owner = owners(clusters, len(points))
     n = int(owner.max()) + 1
@@ -59,6 +59,10 @@ def length_controlled_win_rate(
     theta, *_ = fit(points, design, np.ones((1, len(points))), np.zeros((design.shape[1], 1)))
     low, high = expit(np.quantile(np.concatenate(draws), [(1 - confidence) / 2, (1 + confidence) / 2]))
     return Interval(float(expit(theta[0])), float(low), float(high), n)
+
+
+def _bounded(differences: NDArray) -> Array:
+    return np.tanh(differences / (differences.std() or 1.0))
 
 
 def fit(points: Array, design: Array, weights: NDArray, centres: Array) -> Array:
