@@ -82,7 +82,7 @@ def ties(evidence: Evidence, config: GateConfig) -> Check:
     def of(opponent: str, name: str) -> Check:
         tied = judged(evidence, opponent) == 0.5
         share = binomial_interval(int(tied.sum()), len(tied), confidence=config.confidence)
-        check = against(share, config.limits.max_ties, config, f"ties with {name}", ".1%", at_least=False)
+        check = against(share, config.limits.max_ties, config, f"share of ties with {name}", ".1%", at_least=False)
         return replace(check, outcome="pass" if check.passed else "undecided")
 
     return worst([of(opponent, name) for opponent, name in opponents(evidence)])
