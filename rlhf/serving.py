@@ -45,6 +45,10 @@ class Probe:
     def served(self) -> bool:
         return self.cost is not None
 
+    def agreeing(self, answers: Sequence[Sequence[int]]) -> int:
+        """How many of the served answers are these, token for token: one to each prompt, in the same order."""
+        return sum(list(ours) == list(theirs) for ours, theirs in zip(self.answers, answers, strict=self.served))
+
 
 def serve_probe(directory: Path, prompts: Sequence[Messages], *, max_tokens: int, rounds: int, timeout: float) -> Probe:
     """Serve the model in `directory` for `rounds` rounds of the prompts, of which the answers of the first are kept.

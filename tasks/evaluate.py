@@ -1,6 +1,6 @@
 """evaluate: an aligned policy beside SFT and the champion, on prompts of the test split that no stage trained on."""
 
-import math
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,9 @@ from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.evaluation.diversity import distinct_2
 from rlhf.evaluation.rows import answer_rows
-from rlhf.evaluation.serving import files, serving
+from rlhf.evaluation.serving import files, greedy, serving
 from rlhf.gate.records import Interval, WinRate
-from rlhf.gate.statistics import bootstrap_mean, win_points, win_rate
+from rlhf.gate.statistics import bootstrap_mean, win_rate
 from rlhf.models.cached import arithmetic
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.champion import POLICY
@@ -48,8 +48,8 @@ def main(stage: Stage) -> None:
     reference, policy = load_policy(sft), load_policy(policy_path)
     draw = sampler(stage.config.decoding, sft, stage.config.tokens, stage.config.evaluate.batch_size)
     held = believe(stage, draw, tokenizer, {"sft": reference, "policy": policy})
-    served = serve(stage, policy_path, policy, tokenizer, prompts, encoded)
     directory = stage.output(f"reports/evaluate/{stage.item}/rows")
+    served = serve(stage, policy_path, policy, tokenizer, prompts, encoded, directory)
     speakers = {
         "sft": Speaker(stage.inputs["models/sft"], tokenizer, lambda: (draw, reference)),
         "policy": Speaker(stage.inputs[f"models/policy/{stage.item}"], tokenizer, lambda: (draw, policy)),
@@ -66,7 +66,7 @@ def main(stage: Stage) -> None:
     along = {file.stem: answers.pop(file.stem) for file in kept}
     if stage.champion:
         answers["champion"] = answer_as_champion(stage, speakers["champion"], reference, judges, tokenizer, prompts)
-    rows = answer_rows(prompts, answers, reward, tokenizer)
+    rows = answer_rows(prompts, encoded, answers, reward, tokenizer)
     if stage.config.evaluate.truth == "world":
         judge_by_gold(rows, list(answers))
     again = [
@@ -120,19 +120,17 @@ def serve(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Row],
     encoded: Sequence[list[int]],
+    rows: Path,
 ) -> dict[str, Any]:
-    """What came of serving the policy, and the champion in the same way, on the first of the prompts."""
-    config = stage.config.evaluate.serving
+    """What came of serving the policy, and the champion in the same way, on the first of the prompts. What was asked,
+    and what the policy said, is kept in `rows`/serving.json: the promotion asks it again."""
+    config, max_tokens = stage.config.evaluate.serving, stage.config.tokens.response
+    asked = [prompt["prompt"] for prompt in prompts[: config.prompts]]
+    answers = greedy(policy, encoded[: config.prompts], max_tokens=max_tokens, eos=tokenizer.eos_token_id)
+    record = {"prompts": asked, "answers": answers, "max_tokens": max_tokens, "timeout": config.timeout}
+    (rows / "serving.json").write_text(json.dumps(record), encoding="utf-8")
     return serving(
-        directory,
-        policy,
-        stage.champion,
-        [prompt["prompt"] for prompt in prompts[: config.prompts]],
-        encoded[: config.prompts],
-        max_tokens=stage.config.tokens.response,
-        eos=tokenizer.eos_token_id,
-        rounds=config.rounds,
-        timeout=config.timeout,
+        directory, stage.champion, asked, answers, max_tokens=max_tokens, rounds=config.rounds, timeout=config.timeout
     )
 
 
@@ -158,14 +156,11 @@ def path(
     stage: Stage, rows: list[Row], along: Mapping[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """What each policy of a training was, a mean over the prompts each: how far from SFT, what it had gained over SFT,
-    and by how much the policy itself, which is the last, is ahead of it, with the standard error of that."""
+    and by how much the policy itself, which is the last, is ahead of it."""
     gate = stage.config.gate
 
     def mean(values: NDArray) -> dict[str, float]:
         return as_dict(bootstrap_mean(values, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
-
-    def ahead(leads: NDArray) -> dict[str, float]:
-        return mean(leads) | {"error": float(leads.std(ddof=1) / math.sqrt(len(leads))) if len(leads) > 1 else 0.0}
 
     def judged(answers: Answers) -> dict[str, NDArray]:
         found = {"proxy": reward.total(answers.rewards).double().numpy(), "referee": np.array(answers.referee)}
@@ -181,7 +176,7 @@ def path(
     for name, answers in along.items():
         here = judged(answers)
         gains = {judge: mean(here[judge] - sft[judge]) if judge in here else None for judge in COLUMNS}
-        leads = {judge: ahead(last[judge] - here[judge]) if judge in here else None for judge in COLUMNS}
+        leads = {judge: mean(last[judge] - here[judge]) if judge in here else None for judge in COLUMNS}
         found.append({"policy": name, "kl": mean(np.array(answers.kl)), **gains, "lead": leads})
     return found
 
@@ -202,14 +197,12 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
     def means(suffix: str) -> dict[str, float]:
         return {name: float(column(f"{name}_{suffix}").mean()) for name in ("policy", "sft")}
 
-    by_reward = compare(win_points(column("policy_reward"), column("sft_reward")))
     return {
         "judge": judged_by.kind,
         "judge_model": judged_by.model if isinstance(judged_by, Endpoint) else None,
         "prompts": len(rows),
         "win_rate": as_dict(compare(won("sft"))),
         "champion_win_rate": as_dict(compare(won("champion"))) if "champion" in answers else None,
-        "reward_win_rate": as_dict(by_reward),
         "proxy_reward": means("reward"),
         "referee_reward": means("referee"),
         "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},

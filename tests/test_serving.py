@@ -1,35 +1,24 @@
 """A served policy answers as it was evaluated; what only our own code could load is not served."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
 from rlhf.batching.encoding import encode_prompts
-from rlhf.evaluation.serving import agreeing, files
+from rlhf.evaluation.serving import files, greedy
 from rlhf.models.loading import save_model
 from rlhf.serving import serve_probe
-from tests.algorithms.tiny import WORDS, tiny_policy, tiny_tokenizer
+from tests.algorithms.tiny import WORDS, talkative_policy, tiny_policy, tiny_tokenizer
 
 PROMPTS = [[{"role": "user", "content": f"{one} {other}"}] for one in WORDS[:4] for other in WORDS[:2]]
 CODE = "from pathlib import Path\nPath({!r}).touch()\nclass Mine: ...\n"
 
 
-def talkative(seed: int) -> LlamaForCausalLM:
-    """A policy that says many things: small weights would make it repeat its last token."""
-    policy, generator = tiny_policy(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in policy.model.layers.parameters():
-            weight.normal_(std=0.7, generator=generator)
-    return policy
-
-
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    save_model(talkative(0), tiny_tokenizer(), tmp_path / "model", title="Tiny", summary="Random weights.")
+    save_model(talkative_policy(0), tiny_tokenizer(), tmp_path / "model", title="Tiny", summary="Random weights.")
     return tmp_path / "model"
 
 
@@ -37,9 +26,9 @@ def test_the_served_policy_says_what_the_evaluated_one_says(saved: Path) -> None
     probe = serve_probe(saved, PROMPTS, max_tokens=12, rounds=2, timeout=120)
     assert (probe.served, probe.reason) == (True, "")
     ids = [row.tolist() for row in encode_prompts(tiny_tokenizer(), PROMPTS)]
-    same = partial(agreeing, probe, encoded=ids, max_tokens=12, eos=tiny_tokenizer().eos_token_id)
+    said = [greedy(talkative_policy(n), ids, max_tokens=12, eos=tiny_tokenizer().eos_token_id) for n in (0, 1)]
     assert len({tuple(answer) for answer in probe.answers}) > 1
-    assert (same(talkative(0)), same(talkative(1))) == (len(PROMPTS), 0)
+    assert [probe.agreeing(answers) for answers in said] == [len(PROMPTS), 0]
     cost = probe.cost
     assert cost is not None
     assert 0 < cost.latency_p50 <= cost.latency_p95 < 60
@@ -55,6 +44,7 @@ def test_pickles_and_code_are_neither_served_nor_run(saved: Path, tmp_path: Path
     (saved / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "mine.Mine"}}))
     probe = serve_probe(saved, PROMPTS, max_tokens=12, rounds=1, timeout=120)
     assert (probe.served, probe.cost, list(probe.answers)) == (False, None, [])
+    assert probe.agreeing([[1], [2]]) == 0
     assert "safetensors" in probe.reason
     assert not (tmp_path / "canary").exists()
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlhf.config.section import Count, NonNegative, Positive, Section, Share
+from rlhf.config.section import Count, Positive, Section, Share
 
 Unmeasurable = Literal[
     "gold_gain",
@@ -41,7 +41,7 @@ class Limits(Section):
     max_slice_loss: Share  # the lower bound of a slice's win rate must not be further below one half
     max_kl: Positive  # nats a sequence, upper bound
     max_proxy_gap: Positive  # gain by the reward model less that by the referee, standard deviations, upper bound
-    max_peak_drop: NonNegative  # standard errors that a policy may be behind the best on the way to it
+    max_peak_drop: Share  # of what the best policy on the way had gained over SFT, which this one may have lost
     min_nonlength_gain: Share  # of the reward model's gain, between answers of equal length, lower bound
     max_length_ratio: Positive  # mean length of the policy's answers over SFT's, upper bound
     min_terminated: Share  # answers that end by themselves, lower bound

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import decode
@@ -14,14 +15,22 @@ Row = dict[str, Any]
 
 
 def answer_rows(
-    prompts: Sequence[Row], answers: Mapping[str, Answers], reward: Rewards, tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Row],
+    encoded: Sequence[list[int]],
+    answers: Mapping[str, Answers],
+    reward: Rewards,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[Row]:
-    """One row a prompt: both answers, and what was measured of each; `reward` is the weighted sum of the rewards."""
-    rows = []
+    """One row a prompt: its kinds, by which the gate slices; both answers, and what was measured of each; `reward` is
+    the weighted sum of the rewards.
+
+    encoded: the ids of each prompt.
+    """
+    rows, lengths = [], thirds([len(ids) for ids in encoded])
     totals = {name: reward.total(found.rewards).tolist() for name, found in answers.items()}
     for index, prompt in enumerate(prompts):
-        row: Row = {name: prompt[name] for name in ("prompt", "use_case", "seen")} | {"prompt_id": prompt["id"]}
-        row["has_right_answer"] = False
+        row: Row = {name: prompt[name] for name in ("prompt", "use_case", "kind", "seen")} | {"prompt_id": prompt["id"]}
+        row |= {"turns": turns(prompt["prompt"]), "prompt_length": lengths[index], "has_right_answer": False}
         for name, found in answers.items():
             ids, response = found.samples[index].response, decode(tokenizer, found.samples[index].response)
             row |= {
@@ -39,3 +48,14 @@ def answer_rows(
             }
         rows.append(row | {"kl": answers["policy"].kl[index]})
     return rows
+
+
+def thirds(lengths: Sequence[int]) -> list[str]:
+    """Short, medium or long: in which third of the lengths each lies. Equal lengths are in one, the shorter."""
+    low, high = np.quantile(lengths, [1 / 3, 2 / 3])
+    return ["short" if length <= low else "medium" if length <= high else "long" for length in lengths]
+
+
+def turns(prompt: Sequence[Mapping[str, str]]) -> str:
+    """Whether an exchange went before the message that is to be answered: one, or several."""
+    return "one" if sum(message["role"] == "user" for message in prompt) == 1 else "several"

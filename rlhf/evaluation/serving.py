@@ -35,33 +35,31 @@ def files(policy: Path, reference: Path) -> dict[str, Any]:
 
 def serving(
     directory: Path,
-    policy: PreTrainedModel,
     champion: Path | None,
     prompts: Sequence[Messages],
-    encoded: Sequence[list[int]],
+    answers: Sequence[list[int]],
     *,
     max_tokens: int,
-    eos: int,
     rounds: int,
     timeout: float,
 ) -> dict[str, Any]:
     """What came of serving the policy in `directory`, and in the same way the champion.
 
-    `same` counts the prompts to which the server gave the answer of `policy`, as it is evaluated here.
+    `same` counts the prompts to which the server gave the one of `answers`, the tokens of the policy evaluated here.
     """
     serve = partial(serve_probe, prompts=prompts, max_tokens=max_tokens, rounds=rounds, timeout=timeout)
     probe = serve(directory)
     return _said(probe) | {
         "prompts": len(prompts),
-        "same": agreeing(probe, policy, encoded, max_tokens=max_tokens, eos=eos) if probe.served else 0,
+        "same": probe.agreeing(answers),
         "champion": _said(serve(champion)) if champion else None,
     }
 
 
-def agreeing(probe: Probe, policy: PreTrainedModel, encoded: Sequence[list[int]], *, max_tokens: int, eos: int) -> int:
-    """How many of the served answers are, token for token, what the policy says here to the same prompts (ids)."""
-    here = sample(policy, encoded, max_tokens=max_tokens, temperature=0.0, eos=eos, batch_size=len(encoded), seed=0)
-    return sum(list(served) == ours.response for served, ours in zip(probe.answers, here, strict=True))
+def greedy(policy: PreTrainedModel, prompts: Sequence[list[int]], *, max_tokens: int, eos: int) -> list[list[int]]:
+    """The tokens that the policy gives here to each of the prompts (ids), the end-of-turn token included."""
+    said = sample(policy, prompts, max_tokens=max_tokens, temperature=0.0, eos=eos, batch_size=len(prompts), seed=0)
+    return [one.response for one in said]
 
 
 def _said(probe: Probe) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import time
+import unicodedata
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from rlhf.errors import ConfigError, GateRefused
 APPROVALS = ".rlhf/approvals"
 NAMESPACE = "rlhf-promotion"  # a signature made for anything else does not count
 DAY = 24 * 3600.0  # seconds
+_ADDRESS = re.compile(r"<([^<>]*)>\s*$")  # of `Ada <ada@b.c>`
 _NAME = re.compile(r"[\w+@-][\w.+@-]*")  # what may name a file and a signer
 
 
@@ -42,7 +44,7 @@ def check(approval: Approval, wanted: Approval, trainers: Collection[str], days:
     """Raises GateRefused unless the approval speaks of the `wanted` decision, holds still, and is not the trainer's."""
     who = approval.approver
     bound = ("decision", "policy", "generation")
-    if not who:
+    if not person(who):
         raise GateRefused("nobody answers for it: it names no approver")
     if [getattr(approval, name) for name in bound] != [getattr(wanted, name) for name in bound]:
         raise GateRefused(f"what {who} approved is not this decision ({wanted.decision[:12]})")
@@ -53,8 +55,14 @@ def check(approval: Approval, wanted: Approval, trainers: Collection[str], days:
             "nobody knows who trained the policy, so nobody can be told apart from them: set `git config user.email` "
             "where it is trained"
         )
-    if who.casefold() in {trainer.casefold() for trainer in trainers}:
+    if person(who) in {person(trainer) for trainer in trainers}:
         raise GateRefused(f"{who} trained the policy; another person has to approve it")
+
+
+def person(name: str) -> str:
+    """Whom a name means: the address of `Ada <ada@b.c>`, whatever its case, its Unicode form, and the space around."""
+    named = _ADDRESS.search(name)
+    return unicodedata.normalize("NFKC", (named[1] if named else name).strip().casefold())
 
 
 def sign(workspace: Path, approval: Approval, key: Path) -> Path:

@@ -87,6 +87,11 @@ def texts(rows: Mapping[str, NDArray], name: str) -> list[str]:
     return found
 
 
+def prompt_ids(evidence: Evidence) -> NDArray[np.str_]:
+    """The id (N,) of each row's prompt: rows of one prompt travel together. Raises Unusable."""
+    return np.array(texts(evidence.rows, "prompt_id"))
+
+
 def count(values: Mapping[str, Any], key: str, side: str, total: float) -> int:
     """How many of `total` a reported share stands for. Raises Unusable where it is no share, or nothing was counted."""
     rate = number(values, key, side)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence
+from rlhf.gate.evidence import Evidence, prompt_ids
 from rlhf.gate.records import Check, Interval, Outcome
 from rlhf.gate.statistics import settling_size
 
@@ -92,5 +92,5 @@ def by_row(evidence: Evidence, config: GateConfig) -> dict[str, Any]:
 
 def resampling(evidence: Evidence, confidence: float, config: GateConfig) -> dict[str, Any]:
     """Settings of a bootstrap by prompt."""
-    clusters = evidence.rows.get("prompt_id")
-    return {"confidence": confidence, "resamples": config.bootstrap, "seed": evidence.seed, "clusters": clusters}
+    settings = {"confidence": confidence, "resamples": config.bootstrap, "seed": evidence.seed}
+    return {**settings, "clusters": prompt_ids(evidence)}

@@ -1,4 +1,4 @@
-"""Win rate at equal length: what is left of a win rate when the judge's taste for length is taken out."""
+"""Win rate at equal length and style: what is left of it when the judge's taste for these is taken out."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,33 +14,38 @@ ITERATIONS, TOLERANCE, LONGEST_STEP = 100, 1e-9, 2.0
 def length_controlled_win_rate(
     points: NDArray,
     longer: NDArray,
+    style: NDArray | None = None,
     *,
     confidence: float,
     resamples: int,
     seed: int,
     clusters: NDArray | None = None,
 ) -> Interval:
-    """Win rate at equal length from points (N,), 1 a win, 1/2 a tie, 0 a loss, and `longer` (N,), by how many tokens
-    the policy's answer is longer.
+    """Win rate at equal length and style from points (N,), 1 a win, 1/2 a tie, 0 a loss, `longer` (N,), by how many
+    tokens the policy's answer is longer, and `style` (N, K), differences of other things that a judge may like.
 
     Bradley-Terry with length as a covariate, AlpacaEval's GLM without the difficulty of the instruction (Dubois et al.
-    2024, https://arxiv.org/abs/2404.04475):
+    2024, https://arxiv.org/abs/2404.04475), and Chatbot Arena's style control beside it (gate/style.py):
 
-        logit P(win) = theta + phi * tanh(longer / sd(longer)) + psi * sign(longer)
-        win rate at equal length = sigmoid(theta)
+        logit P(win) = theta + phi * tanh(longer / sd(longer)) + psi * sign(longer) + chi . tanh(style / sd(style))
+        win rate at equal length and style = sigmoid(theta)
 
-    The sign is for a judge who takes the longer answer by however little it is longer. Unlike Arena-Hard's z-scored
-    (l - l') / (l + l'), both covariates are zero at equal length and change sign when the two models are swapped, so
-    that a swap mirrors the result exactly; unlike the difference itself they are bounded.
+    The sign is for a judge who takes the longer answer by however little it is longer. Unlike Arena's z-scored
+    differences all covariates are zero where the answers are equal and change sign when the two models are swapped, so
+    that a swap mirrors the result exactly; unlike the difference of lengths itself they are bounded. What differs
+    nowhere has no coefficient. What differs everywhere alike keeps its own: nobody knows what equality would give.
 
     All coefficients have a normal prior of precision `PRECISION`, which keeps them finite where every prompt is won.
     The percentile interval is that of a bootstrap over clusters with the model fitted anew in each replicate, where
     the prior is centred on a draw from itself (randomised priors: Osband et al. 2018, https://arxiv.org/abs/1806.03335)
     and, with the same rows, on the mirror image of that draw. Where lengths overlap this changes nothing. Where length
-    alone could explain the wins, theta is what the prior makes of it, and the interval says so by its width.
+    or style alone could explain the wins, theta is what the prior makes of it, and the interval says so by its width.
     """
     points, longer = np.asarray(points, dtype=np.float64), np.asarray(longer, dtype=np.float64)
-    design = np.column_stack([np.ones(len(longer)), np.tanh(longer / (longer.std() or 1.0)), np.sign(longer)])
+    columns = [np.ones(len(longer)), _bounded(longer), np.sign(longer)]
+    if style is not None:
+        columns += [_bounded(difference) for difference in style.T if difference.any()]
+    design = np.column_stack(columns)
     owner = owners(clusters, len(points))
     n = int(owner.max()) + 1
     random = np.random.default_rng(seed)
@@ -49,10 +54,15 @@ def length_controlled_win_rate(
     for start in range(0, centres.shape[1], rows):
         centre = centres[:, start : start + rows]
         weights = random.multinomial(n, np.full(n, 1 / n), size=centre.shape[1])[:, owner]
-        draws += [fit(points, design, weights, centre * [[side], [1], [1]])[0] for side in (1, -1)]
+        mirrored = np.concatenate([-centre[:1], centre[1:]])
+        draws += [fit(points, design, weights, middle)[0] for middle in (centre, mirrored)]
     theta, *_ = fit(points, design, np.ones((1, len(points))), np.zeros((design.shape[1], 1)))
     low, high = expit(np.quantile(np.concatenate(draws), [(1 - confidence) / 2, (1 + confidence) / 2]))
     return Interval(float(expit(theta[0])), float(low), float(high), n)
+
+
+def _bounded(differences: NDArray) -> Array:
+    return np.tanh(differences / (differences.std() or 1.0))
 
 
 def fit(points: Array, design: Array, weights: NDArray, centres: Array) -> Array:

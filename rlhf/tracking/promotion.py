@@ -3,10 +3,11 @@
 import math
 import time
 from collections.abc import Generator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf import durable
 from rlhf.config import load_promotion
 from rlhf.errors import Busy, ConfigError, DataError, GateRefused, ServiceError
 from rlhf.gate.approval import Approval, check, sign, signed_approval, verified
@@ -16,6 +17,7 @@ from rlhf.tracking.journal import read
 from rlhf.tracking.outputs import Output, find_output, verify
 from rlhf.tracking.registry import Registered, find, register_outputs
 from rlhf.tracking.runs import Runs, stage_journal
+from rlhf.tracking.served import require_served
 from rlhf.tracking.standing import DECISION, PARAMS, Standing, keep, require_untouched, standing
 from rlhf.tracking.store import Store, connect, locked, reaching
 
@@ -76,8 +78,8 @@ def steps(workspace: Path, approver: str = "", approval: Approval | None = None)
             "nothing. Bring .rlhf/ledger.db here from where it was promoted, or take the alias away to begin anew"
         )
     yield "registered"
-    champions.fetch(workspace, store, registered)
-    yield "fetched"
+    _fetch_and_serve(workspace, store, registered, output.name)
+    yield "served"
     name = approval.approver if approval else approver
     generation, _ = decision.champion
     champion = book.promote(output.key, decision.policy, str(registered), decision.digest, generation, name)
@@ -112,7 +114,7 @@ def mirror(workspace: Path, store: Store) -> list[str]:
 
     One process at a time: of two, the slower would set what the ledger no longer says.
     """
-    with locked(workspace / ".rlhf/mirror.lock", 600.0, "repairs the aliases"), reaching(store.uri):
+    with _repairing(workspace), reaching(store.uri):
         book = Ledger.of(workspace)
         entries = {"champion": book.current(), "previous": book.previous()}
         keys = {alias: entry.candidate_key for alias, entry in entries.items() if entry}
@@ -212,6 +214,25 @@ def _approved(workspace: Path, decision: Standing, key: str, given: Approval | N
     elif rules.approval == "form":
         raise GateRefused("A person has to approve: answer the form of the deployment `promote` in Prefect")
     return given
+
+
+def _fetch_and_serve(workspace: Path, store: Store, registered: Registered, algorithm: str) -> None:
+    """Bring the registered files here and see that they answer. Files that do not are taken away again; meanwhile
+    nobody repairs, who would take them for those of no champion."""
+    with _repairing(workspace):
+        fetched = champions.fetch(workspace, store, registered)
+        files = workspace / champions.FILES / registered.digest
+        try:
+            require_served(workspace, algorithm, files)
+        except (GateRefused, DataError):
+            if fetched:
+                durable.remove(files)
+            raise
+
+
+def _repairing(workspace: Path) -> AbstractContextManager[None]:
+    """Held by the one process that changes aliases and champions' files."""
+    return locked(workspace / ".rlhf/mirror.lock", 600.0, "repairs the aliases")
 
 
 def _mirrored(workspace: Path, store: Store | None = None) -> str:

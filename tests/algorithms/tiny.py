@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf.batching.batches import RankedTurns
@@ -23,6 +24,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_policy(seed: int = 0) -> LlamaForCausalLM:
     config = PARAMS.base.model.model_copy(update={"hidden_size": 16, "layers": 2, "heads": 2})
     return make_llama(config, tiny_tokenizer(), 64, seed).eval()
+
+
+def talkative_policy(seed: int = 0) -> LlamaForCausalLM:
+    """A policy that says many things: small weights would make it repeat its last token."""
+    policy, generator = tiny_policy(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in policy.model.layers.parameters():
+            weight.normal_(std=0.7, generator=generator)
+    return policy
 
 
 def loop(**changes: object) -> LoopConfig:

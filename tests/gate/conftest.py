@@ -61,6 +61,9 @@ def made_rows(n: int = PROMPTS, *, gain: float = 1.0, seed: int = 0) -> dict[str
     return {
         "prompt_id": np.array([f"p{index:04}" for index in range(n)]),
         "use_case": np.array(["chat", "rewrite", "generation", "extraction"])[np.arange(n) % 4],
+        "kind": np.array(["plain", "user"])[np.arange(n) % 2],
+        "turns": np.array(["one", "several"])[np.arange(n) % 8 // 7],
+        "prompt_length": np.array(["short", "medium", "long"])[np.arange(n) // 5 % 3],
         "points_sft": win_points(policy, sft),
         "points_champion": win_points(policy, champion),
         "seen": np.arange(n) / n * 0.7,
@@ -107,7 +110,7 @@ def made_safety(n: int = 300) -> dict[str, Any]:
 
 
 def made_path(gold: Sequence[float], proxy: Sequence[float] | None = None, n: int = PROMPTS) -> list[dict[str, Any]]:
-    """The way of a training whose places are 1, 2, ... from SFT and gained so much; a lead's standard error is 0.05."""
+    """The way of a training whose places are 1, 2, ... from SFT and gained so much, each give or take 0.1."""
 
     def interval(value: float) -> dict[str, float]:
         return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": n}
@@ -119,7 +122,7 @@ def made_path(gold: Sequence[float], proxy: Sequence[float] | None = None, n: in
             "referee": (gains[0], gold[-1]),
             "proxy": (gains[1], (proxy or gold)[-1]),
         }
-        leads = {judge: interval(last - here) | {"error": 0.05} for judge, (here, last) in known.items()}
+        leads = {judge: interval(last - here) for judge, (here, last) in known.items()}
         gained = {judge: interval(here) for judge, (here, _) in known.items()}
         found.append({"policy": f"step-{place}", "kl": interval(float(place**2)), **gained, "lead": leads})
     return found

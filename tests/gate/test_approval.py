@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import ConfigError, GateRefused
-from rlhf.gate.approval import DAY, NAMESPACE, Approval, sign, signed_approval
+from rlhf.gate.approval import DAY, NAMESPACE, Approval, check, sign, signed_approval
 
 TRAINER, ADA = "Trainer@here", "ada@here"
 
@@ -55,6 +55,16 @@ def office(keys: Path, tmp_path: Path) -> Office:
         (tmp_path / file.name).write_bytes(file.read_bytes())
         (tmp_path / file.name).chmod(0o600)
     return Office(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Ada@Here", " ada@here\n", "Ada Byron <ADA@here>", "\uff21da@here"])
+def test_a_trainer_by_another_spelling_is_the_trainer(name: str) -> None:
+    for approver, trainer in ((name, ADA), (ADA, name)):
+        with pytest.raises(GateRefused, match="trained the policy"):
+            check(wanted(approver), wanted(), {trainer}, 7)
+    check(wanted("ada@there"), wanted(), {name}, 7)
+    with pytest.raises(GateRefused, match="names no approver"):
+        check(wanted(" "), wanted(), {name}, 7)
 
 
 def test_a_signed_approval_holds(office: Office) -> None:

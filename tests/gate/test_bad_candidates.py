@@ -115,8 +115,10 @@ def evidence_of(policy: Policy) -> Evidence:
     """A policy beside people as SFT and as the champion. What its texts do not show is that of a good one."""
     prompts, models = conversations(), {"sft": people, "policy": policy, "champion": people}
     answers = {side: said(model, prompts, f"{side} once") for side, model in models.items()}
+    known = {"use_case": "any", "kind": "plain", "seen": 0.0}
     rows = answer_rows(
-        [{"id": f"p{n:04}", "prompt": prompt, "use_case": "any", "seen": 0.0} for n, prompt in enumerate(prompts)],
+        [{"id": f"p{n:04}", "prompt": prompt, **known} for n, prompt in enumerate(prompts)],
+        [tokenizer()(prompt[-1]["content"])["input_ids"] for prompt in prompts],
         {side: scored(samples, 2.0 if side == "policy" else 0.0) for side, samples in answers.items()},
         Rewards({"overall": lambda batch: batch.starts}, {"overall": 1.0}, "before"),
         tokenizer(),

@@ -1,6 +1,7 @@
 """Every statistic against numbers worked out by hand or printed in the literature."""
 
 import math
+from dataclasses import astuple
 from itertools import product
 
 import numpy as np
@@ -28,6 +29,7 @@ from rlhf.gate.statistics import (
     win_points,
     win_rate,
 )
+from rlhf.gate.style import style, style_differences
 
 RESAMPLING = {"confidence": 0.95, "resamples": 4000, "seed": 0}
 
@@ -376,3 +378,36 @@ def test_whatever_is_not_finite_is_refused() -> None:
             bootstrap_mean(np.array(bad), **RESAMPLING)
     with pytest.raises(ValueError, match="1 of 2"):
         win_points(np.array([1.0, math.nan]), np.array([0.0, 0.0]))
+
+
+def test_markdown_is_counted_outside_of_code() -> None:
+    code = "```\n# no header\n- no item **or bold**\n```\n"
+    text = f"# Plan\n\n1. **one** thing\n2. two\n  - a __third__\n\n{code}2 * 3 ** 2"
+    assert style(text) == [1, 3, 2]
+    assert style("## a\n#b\n-c\n```\n- in code that nobody closed") == [1, 0, 0]
+    found = style_differences(["- a\n- b\n- c", "plain"], ["- a", "plain"])
+    assert found.tolist() == [[0, 0.5, 0], [0, 0, 0]]
+
+
+def test_answers_without_markdown_have_the_win_rate_at_equal_length_alone() -> None:
+    points, longer = made_length_bias(300, 0.3, 1.0, 8, seed=18)
+    settings = {"confidence": 0.95, "resamples": 300, "seed": 0}
+    plain = length_controlled_win_rate(points, longer, style_differences(["a"] * 300, ["b"] * 300), **settings)
+    known = (0.5421395516763643, 0.47260784710156645, 0.6031140427469993, 300)  # of length alone
+    assert astuple(plain) == pytest.approx(known, abs=1e-12)
+
+
+def test_a_taste_for_lists_is_taken_out_of_the_win_rate() -> None:
+    """Six answers in ten have more items than the other one, one in ten fewer, and the judge likes items alone."""
+    random = np.random.default_rng(19)
+    items = np.sign(random.choice([-1, 0, 1], 2000, p=[0.1, 0.3, 0.6]))
+    answers, others = (["- a\n- b" if side * n > 0 else "- a" for n in items] for side in (1, -1))
+    points = (random.random(2000) < 1 / (1 + np.exp(-1.5 * items))) * 1.0
+    longer = random.normal(0, 5, 2000)
+    settings = {"confidence": 0.95, "resamples": 300, "seed": 0}
+    assert length_controlled_win_rate(points, longer, **settings).low > 0.6
+    found = length_controlled_win_rate(points, longer, style_differences(answers, others), **settings)
+    assert found.low < 0.5 < found.high
+    assert found.high - found.low < 0.1
+    swapped = length_controlled_win_rate(1 - points, -longer, style_differences(others, answers), **settings)
+    assert (swapped.value, swapped.low) == pytest.approx((1 - found.value, 1 - found.high))

@@ -1,5 +1,6 @@
 """Workspaces of small files, and one MLflow server for the session."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -11,10 +12,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlhf.errors import Exit
+from rlhf.manifest import MANIFEST, sha256
+from rlhf.serving import Probe, serve_probe
+from rlhf.tracking import served
 from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
 from tests.conftest import free_port
@@ -26,6 +31,22 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has the store of its own workspace."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("RLHF_EXPERIMENT", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _each_model_is_served_once() -> Iterator[None]:
+    """What a fresh process said of files is asked of it once a session: loading transformers takes seconds."""
+    real, known = serve_probe, dict[str, Probe]()
+
+    def remembered(directory: Path, prompts: Any, **settings: Any) -> Probe:
+        read = [sha256(path) for path in sorted(directory.iterdir()) if path.name not in ("receipt.json", MANIFEST)]
+        key = json.dumps([read, prompts, settings])
+        known[key] = known.get(key) or real(directory, prompts, **settings)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served, "serve_probe", remembered)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

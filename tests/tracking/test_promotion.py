@@ -23,9 +23,17 @@ from rlhf.tracking import champions
 from rlhf.tracking.promotion import approve, promote, reconcile, rollback, steps
 from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
-from tests.tracking.workspace import TRAINER, Workspace, add_policy, make_workspace, write_decision, write_params
+from tests.tracking.workspace import (
+    TRAINER,
+    Workspace,
+    add_policy,
+    make_workspace,
+    policy_answers,
+    write_decision,
+    write_params,
+)
 
-STEPS = ["verified", "registered", "fetched", "written"]
+STEPS = ["verified", "registered", "served", "written"]
 
 
 def aliases(workspace: Path) -> dict[str, str]:
@@ -122,6 +130,36 @@ def test_bytes_that_changed_in_the_registry_are_refused(workspace: Workspace) ->
     with pytest.raises(DataError, match=f"{WEIGHTS} is not the file that was written"):
         promote(workspace.path)
     assert_unchanged(workspace.path)
+
+
+def test_files_that_answer_otherwise_than_the_evaluated_policy_are_refused(workspace: Workspace) -> None:
+    first, *others = policy_answers()
+    write_decision(workspace, answers=[[*first[:-1], first[-1] + 1], *others])
+    with pytest.raises(GateRefused, match="registered files of dpo give 1 of 3 probes another answer than the eval"):
+        promote(workspace.path)
+    assert_unchanged(workspace.path)
+
+
+def test_files_that_cannot_be_served_are_refused(workspace: Workspace) -> None:
+    policy = workspace.path / "models/policy/dpo"
+    (policy / WEIGHTS).unlink()
+    workspace.digests["models/policy/dpo"] = write_manifest(policy)
+    write_decision(workspace)
+    with pytest.raises(GateRefused, match=r"The registered files of dpo cannot be served \(.*safetensors.*\)"):
+        promote(workspace.path)
+    assert_unchanged(workspace.path)
+
+
+def test_an_evaluation_that_wrote_down_no_answers_promotes_nothing(workspace: Workspace) -> None:
+    sync(workspace.path)
+    for content in (None, "{}"):
+        record = workspace.path / "reports/evaluate/dpo/rows/serving.json"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rlhf.tracking.promotion.require_untouched", lambda *_: None)
+            record.unlink() if content is None else record.write_text(content)
+            with pytest.raises(DataError, match=r"serving\.json (does not exist|is not a record)"):
+                promote(workspace.path)
+        assert_unchanged(workspace.path)
 
 
 def assert_unchanged(workspace: Path) -> None:
@@ -347,8 +385,10 @@ def test_two_promoters_at_once_in_a_hundred_interleavings(rivals: Workspace) -> 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from functools import cache
 from mlflow import MlflowClient
 from rlhf import durable
+from rlhf.tracking import served
 from rlhf.tracking.promotion import steps
 
 def die():
@@ -362,6 +402,16 @@ def publish_no_champion(temporary, target):
 def set_one_alias(*arguments):
     set_alias(*arguments)
     die()
+
+real = served.serve_probe
+ask_once = cache(lambda: real(Path(sys.argv[1], "models/policy/ppo"), **asked))
+
+def remembered(files, prompts, **settings):
+    asked.update(settings, prompts=prompts)
+    return ask_once()
+
+asked, served.serve_probe = {}, remembered
+served.require_served(Path(sys.argv[1]), "ppo", Path(sys.argv[1], "models/policy/ppo"))  # all below know what it said
 
 for workspace in sys.argv[1:]:
     point, child = Path(workspace).parent.name, os.fork()

@@ -3,17 +3,23 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from rlhf.batching.encoding import encode_prompts
+from rlhf.evaluation.serving import greedy
 from rlhf.gate.ledger import Ledger
 from rlhf.manifest import digest as digest_of
 from rlhf.manifest import write_manifest
+from rlhf.models.loading import save_model
 from rlhf.tracking.journal import Journal
+from tests.algorithms.tiny import WORDS, talkative_policy, tiny_tokenizer
 
 TIME = 1_760_000_000.0  # of the first record; each journal of a stage begins 100 s after the one before
 STEPS = 5
@@ -32,6 +38,8 @@ GRAPH = {
     "align@dpo": ("models/policy/dpo", ["data/clean", "data/judgements", "models/sft", "models/reward/overall"]),
 }
 SOURCES = [{"kind": "world"}, {"kind": "file", "path": SOURCE, "table": "prompts"}]
+PROBES = [[{"role": "user", "content": word}] for word in WORDS[:3]]
+TOKENS = 8  # of an answer to them
 MODEL_STAGES = ["base", "sft", "reward@overall", "align@dpo"]
 
 
@@ -76,12 +84,32 @@ def make_workspace(path: Path, beta: float = 0.1, run: str = "run-1") -> Workspa
 
 
 def write_output(directory: Path, receipt: dict[str, Any]) -> str:
-    """An output directory of a few bytes that depend on the stage key; return its digest."""
+    """An output directory of a few bytes that depend on the stage key; return its digest. A policy's can be served."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = np.frombuffer(receipt["key"].encode(), dtype=np.uint8)
     save_file({"weights": weights.copy()}, directory / "model.safetensors")
+    if receipt["stage"].startswith("align"):
+        for name, content in policy_files().items():
+            (directory / name).write_bytes(content)
     (directory / "receipt.json").write_text(json.dumps(receipt))
     return write_manifest(directory)
+
+
+@cache
+def policy_files() -> dict[str, bytes]:
+    """A model that talks, by file name."""
+    with TemporaryDirectory() as directory:
+        place = Path(directory, "model")
+        save_model(talkative_policy(), tiny_tokenizer(), place, title="Tiny", summary="Random weights.")
+        return {path.name: path.read_bytes() for path in place.iterdir()}
+
+
+@cache
+def policy_answers() -> list[list[int]]:
+    """What it says to PROBES."""
+    tokenizer = tiny_tokenizer()
+    asked = [ids.tolist() for ids in encode_prompts(tokenizer, PROBES)]
+    return greedy(talkative_policy(), asked, max_tokens=TOKENS, eos=tokenizer.eos_token_id)
 
 
 def write_journal(path: Path, start: dict[str, Any], time: float) -> None:
@@ -108,8 +136,11 @@ def write_pipeline_journal(made: Workspace, run: str, state: str = "completed") 
         journal.write("end", status="completed", time=TIME + 1000)
 
 
-def write_decision(made: Workspace, decision: str = "PROMOTE", winner: str = "dpo") -> None:
-    """The gate's decision about a policy against the champion in use, and the evaluation it rests on."""
+def write_decision(
+    made: Workspace, decision: str = "PROMOTE", winner: str = "dpo", answers: list[list[int]] | None = None
+) -> None:
+    """The gate's decision about a policy against the champion in use, and the evaluation it rests on; its `answers` are
+    those of the policy's files, where no others are given."""
     checks = [
         {"name": "win_rate", "passed": True, "reason": "0.8 > 0.5"},
         {"name": "kl", "passed": decision == "PROMOTE", "reason": "52 nats, at most 40"},
@@ -126,6 +157,12 @@ def write_decision(made: Workspace, decision: str = "PROMOTE", winner: str = "dp
             "test_set": "prompts",
         },
         f"reports/evaluate/{winner}/metrics.json": {"policy_digest": digest, "prompts_digest": "prompts"},
+        f"reports/evaluate/{winner}/rows/serving.json": {
+            "prompts": PROBES,
+            "answers": answers or policy_answers(),
+            "max_tokens": TOKENS,
+            "timeout": 120,
+        },
     }
     for name, value in reversed(written.items()):  # the decision last, which knows what it rests on
         (made.path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.checks.quality import better_than_champion, better_than_sft
-from rlhf.gate.evidence import Evidence, Unusable, column, judged, number
+from rlhf.gate.evidence import Evidence, Unusable, column, judged, number, prompt_ids
 from rlhf.gate.findings import fact, opponents
 from rlhf.gate.records import Check
 
@@ -75,7 +75,7 @@ def rows_agree(evidence: Evidence, config: GateConfig) -> Check:
         points, reported = judged(evidence, opponent), number(evidence.evaluation, name, "value")
         if abs(points.mean() - reported) > ROUNDING:
             found.append(f"{name} is {points.mean():.6g} by the rows and {reported:.6g} in the report")
-    distinct = len(set(evidence.rows["prompt_id"])) if "prompt_id" in evidence.rows else 0
+    distinct = len(set(prompt_ids(evidence)))
     if not len(points) == prompts == distinct:
         found.append(f"{len(points)} rows of {distinct} prompts, of which the report counts {prompts:.0f}")
     return fact(not found, "the rows give what is reported", "; ".join(found))
@@ -132,9 +132,7 @@ def unseen_conversations(evidence: Evidence, config: GateConfig) -> Check:
 def contamination(evidence: Evidence, config: GateConfig) -> Check:
     """Few of the prompts were read in training: by their words, in runs of 13 (rlhf/data/contamination.py)."""
     dirty, limit = _dirty(evidence, config), config.limits.max_contaminated
-    if "prompt_id" not in evidence.rows:
-        raise Unusable("the evaluation's rows have no column prompt_id")
-    share, names = float(dirty.mean()), [str(name) for name in evidence.rows["prompt_id"][dirty]]
+    share, names = float(dirty.mean()), list(prompt_ids(evidence)[dirty])
     listed = f": {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}" if names else ""
     return Check(
         outcome="pass" if share <= limit else "fail",

@@ -1,6 +1,7 @@
 """The policy did not gain by what the reward model fails to see."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, column, number
 from rlhf.gate.findings import against, fact, resampling
 from rlhf.gate.frontier import Place, fit
-from rlhf.gate.records import Check, Interval, Outcome
+from rlhf.gate.records import Check, Interval
 from rlhf.gate.statistics import bootstrap_mean, bootstrap_ratio, length_matched_share
 
 
@@ -45,10 +46,10 @@ def gold_peak(evidence: Evidence, config: GateConfig) -> Check:
     """The policy is not past the peak of its own training, where the proxy goes on rising and what it stands for falls
     (Gao, Schulman, Hilton 2023; Rafailov et al. 2024 find it in DPO too).
 
-    By gold where it is known, else by the referee. Passes where the policy is at most `max_peak_drop` standard errors
-    of their paired difference behind the best policy on the way; fails where the whole interval of that difference lies
-    below zero, or where it is so far behind the peak of R(d) = d (alpha - beta ln d), fitted to the way, that this is
-    more than these standard errors too: a fit of few places alone finds a peak in any plateau.
+    By gold where it is known, else by the referee. The best policy on the way had gained something over SFT: of that
+    the policy may have lost the share `max_peak_drop` and no more, by the whole interval of their paired difference.
+    It fails as well where it has fallen by more than that from the peak of R(d) = d (alpha - beta ln d), fitted to the
+    way: a fit of few places alone finds a peak in any plateau.
     """
     path = evidence.evaluation.get("path")
     if not isinstance(path, Sequence) or not all(isinstance(place, Mapping) for place in path):
@@ -58,23 +59,17 @@ def gold_peak(evidence: Evidence, config: GateConfig) -> Check:
     judge = "gold" if path[-1].get("gold") else "referee"
     places = [Place(*(_interval(place, name) for name in ("kl", "proxy", judge))) for place in path]
     best = max(range(len(path) - 1), key=lambda index: number(path[index], judge, "value"))
-    lead, error = _interval(path[best], "lead", judge), number(path[best], "lead", judge, "error")
-    proxy = number(path[best], "lead", "proxy", "value")
-    allowed = config.limits.max_peak_drop * error
+    gain, proxy = (number(path[best], *keys, "value") for keys in ((judge,), ("lead", "proxy")))
+    allowed = config.limits.max_peak_drop * max(gain, 0.0)
     law = fit([places])
     beyond = law.beyond_peak(places[-1].distance) if law else 0.0
-    outcome: Outcome = "pass" if lead.value >= -allowed else "fail" if lead.high < 0 else "undecided"
-    return Check(
-        outcome="fail" if beyond > allowed else outcome,
-        reason=f"by {judge} the policy is {lead.value:+.3g} ({lead.low:.3g} to {lead.high:.3g}) against the best on "
-        f"its way, {path[best].get('policy')}, and {proxy:+.3g} by the reward model; must not be below {-allowed:.3g}, "
-        f"{config.limits.max_peak_drop:.3g} standard errors"
+    what = f"by {judge} the lead over the best on its way, {path[best].get('policy')}, which had gained {gain:.3g},"
+    check = against(_interval(path[best], "lead", judge), -allowed, config, what, "+.3g", at_least=True)
+    return replace(
+        check,
+        outcome="fail" if beyond > allowed else check.outcome,
+        reason=f"{check.reason}; {proxy:+.3g} by the reward model"
         + (f"; it is {beyond:.3g} past the peak at a KL of {law.peak_kl:.3g}" if law and beyond else ""),
-        value=lead.value,
-        low=lead.low,
-        high=lead.high,
-        n=lead.n,
-        threshold=-allowed,
     )
 
 

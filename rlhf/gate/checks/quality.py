@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unusable, column, judged
+from rlhf.gate.evidence import Evidence, Unusable, column, judged, prompt_ids, texts
 from rlhf.gate.findings import OPPONENTS, against, fact, opponents, resampling, worst
 from rlhf.gate.length_control import length_controlled_win_rate
 from rlhf.gate.records import Check, Interval, Outcome, Part, WinRate
 from rlhf.gate.sequential import confidence_sequence
 from rlhf.gate.statistics import (
     at_least_test,
+    binomial_interval,
     cluster_means,
     detectable_rate,
     exact_win_rate,
@@ -21,6 +22,7 @@ from rlhf.gate.statistics import (
     sign_flip_test,
     win_rate,
 )
+from rlhf.gate.style import style_differences
 
 HEADROOM = 0.25  # of the way to 0 or 1: length control that moves a win rate by less is never extreme (AlpacaEval)
 
@@ -50,15 +52,18 @@ def more_wins_than_luck(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def length_controlled(evidence: Evidence, config: GateConfig) -> Check:
-    """The win rates would be above one half were all answers as long as SFT's, and as the champion's."""
+    """The win rates would be above one half were all answers as long, and as rich in Markdown, as SFT's, and as the
+    champion's."""
     return worst([_at_equal_length(evidence, config, opponent, name) for opponent, name in opponents(evidence)])
 
 
 def _at_equal_length(evidence: Evidence, config: GateConfig, opponent: str, name: str) -> Check:
     longer = column(evidence.rows, "policy_length") - column(evidence.rows, f"{opponent}_length")
     points, confidence = judged(evidence, opponent), family_confidence(evidence, config)
-    interval = length_controlled_win_rate(points, longer, **resampling(evidence, confidence, config))
-    what = f"win rate against {name} at equal length"
+    answers = (texts(evidence.rows, f"{side}_response") for side in ("policy", opponent))
+    style = style_differences(*answers)
+    interval = length_controlled_win_rate(points, longer, style, **resampling(evidence, confidence, config))
+    what = f"win rate against {name} at equal length{' and style' if style.any() else ''}"
     check = against(interval, 0.5, config, what, ".1%", at_least=True, above=True, confidence=confidence)
     plain = float(points.mean())
     room = 1 - plain if interval.value > plain else plain
@@ -75,15 +80,10 @@ def ties(evidence: Evidence, config: GateConfig) -> Check:
     """The judge sees a difference on enough prompts for the others to speak for all."""
 
     def of(opponent: str, name: str) -> Check:
-        share, limit = float((judged(evidence, opponent) == 0.5).mean()), config.limits.max_ties
-        return Check(
-            outcome="undecided" if share > limit else "pass",
-            reason=f"{share:.1%} of the prompts are ties with {name}, must be at most {limit:.1%}",
-            value=share,
-            n=len(judged(evidence, opponent)),
-            threshold=limit,
-            at_least=False,
-        )
+        tied = judged(evidence, opponent) == 0.5
+        share = binomial_interval(int(tied.sum()), len(tied), confidence=config.confidence)
+        check = against(share, config.limits.max_ties, config, f"share of ties with {name}", ".1%", at_least=False)
+        return replace(check, outcome="pass" if check.passed else "undecided")
 
     return worst([of(opponent, name) for opponent, name in opponents(evidence)])
 
@@ -97,13 +97,12 @@ def no_use_case_worse(evidence: Evidence, config: GateConfig) -> Check:
     """
     if absent := _absent(evidence, config):
         return fact(False, "", f"no prompt of {', '.join(absent)}, which gate.slices names")
-    least, clusters = 0.5 - config.limits.max_slice_loss, evidence.rows.get("prompt_id")
+    least, clusters = 0.5 - config.limits.max_slice_loss, prompt_ids(evidence)
     parts, p_values = [], []
     for opponent, opposed in opponents(evidence):
         points = judged(evidence, opponent)
         for name, chosen in _slices(evidence, config):
-            owners = None if clusters is None else clusters[chosen]
-            found = exact_win_rate(points[chosen], confidence=config.confidence, clusters=owners)
+            found = exact_win_rate(points[chosen], confidence=config.confidence, clusters=clusters[chosen])
             parts.append(Part(f"{name} against {opposed}", found.value, found.low, found.high, found.n))
             p_values.append(at_least_test(found.value * found.n, found.n, least))
     adjusted = holm(np.array(p_values))
@@ -152,7 +151,7 @@ def family_confidence(evidence: Evidence, config: GateConfig) -> float:
 
 def _better(evidence: Evidence, config: GateConfig, opponent: str) -> Check:
     rate, family = measured_win_rate(evidence, config, opponent), family_confidence(evidence, config)
-    prompts = len(cluster_means(judged(evidence, opponent), evidence.rows.get("prompt_id")))
+    prompts = len(cluster_means(judged(evidence, opponent), prompt_ids(evidence)))
     interval = Interval(rate.value, rate.low, rate.high, prompts)
     check = against(
         interval,
@@ -173,7 +172,7 @@ def _better(evidence: Evidence, config: GateConfig, opponent: str) -> Check:
 
 
 def _once(evidence: Evidence, config: GateConfig, opponent: str) -> Check:
-    differences = 2 * cluster_means(judged(evidence, opponent), evidence.rows.get("prompt_id")) - 1
+    differences = 2 * cluster_means(judged(evidence, opponent), prompt_ids(evidence)) - 1
     alpha = (1 - family_confidence(evidence, config)) / 2
     better, worse = (
         sign_flip_test(sign * differences, resamples=config.bootstrap, seed=evidence.seed) for sign in (1, -1)
@@ -191,7 +190,7 @@ def _once(evidence: Evidence, config: GateConfig, opponent: str) -> Check:
 
 def _at_any_time(evidence: Evidence, config: GateConfig, opponent: str) -> Check:
     points, confidence = judged(evidence, opponent), family_confidence(evidence, config)
-    interval = confidence_sequence(points, confidence=confidence, clusters=evidence.rows.get("prompt_id"))
+    interval = confidence_sequence(points, confidence=confidence, clusters=prompt_ids(evidence))
     what = f"win rate against {OPPONENTS[opponent]} by people, however often it is looked at,"
     return against(interval, 0.5, config, what, ".1%", at_least=True, above=True, confidence=confidence)
 
@@ -219,7 +218,9 @@ def _slices(evidence: Evidence, config: GateConfig) -> list[tuple[str, NDArray[n
             or 0 < counts[order[:pooled]].sum() < config.limits.min_slice
         ):
             pooled += 1
-        found += [(str(value), rows == value) for value in values[np.sort(order[pooled:])]]
+        found += [
+            (f"{name} {value}" if value else f"no {name}", rows == value) for value in values[np.sort(order[pooled:])]
+        ]
         if pooled:
             found.append((f"any other {name}", np.isin(rows, values[order[:pooled]])))
     return found
