@@ -66,7 +66,7 @@ class Stage:
         self.code = code
         self.key = receipt.stage_key(self.name, code, self.params, self.inputs)
         self.work = workspace / ".work" / self.key
-        self.work.mkdir(parents=True, exist_ok=True)
+        durable.make_private(self.work)
         self._spec = spec
         self._events = events
         self._journal: Journal | None = None
