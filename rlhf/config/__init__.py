@@ -132,7 +132,7 @@ def _path_in_file(loc: tuple[str | int, ...], raw: Any) -> tuple[list[str], Any]
             value = value[part]
         elif isinstance(value, dict) and part in value:
             value = value[part]
-        elif position < len(loc) - 1:
+        elif position < len(loc) - 1 or (isinstance(value, dict) and value.get("kind") == part):
             continue
         path.append(str(part))
     return path, value
