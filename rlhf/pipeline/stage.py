@@ -294,6 +294,7 @@ def clear_checkpoints(workspace: Path, spec: StageSpec) -> None:
 
 def _prepare_process() -> None:
     os.environ.update(ENVIRONMENT)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # it holds every secret
     die_with_parent()
     keep_freed_memory()
     leave_out_loaded()
