@@ -164,7 +164,7 @@ def _is_closed_to_others(workspace: Path, ports: dict[str, int]) -> None:
     assert (
         _status(ports["mlflow"], "POST", "/api/2.0/mlflow/registered-models/create", json_body, '{"name": "x"}') == 200
     )
-    source = '{"name": "x", "source": "file:///etc"}'
+    source = '{"name": "x", "source": "s3://elsewhere/model"}'
     assert _status(ports["mlflow"], "POST", "/api/2.0/mlflow/model-versions/create", json_body, source) == 400
     private = [workspace / ".rlhf", workspace / ".rlhf/prefect", workspace / "mlflow.db"]
     assert [path for path in private if path.stat().st_mode & 0o077] == []
