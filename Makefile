@@ -1,8 +1,9 @@
 # make run: set up and run the pipeline.  make test: set up and run the tests.
 # make bench: measure against TRL, and what the pipeline costs.
 # make vllm: add vLLM, for `decoding.engine: vllm` in params.yaml, on a machine with a GPU.
+# make audit: known holes in what is installed.
 # Needs Python 3.11 or newer, git and make.
-.PHONY: setup run test bench vllm check lock clean
+.PHONY: setup run test bench vllm check audit lock clean
 .DEFAULT_GOAL := run
 
 VENV := .venv
@@ -10,6 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 ORACLE := $(VENV)/.oracle
 PPO_ORACLE := $(VENV)/trl-1.12
+AUDIT := $(VENV)/audit
 LOG := $(VENV)/setup.log
 PIP = $(BIN)/python -m pip install --no-input --disable-pip-version-check -q
 ARGS ?=
@@ -67,6 +69,13 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m rlhf.pipeline.fingerprint --check
+
+# By PyPA's pip-audit, in a place of its own. It asks for advisories; a package that it could not ask about is an error.
+audit: setup
+	@test -x $(AUDIT)/bin/pip-audit || { $(BIN)/python -m venv $(AUDIT) && \
+	  $(AUDIT)/bin/python -m pip install --no-input --disable-pip-version-check -q pip-audit==2.10.1; }
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock -r torch.lock $(ARGS) || \
+	  { echo "error: the lines above name what has a hole, or what could not be looked up" >&2; exit 1; }
 
 # After a change of dependencies: install them into .venv, then write down what is proven to work together, with the
 # hashes of every file that the registry has of it. torch has none: which build of it is right depends on the machine.

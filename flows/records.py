@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rlhf import durable
 from rlhf.errors import Exit
 from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.fingerprint import ROOT
@@ -111,7 +112,7 @@ def _row(check: dict[str, Any]) -> str:
 def log_file(workspace: Path, name: str) -> Path:
     """Where the output of a process of the run goes."""
     file = workspace / ".rlhf" / "logs" / f"{name}.log"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_private(file.parent)
     return file
 
 
@@ -126,6 +127,7 @@ def _module(
         stdin=stdin or subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
+        umask=0o077,  # the store that it makes is this user's alone
         start_new_session=True,  # Ctrl-C is for the run, which then ends this one in order
     )
 

@@ -11,6 +11,13 @@ from rlhf.failpoints import reach
 PARTIAL = ".partial-"  # how the name of what is being written begins; no stage reads it and DVC ignores it
 
 
+def make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, into which nobody but its owner looks."""
+    if not directory.parent.exists():
+        make_private(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
 def partial(target: Path) -> Path:
     """The hidden name beside `target` under which it is written. One writer at a time: stages hold a lock."""
     return target.with_name(f"{PARTIAL}{target.name}")

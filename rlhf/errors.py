@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from rlhf.secrets import redact
+
 
 class Exit(IntEnum):
     """Exit codes of stages and of `rlhf`. Only RETRYABLE, OUT_OF_MEMORY and PREEMPTED are retried."""
@@ -24,9 +26,12 @@ RETRIED = frozenset({Exit.RETRYABLE, Exit.OUT_OF_MEMORY, Exit.PREEMPTED})
 
 
 class UserError(Exception):
-    """A fault that the user can mend. Its text is shown as it is, without a traceback."""
+    """A fault that the user can mend. Its text is shown as it is, without a traceback; no secret is in it."""
 
     exit = Exit.FAILED
+
+    def __init__(self, text: str) -> None:
+        super().__init__(redact(text))
 
 
 class ConfigError(UserError):

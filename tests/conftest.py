@@ -19,6 +19,8 @@ import pytest
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.graph import StageSpec, load_graph
 from rlhf.pipeline.stage import Stage
+from rlhf.services import servers
+from rlhf.services.servers import PREFECT
 
 TOY = Path(__file__).parent / "pipeline" / "toy"
 ROOT = Path(__file__).parent.parent
@@ -90,16 +92,19 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",  # schedules that tests make are planned at once
-        "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",  # shared: a new one costs seconds of migrations
     }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     with open(home / "server.log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            servers.command(PREFECT, home, port),
+            env=servers.environment(PREFECT, home, port) | environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         _wait_for_health(url, server, home / "server.log")
         from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings

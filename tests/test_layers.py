@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"errors", "durable", "failpoints", "manifest", "garbage", "config", "serving"}  # what any room may use
+FOUNDATION = {
+    "errors",
+    "durable",
+    "failpoints",
+    "secrets",
+    "telemetry",
+    "manifest",
+    "garbage",
+    "config",
+    "serving",
+}  # what any room may use
 ORDER = ["objectives", "models", "batching", "rollouts", "training", "algorithms", "evaluation", "gate"]
 TENSORS = {"torch", "transformers", "accelerate", "safetensors", "peft", "tokenizers", "numpy"}
 

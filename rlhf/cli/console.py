@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from rlhf import telemetry
 from rlhf.errors import ConfigError, DiskFull, UserError
 
 out = Console(highlight=False, markup=False, emoji=False)  # what models and people wrote is shown as it is
@@ -85,11 +86,9 @@ def print_json(value: Any) -> None:
 def quiet_libraries() -> None:
     """Keep the libraries that commands load from talking and from calling home. What the user has set stays."""
     for name, value in {
-        "DO_NOT_TRACK": "1",
+        **telemetry.OFF,
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # not pickle, which runs what it reads
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
     }.items():

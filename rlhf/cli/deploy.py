@@ -7,6 +7,7 @@ from rich.text import Text
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, err, find_workspace, out, print_json
 from rlhf.errors import Exit
+from rlhf.secrets import redact
 
 
 def deploy(
@@ -25,11 +26,11 @@ def deploy(
 
         names = deployments.deploy(directory, activate=activate)
     if as_json:
-        print_json({"deployments": names, "active": activate, "prefect": prefect.address})
+        print_json({"deployments": names, "active": activate, "prefect": redact(prefect.address)})
         return
     for name in names:
         out.print(Text(f"{name}  schedule {'on' if activate else 'off'}"), soft_wrap=True)
-    command = f"PREFECT_API_URL={prefect.address} prefect worker start --pool {deployments.POOL}"
+    command = f"PREFECT_API_URL={redact(prefect.address)} prefect worker start --pool {deployments.POOL}"
     out.print(Text(f"Scheduled runs need a worker: {command}"), soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
 from rlhf.errors import ConfigError, Exit, UserError
+from rlhf.secrets import is_secret, redact
 
 FREE = 2e9  # bytes of disk under which a run of the small world may not end
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
@@ -104,6 +105,12 @@ def _dvc(workspace: Path) -> Iterator[Finding]:
         return
     remotes = (_said(sys.executable, "-m", "dvc", "--cd", str(workspace), "remote", "list") or "").split("\n")
     named = ", ".join(line.split()[0] for line in remotes if line.strip())
+    config = workspace / ".dvc" / "config"
+    if config.is_file() and _holds_secret(config.read_text(encoding="utf-8")):
+        remedy = (
+            "Move it to .dvc/config.local, which git does not know: dvc remote modify --local NAME password PASSWORD"
+        )
+        yield Finding("DVC", "bad", f"{config} holds a password, and git keeps that file", remedy)
     yield Finding("DVC", "good", f"remotes: {named}" if named else "no remote: outputs stay on this machine")
 
 
@@ -148,9 +155,9 @@ def _services(workspace: Path) -> Iterator[Finding]:
             trouble = server.trouble(address)
             remedy = f"Start it, or unset {server.setting}" if elsewhere else "Start it again: rlhf down, rlhf up"
             yield (
-                Finding(server.title, "bad", f"{address}: {trouble}", remedy)
+                Finding(server.title, "bad", redact(f"{address}: {trouble}"), remedy)
                 if trouble
-                else Finding(server.title, "good", f"answers at {server.pages(address)}")
+                else Finding(server.title, "good", f"answers at {redact(server.pages(address))}")
             )
         elif is_free(server.usual_port):
             yield Finding(server.title, "good", f"not started; port {server.usual_port} is free")
@@ -193,6 +200,13 @@ def _code(workspace: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding("code", "good", f"{CODE} is fresh")
+
+
+def _holds_secret(config: str) -> bool:
+    """Whether a file of DVC's settings has a password, in an address or by itself. `ask_password = true` is none."""
+    settings = (line.partition("=") for line in config.splitlines())
+    named = any(is_secret(name.strip()) and value.strip() not in ("true", "false") for name, _, value in settings)
+    return named or redact(config) != config
 
 
 def _said(*command: str) -> str | None:

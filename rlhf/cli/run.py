@@ -11,6 +11,7 @@ from rich.text import Text
 from rlhf.cli.console import INTERRUPTED, JsonOption, WorkspaceOption, err, find_workspace, out, print_json
 from rlhf.errors import Exit, UserError
 from rlhf.garbage import loading
+from rlhf.secrets import redact
 
 if TYPE_CHECKING:
     from flows.results import RunResult
@@ -98,7 +99,7 @@ def _show_end(result: "RunResult", directory: Path, prefect: "Service") -> None:
         "gate": str(directory / "reports" / "gate.html"),
         "report": str(directory / "reports" / "report.html"),
         "Prefect": prefect.pages,
-        "MLflow": MLFLOW.elsewhere() or mlflow or "start its pages: rlhf up",
+        "MLflow": redact(MLFLOW.elsewhere() or mlflow or "start its pages: rlhf up"),
         "lineage": "rlhf lineage",
         "talk": "rlhf chat",
     }.items():

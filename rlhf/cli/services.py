@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, err, find_workspace, out, print_json
+from rlhf.secrets import redact
 
 
 def up(
@@ -28,7 +29,7 @@ def up(
     with err.status("Starting the services") as status:
         services = start(directory, {"prefect": prefect_port, "mlflow": mlflow_port}, status.update)
     if as_json:
-        print_json({service.server.name: service.address for service in services})
+        print_json({service.server.name: redact(service.address) for service in services})
         return
     for service in services:
         named = "" if service.process else f" (named by {service.server.setting})"

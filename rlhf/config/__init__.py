@@ -23,6 +23,7 @@ from rlhf.config.training import (
 )
 from rlhf.config.world import WorldConfig
 from rlhf.errors import ConfigError
+from rlhf.secrets import is_secret, redact
 
 
 class Config(Section):
@@ -53,6 +54,7 @@ def load_config(path: Path) -> Config:
 def load_promotion(path: Path) -> PromotionConfig:
     """The section `promotion` of params.yaml alone: a promotion asks nothing of the rest. Raises as `load_config`."""
     raw = _read(path)
+    _refuse_secrets(raw, str(path))
     try:
         return PromotionConfig.model_validate(raw.get("promotion"))
     except ValidationError as error:
@@ -62,6 +64,7 @@ def load_promotion(path: Path) -> PromotionConfig:
 
 def parse_config(raw: dict[str, Any], name: str) -> Config:
     """Validate the sections of `raw`; `name` is where they came from, for messages."""
+    _refuse_secrets(raw, name)
     try:
         return Config.model_validate(_tuples(raw), strict=True)
     except ValidationError as error:
@@ -81,6 +84,22 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _refuse_secrets(value: Any, file: str, key: str = "") -> None:
+    """Raises ConfigError for a text below `key` that holds a password or a secret of the environment."""
+    if isinstance(value, dict | list):
+        for name, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_secrets(entry, file, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str) and redact(value) != value:
+        raise ConfigError(f"{file}: {_no_secret(key)}")
+
+
+def _no_secret(key: str) -> str:
+    return (
+        f"`{key}` holds a secret, which would go from here to git, DVC and MLflow. Take it out and give it by the "
+        "environment: HF_TOKEN for the hub, and for a judge a variable whose name, in capitals, is evaluate.judge.key"
+    )
+
+
 def _tuples(value: Any) -> Any:
     """YAML has no tuples: `betas` arrives as a list, which strict validation would refuse."""
     if isinstance(value, dict):
@@ -92,6 +111,8 @@ def _explain(entry: Any, raw: dict[str, Any]) -> str:
     """One line for one of pydantic's errors: the key as it stands in the file, what is wrong, what it may be."""
     path, value = _path_in_file(entry["loc"], raw)
     key = ".".join(path)
+    if is_secret(path[-1]) and entry["type"] in ("extra_forbidden", "string_pattern_mismatch"):
+        return _no_secret(key)
     if entry["type"] == "extra_forbidden":
         near = get_close_matches(path[-1], _known_keys(entry["loc"][:-1]), n=1, cutoff=0.6)
         return f"unknown key `{key}`" + (f"; did you mean `{'.'.join([*path[:-1], near[0]])}`?" if near else "")
@@ -111,7 +132,7 @@ def _path_in_file(loc: tuple[str | int, ...], raw: Any) -> tuple[list[str], Any]
             value = value[part]
         elif isinstance(value, dict) and part in value:
             value = value[part]
-        elif position < len(loc) - 1:
+        elif position < len(loc) - 1 or (isinstance(value, dict) and value.get("kind") == part):
             continue
         path.append(str(part))
     return path, value

@@ -1,5 +1,6 @@
 """Sections of the data stages: collect, validate, label."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -8,7 +9,7 @@ from rlhf.config.section import CRITERION, Section, Share
 
 Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs", "prompts", "texts"]
 
-
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # neither an address nor a path that leads out of here
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]  # a branch or a tag moves; a commit does not
 
 Criterion = Annotated[str, Field(pattern=f"^{CRITERION}$")]
@@ -42,6 +43,8 @@ class HubData(Section):
 
     @model_validator(mode="after")
     def _names_a_split(self) -> "HubData":
+        if self.revision and not _HUB_ID.fullmatch(self.path):
+            raise ValueError(f"`path` is {self.path!r}, which is no id of the hub, such as owner/name")
         if self.revision and not self.split:
             raise ValueError("`split` is null; a data set of the hub needs one, such as train")
         return self

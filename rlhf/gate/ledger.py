@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
+from rlhf import durable
 from rlhf.errors import Busy, DataError, GateRefused
 
 LEDGER = ".rlhf/ledger.db"  # in a workspace
@@ -147,7 +148,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_private(self.path.parent)
         with closing(sqlite3.connect(self.path, timeout=10.0, isolation_level=None)) as connection:
             self._prepare(connection)
             try:

@@ -47,7 +47,12 @@ class EndpointJudge:
         self._stopped = threading.Event()
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         with (
-            httpx.Client(headers=headers, timeout=self._config.timeout) as client,
+            httpx.Client(
+                headers=headers,
+                timeout=self._config.timeout,
+                follow_redirects=False,  # the key is for this server alone
+                trust_env=not self._config.is_local,  # no proxy between two programs of one machine
+            ) as client,
             ThreadPoolExecutor(self._config.parallel) as pool,
         ):
             replies = [pool.submit(self._reply, client, one) for one in comparisons]

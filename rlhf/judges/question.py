@@ -21,7 +21,7 @@ RULES = (
     "[[C]] if they are equally good"
 )
 _VERDICTS: dict[str, Verdict] = {"A": "first", "B": "second", "C": "tie"}
-_END = re.compile(r"\[\[([ABC])\]\][\s*_.`]*\Z")
+_END = re.compile(r"(?:\[\[[ABC]\]\][\s*_.`]*)+\Z")
 
 
 def question(comparison: Comparison) -> list[dict[str, str]]:
@@ -35,6 +35,7 @@ def question(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def read_verdict(reply: str) -> Verdict | None:
-    """The verdict with which a reply ends; None where it ends otherwise."""
+    """The verdict with which a reply ends; None where it ends otherwise, or with two that differ."""
     found = _END.search(reply)
-    return _VERDICTS[found[1]] if found else None
+    letters = set(re.findall("[ABC]", found[0])) if found else set()
+    return _VERDICTS[letters.pop()] if len(letters) == 1 else None

@@ -7,7 +7,9 @@ import sys
 import traceback
 from pathlib import Path
 
+from rlhf import durable
 from rlhf.errors import Exit, UserError
+from rlhf.secrets import redact
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 DEBUG = "RLHF_DEBUG"
@@ -53,12 +55,12 @@ def _disk_message(error: BaseException, workspace: Path) -> str:
 
 def _log_traceback(error: BaseException, stage: str, workspace: Path) -> str:
     """Append the traceback to the stage's log; return where it is, in words."""
-    text = "".join(traceback.format_exception(error))
+    text = redact("".join(traceback.format_exception(error)))
     if os.environ.get(DEBUG) == "1":
         sys.stderr.write(text)
     log = workspace / ".rlhf" / "logs" / f"{stage}.log"
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_private(log.parent)
         with open(log, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as fault:
@@ -67,4 +69,4 @@ def _log_traceback(error: BaseException, stage: str, workspace: Path) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
+    return (redact(str(error)).strip().splitlines() or ["no message"])[0]

@@ -5,17 +5,18 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from rlhf import durable
 from rlhf.errors import Busy
 
 
 @contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
     """Hold the lock on `path` and leave in it who does. Raises Busy, which names the holder of `what`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_private(path.parent)
     with open(path, "a+", encoding="utf-8") as file:
         if not _try(file.fileno()):
             file.seek(0)
@@ -31,7 +32,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
 
 def take_first(paths: list[Path]) -> tuple[int, int]:
     """Wait for the lock of any one of `paths`; return its place in the list and the descriptor that holds it."""
-    descriptors = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666) for path in paths]
+    descriptors = [_open_shared(path) for path in paths]
     while True:
         for place, descriptor in enumerate(descriptors):
             if _try(descriptor):
@@ -39,6 +40,16 @@ def take_first(paths: list[Path]) -> tuple[int, int]:
                     os.close(other)
                 return place, descriptor
         time.sleep(0.5)  # flock cannot wait for several files at once
+
+
+def _open_shared(path: Path) -> int:
+    """A lock file of all users of the machine: the first makes it, none writes into it, and no link is followed."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(FileExistsError):
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+        os.fchmod(descriptor, 0o644)  # whatever the umask
+        return descriptor
+    return os.open(path, flags)
 
 
 def _try(descriptor: int) -> bool:

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import psutil
 
+from rlhf import telemetry
 from rlhf.errors import Exit
 from rlhf.garbage import loading
 from rlhf.pipeline.lock import take_first
@@ -25,10 +26,8 @@ from rlhf.pipeline.lock import take_first
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh", "mksh", "ash", "busybox"}
-ENVIRONMENT = {
+ENVIRONMENT = telemetry.OFF | {
     "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",  # kernels that it keeps, up to a megabyte each
 }
 

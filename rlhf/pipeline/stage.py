@@ -66,7 +66,7 @@ class Stage:
         self.code = code
         self.key = receipt.stage_key(self.name, code, self.params, self.inputs)
         self.work = workspace / ".work" / self.key
-        self.work.mkdir(parents=True, exist_ok=True)
+        durable.make_private(self.work)
         self._spec = spec
         self._events = events
         self._journal: Journal | None = None
@@ -294,6 +294,7 @@ def clear_checkpoints(workspace: Path, spec: StageSpec) -> None:
 
 def _prepare_process() -> None:
     os.environ.update(ENVIRONMENT)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # it holds every secret
     die_with_parent()
     keep_freed_memory()
     leave_out_loaded()

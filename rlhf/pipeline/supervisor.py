@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf import durable
 from rlhf.errors import Exit
 from rlhf.pipeline.events import EVENTS
 from rlhf.pipeline.fingerprint import ROOT
 from rlhf.pipeline.graph import StageSpec
 from rlhf.pipeline.process import ENVIRONMENT
 from rlhf.pipeline.stage import RUN
+from rlhf.secrets import redact
 
 State = Literal["ran", "restored", "skipped"]
 Progress = Callable[[int, int, str], None]  # done, total, label
@@ -57,7 +59,7 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
     limit = float(spec.meta.get("timeout", "inf"))
     with _repro(spec.name, workspace, run, log, listener) as (process, begins):
         cause = _wait(process, listener, started + limit, stop)
-    said = _ANSI.sub("", log.read_bytes()[begins:].decode("utf-8", "replace"))
+    said = redact(_ANSI.sub("", log.read_bytes()[begins:].decode("utf-8", "replace")))
     if cause == "time":
         code = Exit.FAILED
         message = (
@@ -74,7 +76,7 @@ class _Listener:
     """The reader of a stage's events, and what they have told so far."""
 
     def __init__(self, file: Path, on_progress: Progress) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_private(file.parent)
         file.write_bytes(b"")
         self.file = file
         self.pid: int | None = None
@@ -113,7 +115,7 @@ def _repro(
     """DVC at work on one stage, and where its output begins in `log`. On the way out nothing of it is left alive."""
     dvc = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]  # without waiting, parallel stages lose work
     command = [sys.executable, "-m", "rlhf.pipeline.process", str(os.getpid()), *dvc]
-    log.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_private(log.parent)
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command,
@@ -133,11 +135,15 @@ def _repro(
 
 
 def _environment(events: Path, run: str) -> dict[str, str]:
-    """The environment of a stage: this Python first in PATH, this project's packages before those of the workspace."""
+    """The environment of a stage: this Python first in PATH, this project's packages before those of the workspace.
+
+    A stage asks neither Prefect nor MLflow, and is not given what opens them.
+    """
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     packages = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {"PATH": path, "PYTHONPATH": packages, "PYTHONSAFEPATH": "1", "SHELL": "/bin/sh"}
-    return {**os.environ, **ENVIRONMENT, **own, EVENTS: str(events), RUN: run}
+    return {**given, **ENVIRONMENT, **own, EVENTS: str(events), RUN: run}
 
 
 def _wait(

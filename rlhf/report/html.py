@@ -19,6 +19,8 @@ from rlhf.report.summary import Kl, Row, Summary, flatten, read_json, summarize
 from rlhf.report.text import title, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
+# What a browser may do with a page: show it, in its own styles. Nothing runs, is fetched, or is sent.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def page(template: str, figures: Iterable[plots.Figure], **values: object) -> st
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    environment.globals["policy"] = POLICY
     environment.filters |= {"percent": percent, "number": number, "title": title, "visible": visible}
     pictures = [(figure, markupsafe.Markup(figure.svg)) for figure in figures]
     return environment.get_template(template).render(figures=pictures, **values)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rlhf import durable
 from rlhf.errors import ServiceError
 from rlhf.pipeline.lock import hold
+from rlhf.secrets import redact
 from rlhf.services.ports import choose, variable
 from rlhf.services.processes import POLL, Process, start
 from rlhf.services.servers import PREFECT, SERVERS, Server, command, environment, is_new, prefect_home
@@ -30,8 +31,8 @@ class Service:
 
     @property
     def pages(self) -> str:
-        """Address for a browser."""
-        return self.server.pages(self.address)
+        """Address for a browser, without a password."""
+        return redact(self.server.pages(self.address))
 
 
 def up(
@@ -127,11 +128,10 @@ def _start(server: Server, workspace: Path, wanted: Mapping[str, int | None]) ->
     for service in recorded(workspace):
         if service.server is server and service.process:
             service.process.stop()  # it runs but does not answer
-    address = server.address(port)
     process = start(
-        command(server, workspace, port), environment(server, workspace, address), workspace, _log(workspace, server)
+        command(server, workspace, port), environment(server, workspace, port), workspace, _log(workspace, server)
     )
-    return Service(server, address, process, fresh=True)
+    return Service(server, server.address(port), process, fresh=True)
 
 
 def _wanted(server: Server, wanted: Mapping[str, int | None]) -> int | None:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf import durable
+
 CLOCK = 2.0  # seconds by which the start of a process may differ when the machine's clock is corrected
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.05
@@ -63,7 +65,7 @@ def start(command: list[str], environment: Mapping[str, str], directory: Path, l
     """Start a process that outlives this one; what it prints goes to `log`, which is begun anew."""
     import psutil
 
-    log.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_private(log.parent)
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command,
@@ -73,5 +75,6 @@ def start(command: list[str], environment: Mapping[str, str], directory: Path, l
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=0o077,  # what it stores is this user's alone
         )
     return Process(process.pid, psutil.Process(process.pid).create_time())

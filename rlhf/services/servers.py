@@ -6,17 +6,22 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from rlhf import telemetry
+from rlhf.pipeline.fingerprint import ROOT
 from rlhf.services.ports import HOST
 
-SETTINGS = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+SETTINGS = telemetry.OFF | {
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # not pickle, which runs what it reads
+    "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     # the default forgets who holds a slot when the server dies, and the slot stays taken for ever
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": r"\Amodels:/m-[0-9a-f]{32}\Z",  # as our registry makes them
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine processes less
     "PYTHONWARNINGS": "ignore",
 }
@@ -50,7 +55,9 @@ class Server:
         if not address.startswith(("http://", "https://")):
             return None  # a database: there is no server to ask
         try:
-            with _opener(address).open(address.rstrip("/") + self.health, timeout=seconds):
+            place = urlsplit(address)
+            open_to_all = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()  # health asks for no password
+            with _opener(address).open(open_to_all.rstrip("/") + self.health, timeout=seconds):
                 return None
         except urllib.error.HTTPError as error:
             return None if error.code in (401, 403) else f"it answers with HTTP status {error.code}"
@@ -65,18 +72,35 @@ SERVERS = (PREFECT, MLFLOW)
 
 def command(server: Server, workspace: Path, port: int) -> list[str]:
     """The command line that starts a server of the workspace."""
-    place = ["--host", HOST, "--port", str(port)]
     if server is PREFECT:
-        return [sys.executable, "-m", "prefect", "server", "start", *place]
+        return [sys.executable, "-m", "flows.guarded", str(port)]
+    place = ["--host", HOST, "--port", str(port), "--allowed-hosts", ",".join(_names(port))]
+    origins = ["--cors-allowed-origins", _origins(port)]
     store = ["--backend-store-uri", f"sqlite:///{workspace}/mlflow.db"]
     artifacts = ["--artifacts-destination", (workspace / "mlartifacts").as_uri()]
-    return [sys.executable, "-m", "mlflow", "server", *place, "--workers", "1", *store, *artifacts]
+    return [sys.executable, "-m", "mlflow", "server", *place, *origins, "--workers", "1", *store, *artifacts]
 
 
-def environment(server: Server, workspace: Path, address: str) -> dict[str, str]:
+def environment(server: Server, workspace: Path, port: int) -> dict[str, str]:
     """The environment of a server of the workspace."""
-    own = {server.setting: address, "PREFECT_HOME": str(prefect_home(workspace))}
+    own = {
+        server.setting: server.address(port),
+        "PREFECT_HOME": str(prefect_home(workspace)),
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": _origins(port),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONSAFEPATH": "1",  # modules of the workspace are none of the server's
+    }
     return {**os.environ, **SETTINGS, **own}
+
+
+def _names(port: int) -> list[str]:
+    """What a request may call a server of this machine."""
+    return [f"{name}:{port}" for name in (HOST, "localhost")]
+
+
+def _origins(port: int) -> str:
+    """Whose pages may ask a server of this machine: its own."""
+    return ",".join(f"http://{name}" for name in _names(port))
 
 
 def prefect_home(workspace: Path) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rlhf import durable
 from rlhf.errors import Busy, DataError
 
 SYNC_SECONDS = 1.0  # a machine that loses power loses at most the lines of this long
@@ -34,7 +35,7 @@ class Journal:
 
         Raises Busy when another process writes it, DataError when a line in the middle is damaged.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_private(path.parent)
         self.path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         try:

@@ -3,7 +3,6 @@
 import fcntl
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf import durable, telemetry
 from rlhf.errors import Busy, ServiceError
+from rlhf.secrets import redact
 from rlhf.tracking.sent import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # A server that is down must cost seconds: by default one call blocks for four minutes.
-_ENVIRONMENT = {
+_ENVIRONMENT = telemetry.OFF | {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -75,11 +74,11 @@ def reaching(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = redact(str(error)).strip().splitlines()[0][:300]
         raise ServiceError(
-            f"MLflow at {_without_password(uri)} does not take the records: {_without_password(reason)}. "
+            f"MLflow at {uri} does not take the records: {reason}. "
             "Nothing is lost: start the server (`rlhf up`) or correct MLFLOW_TRACKING_URI, then run `rlhf sync`"
-        ) from error
+        ) from None
 
 
 @contextmanager
@@ -116,7 +115,7 @@ def registering(workspace: Path) -> AbstractContextManager[None]:
 @contextmanager
 def locked(path: Path, seconds: float, what: str) -> Iterator[None]:
     """Hold the kernel's lock on `path`, waiting for it at most `seconds`. Raises Busy, saying `what` another does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_private(path.parent)
     deadline = time.monotonic() + seconds
     with open(path, "ab") as file:
         while True:
@@ -149,7 +148,3 @@ def _experiment(client: "MlflowClient", name: str, workspace: Path) -> str:
             f"{experiment.experiment_id}`), or set RLHF_EXPERIMENT to another name"
         )
     return experiment.experiment_id
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"://[^/@\s]+@", "://***@", text)

@@ -133,3 +133,19 @@ def test_no_champion_yet(rlhf: Callable[..., Result], small_world: Path) -> None
         result = rlhf(command, "-C", small_world)
         assert result.exit_code == 11
         assert "no champion yet" in result.stderr
+
+
+def test_an_address_is_shown_without_its_password(
+    rlhf: Callable[..., Result], small_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"http://me:sesame@127.0.0.1:{free_port()}/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:sesame@localhost.invalid")
+    (small_world / ".dvc/config").write_text("['remote \"far\"']\n    url = https://me:sesame@far.invalid/x\n")
+    seen = rlhf("doctor", "-C", small_world)
+    ended = rlhf("run", "-C", small_world)
+    assert (seen.exit_code, ended.exit_code) == (10, 14)
+    assert "me:***@127.0.0.1" in ended.stderr
+    assert "http://me:***@localhost.invalid: it does not answer" in seen.stdout
+    assert "http://me:***@127.0.0.1" in seen.stdout
+    assert "config holds a password, and git keeps that file" in seen.stdout
+    assert "sesame" not in seen.output + ended.output

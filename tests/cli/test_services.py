@@ -1,5 +1,6 @@
 """`rlhf up` and `rlhf down` with the real servers, and what they must never stop."""
 
+import http.client
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from typer.testing import Result
 
+from rlhf import telemetry
 from rlhf.services.local import down, recorded
 from rlhf.services.ports import choose, is_free
 from rlhf.services.processes import Process, start
@@ -95,6 +97,7 @@ def test_up_and_down(small_world: Path, rlhf: Callable[..., Result]) -> None:
         assert before.keys() == ports.keys()
         assert json.loads(rlhf(*up).stdout) == addresses
         assert {service.server.name: service.process for service in recorded(small_world)} == before
+        _is_closed_to_others(small_world, ports)
         moved = rlhf(*up, "--mlflow-port", free_port())
         assert moved.exit_code == 14
         assert "rlhf down" in moved.stderr
@@ -117,6 +120,63 @@ def test_up_and_down(small_world: Path, rlhf: Callable[..., Result]) -> None:
     assert [s for s in services if s.process and s.process.alive()] == []
     assert all(is_free(port) for port in ports.values())
     assert "No server" in rlhf("down", "-C", small_world).output
+
+
+OTHER = "http://evil.example"
+OPENING = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+POSTED = {
+    "prefect": ("/api/flows/filter", "{}"),
+    "mlflow": ("/api/2.0/mlflow/experiments/search", '{"max_results": 1}'),
+}
+
+
+def _is_closed_to_others(workspace: Path, ports: dict[str, int]) -> None:
+    """Servers listen on loopback, take nothing from other sites, call nobody, and keep what they store private."""
+    for service in recorded(workspace):
+        process = psutil.Process(_pid(service.process))
+        family = [process, *process.children(recursive=True)]
+        sockets = [c for member in family for c in member.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        assert {c.laddr.ip for c in sockets} == {"127.0.0.1"}
+        assert all(telemetry.OFF.items() <= member.environ().items() for member in family)
+
+        name, port = service.server.name, ports[service.server.name]
+        path, body = POSTED[name]
+        json_body = {"Content-Type": "application/json"}
+        own = f"http://127.0.0.1:{port}"
+        assert _status(port, "GET", "/", {"Host": "evil.example"}) == 403
+        assert _status(port, "GET", "/", {"Host": f"evil.example:{port}"}) == 403
+        assert _status(port, "GET", "/", {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}) == 200
+        assert _status(port, "POST", path, {**json_body, "Origin": OTHER}, body) == 403
+        expected = 403 if name == "prefect" else 200  # Prefect wants a token of its own pages, too
+        assert _status(port, "POST", path, {**json_body, "Origin": own}, body) == expected
+    assert _status(ports["prefect"], "GET", "/api/events/in", {**OPENING, "Origin": OTHER}) == 403
+    assert (
+        _status(
+            ports["prefect"], "GET", "/api/events/in", {**OPENING, "Origin": f"http://localhost:{ports['prefect']}"}
+        )
+        == 101
+    )
+    assert (
+        _status(ports["mlflow"], "POST", "/api/2.0/mlflow/registered-models/create", json_body, '{"name": "x"}') == 200
+    )
+    source = '{"name": "x", "source": "s3://elsewhere/model"}'
+    assert _status(ports["mlflow"], "POST", "/api/2.0/mlflow/model-versions/create", json_body, source) == 400
+    private = [workspace / ".rlhf", workspace / ".rlhf/prefect", workspace / "mlflow.db"]
+    assert [path for path in private if path.stat().st_mode & 0o077] == []
+
+
+def _status(port: int, method: str, path: str, headers: dict[str, str], body: str | None = None) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, body, headers)
+    try:
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def _abandon_slot(address: str) -> str:

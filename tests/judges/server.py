@@ -23,6 +23,7 @@ class Server:
     asked: list[dict[str, Any]] = field(default_factory=list)  # bodies of all requests
     keys: set[str | None] = field(default_factory=set)
     finish: str = "stop"
+    moved: str | None = None  # where it sends everybody
 
 
 @contextmanager
@@ -43,7 +44,9 @@ def serving() -> Iterator[Server]:
             status, text = found if isinstance(found, tuple) else (200, completion(found, state.finish))
             if self.path != "/v1/chat/completions":
                 status, text = 404, "no such path"
-            self.send_response(status)
+            self.send_response(307 if state.moved else status)
+            if state.moved:
+                self.send_header("Location", f"{state.moved}/chat/completions")
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
             self.wfile.write(text.encode())

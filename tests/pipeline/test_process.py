@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import Busy
-from rlhf.pipeline.lock import hold
+from rlhf.pipeline.lock import hold, take_first
 from rlhf.pipeline.process import gpus, take_gpu
 from tests.conftest import ROOT
 
@@ -64,6 +64,22 @@ def test_every_process_gets_a_gpu_of_its_own(tmp_path: Path) -> None:
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def test_a_lock_of_all_users_is_not_written_and_no_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "link.lock").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="symbolic links"):
+        take_first([tmp_path / "link.lock"])
+    before = os.umask(0o077)
+    try:
+        _, descriptor = take_first([tmp_path / "shared.lock"])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "shared.lock").stat().st_mode & 0o777 == 0o644, "another user may lock it, and not write"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(descriptor, b"x")
+    os.close(descriptor)
 
 
 def test_a_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from html.parser import HTMLParser
 
+STRICT = {"default-src": "'none'", "style-src": "'unsafe-inline'", "base-uri": "'none'", "form-action": "'none'"}
+
 
 class Page(HTMLParser):
     """Counts elements, and checks that each one that opens is closed in its turn."""
@@ -14,6 +16,16 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str | None]] = []
         self.open: list[str] = []
         self.feed(html)
+
+    @property
+    def policy(self) -> dict[str, str]:
+        """What the page lets a browser do: directives of its Content-Security-Policy."""
+        place = self.attributes.index(("http-equiv", "Content-Security-Policy"))
+        name, policy = self.attributes[place + 1]
+        assert name == "content"
+        return {
+            kind: allowed for kind, _, allowed in (part.strip().partition(" ") for part in (policy or "").split(";"))
+        }
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)

@@ -9,7 +9,7 @@ import pytest
 from rlhf.report.html import number, read_curves, render_report
 from rlhf.report.text import visible
 from tests.report.conftest import RECEIPTS, made_decision
-from tests.report.page import Page
+from tests.report.page import STRICT, Page
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ def test_hostile_text_is_shown_wherever_it_can_come_from(workspace: Path) -> Non
 
 def test_nothing_is_fetched(html: str) -> None:
     assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert Page(html).policy == STRICT
     attributes = Page(html).attributes
     assert "src" not in {name for name, _ in attributes}
     links = [value for name, value in attributes if name in ("href", "xlink:href")]

@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +19,8 @@ from rlhf.errors import Exit
 from rlhf.manifest import MANIFEST, sha256
 from rlhf.serving import Probe, serve_probe
 from rlhf.tracking import served
+from rlhf.services import servers
+from rlhf.services.servers import MLFLOW
 from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
 from tests.conftest import free_port
@@ -111,18 +112,10 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory}/server.db"]
-        command += ["--artifacts-destination", (self.directory / "artifacts").as_uri()]
-        quiet = {
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "DO_NOT_TRACK": "true",
-        }
+        command = servers.command(MLFLOW, self.directory, self.port)
+        environment = servers.environment(MLFLOW, self.directory, self.port)
         with open(self.directory / "server.log", "ab") as log:
-            self._process = subprocess.Popen(
-                command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
-            )
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 120
         while not self._healthy():
             if self._process.poll() is not None or time.monotonic() > deadline:

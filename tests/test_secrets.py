@@ -1,0 +1,86 @@
+"""What counts as a secret, and that it is taken out of a text in whichever form it stands there."""
+
+import pytest
+
+from rlhf.config import parse_config
+from rlhf.errors import ConfigError, UserError
+from rlhf.secrets import is_secret, redact
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:pa55@host:5000/x does not answer", "http://me:***@host:5000/x does not answer"),
+        ("postgresql+asyncpg://rlhf:p@ss/w:rd@db/x", "postgresql+asyncpg://rlhf:***@db/x"),
+        ("'https://ghp_1234@github.com/a/b'", "'https://***@github.com/a/b'"),
+        ("s3://bucket/x?X-Amz-Signature=abc&b=1", "s3://bucket/x?X-Amz-Signature=***&b=1"),
+        ("http://127.0.0.1:4200/runs/align@ppo", "http://127.0.0.1:4200/runs/align@ppo"),
+        ("http://a:b@h, then http://c:d@i", "http://a:***@h, then http://c:***@i"),
+        ("models:/policy@champion is not there; write to me@here.org", None),
+        ("sqlite:////work/small@world/mlflow.db", None),
+    ],
+)
+def test_an_address_keeps_its_user_and_loses_its_password(text: str, shown: str | None) -> None:
+    assert redact(text) == (shown or text)
+
+
+def test_secrets_of_the_environment_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    monkeypatch.setenv("ANY_API_KEY", "hf_canary_and_more")
+    monkeypatch.setenv("DATABASE", "postgresql://me:sesame@db/x")
+    monkeypatch.setenv("SHORT_TOKEN", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
+    said = "hf_canary, hf_canary_and_more, sesame, 1, parallel"
+    assert redact(said) == "***, ***, ***, 1, parallel"
+    assert str(UserError(said)) == redact(said)
+
+
+def test_names_of_secrets() -> None:
+    secret = (
+        "AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID PREFECT_API_AUTH_STRING MLFLOW_TRACKING_PASSWORD api_key apikey token"
+    )
+    assert [name for name in secret.split() if not is_secret(name)] == []
+    others = ["TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "tokens", "keys", "monkey"]
+    assert [name for name in others if is_secret(name)] == []
+
+
+ENDPOINT = {
+    "kind": "endpoint",
+    "url": "http://localhost:8000/v1",
+    "model": "wise",
+    "key": None,
+    "max_tokens": 64,
+    "timeout": 5.0,
+    "retries": 2,
+    "wait": 0.1,
+    "parallel": 4,
+    "budget": 100,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "at", "message"),
+    [
+        ({"api_key": "sk-canary"}, "evaluate.judge.api_key", "holds a secret"),
+        ({"key": "sk-canary"}, "evaluate.judge.key", "holds a secret"),
+        ({"key": "hf_canary"}, "evaluate.judge.key", "holds a secret"),
+        ({"url": "http://me:canary@host/v1"}, "evaluate.judge.url", "holds a secret"),
+        ({"model": "canary-of-the-environment"}, "evaluate.judge.model", "holds a secret"),
+        ({"url": "http://host/v1", "key": "JUDGE_KEY"}, "evaluate.judge", "unencrypted. Give an address with https"),
+    ],
+)
+def test_params_with_a_secret_are_refused_and_do_not_show_it(
+    changes: dict[str, str], at: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import yaml
+
+    monkeypatch.setenv("SOME_TOKEN", "canary-of-the-environment")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["evaluate"]["judge"] = ENDPOINT
+    parse_config(params, "params.yaml")
+    params["evaluate"]["judge"] = ENDPOINT | changes
+    with pytest.raises(ConfigError, match=message) as refused:
+        parse_config(params, "params.yaml")
+    assert f"`{at}`" in str(refused.value)
+    assert "canary" not in str(refused.value)
