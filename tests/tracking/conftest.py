@@ -17,10 +17,10 @@ import pytest
 
 from rlhf.errors import Exit
 from rlhf.manifest import MANIFEST, sha256
-from rlhf.serving import Probe, serve_probe
-from rlhf.tracking import served
 from rlhf.services import servers
 from rlhf.services.servers import MLFLOW
+from rlhf.serving import Probe, serve_probe
+from rlhf.tracking import served
 from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
 from tests.conftest import free_port
