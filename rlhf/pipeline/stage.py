@@ -40,6 +40,7 @@ from rlhf.pipeline.process import (
     keep_freed_memory,
     start_again,
     take_gpu,
+    tell_where_on_sigusr1,
 )
 from rlhf.tracking.journal import Journal
 
@@ -302,6 +303,7 @@ def _prepare_process() -> None:
     keep_freed_memory()
     leave_out_loaded()
     exit_on_sigterm()
+    tell_where_on_sigusr1()
 
 
 def _with_less(stage: Stage, message: str, events: Events) -> str:

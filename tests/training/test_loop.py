@@ -1,4 +1,4 @@
-"""The loop: when it reads changes nothing, steps that are not finite do no harm, and a signal waits for a checkpoint."""
+"""The loop: when it reads changes nothing, a broken step does no harm, and a signal waits for a checkpoint."""
 
 import json
 import os
