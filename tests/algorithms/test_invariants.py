@@ -56,7 +56,8 @@ ONLINE = {
     "grpo-token": {"mean_over": "token", "normalize": False},
     "grpo-constant": {"mean_over": "constant"},
 }
-ALGORITHMS = ["base", "sft", "reward", *ONLINE, "dpo", "dpo-lora", "ipo", "kto", "gdpo_belief"]
+ALGORITHMS = ["sft", "base", "reward", *ONLINE, "dpo", "dpo-lora", "ipo", "kto", "gdpo_belief"]
+KILLED = ALGORITHMS[0]  # by two_processes.py, in its midst
 
 
 def make(name: str, sft: Path, config: LoopConfig) -> Run:
@@ -217,18 +218,18 @@ def test_micro_batches_do_not_change_the_gradient(name: str, micro_batch_size: i
     torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)
 
 
-def launch_two(program: str, sft: Path, directory: Path, **environment: str) -> None:
-    """Run a program of this directory by two processes on the CPU."""
+def launch_two(program: str, sft: Path, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program of this directory, run by two processes on the CPU."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment
     command = [*launch, "-m", f"tests.algorithms.{program}", str(sft), str(directory)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
 
 
 def test_shards_end_where_one_process_does(sft: Path, tmp_path: Path) -> None:
     """FSDP, of runs that were killed and resumed; the saved model loads, and snapshots are whole."""
-    launch_two("sharded", sft, tmp_path, ACCELERATE_USE_FSDP="true")
+    done = launch_two("sharded", sft, tmp_path, ACCELERATE_USE_FSDP="true")
+    assert done.returncode == 0, done.stderr
     for name in ("sft", "ppo"):
         objective, steps, total, config = make(name, sft, loop(micro_batch_size=5))
         snapshots = Snapshots(objective.policy, tmp_path / f"one-{name}", count=1, total_steps=total)
@@ -243,8 +244,20 @@ def test_shards_end_where_one_process_does(sft: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_end_where_one_does(sft: Path, tmp_path: Path) -> None:
-    """Data parallelism on the CPU; a step's micro-batches are shared out, and the last round may lack one."""
-    launch_two("two_processes", sft, tmp_path)
+    """Data parallelism on the CPU; a step's micro-batches are shared out, and the last round may lack one.
+
+    One process of the first launch is killed: the other ends too, and a second launch goes on, to the same bits.
+    """
+    hits = tmp_path / "hits"
+    killed = launch_two("two_processes", sft, tmp_path, RLHF_FAILPOINT=f"{hits}:14:kill")
+    assert killed.returncode != 0
+    assert "SIGKILL" in killed.stderr, killed.stderr
+    assert [path.parent.name for path in tmp_path.glob("work-*/step-*2")] == [f"work-{KILLED}"]
+    assert not (tmp_path / f"{KILLED}.safetensors").exists()
+    done = launch_two("two_processes", sft, tmp_path)
+    assert done.returncode == 0, done.stderr
+    resumed, whole = (load_file(tmp_path / f"{KILLED}{kind}.safetensors") for kind in ("", "-whole"))
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
     for name in ALGORITHMS:
         one = finish(make(name, sft, loop(micro_batch_size=5)), tmp_path / f"one-{name}")
         two = load_file(tmp_path / f"{name}.safetensors")
