@@ -14,7 +14,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -65,7 +64,7 @@ class Setbacks:
 def tensors_in(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     """Every tensor, array and number in a value made of dataclasses, mappings and sequences, with the way to it."""
     inside: Mapping[Any, Any] = {}
-    if isinstance(value, Tensor | np.ndarray | float | int):
+    if isinstance(value, float | int) or hasattr(value, "__array__"):
         yield name, torch.as_tensor(value).detach().cpu().clone().contiguous()
     elif is_dataclass(value):
         inside = {field.name: getattr(value, field.name) for field in fields(value)}
