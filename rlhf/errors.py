@@ -74,3 +74,7 @@ class Retryable(UserError):
     """A passing fault: the same stage may succeed when it is tried again."""
 
     exit = Exit.RETRYABLE
+
+
+class SetBack(Retryable):
+    """Work that must be begun again at its last checkpoint, at once."""

@@ -37,7 +37,7 @@ from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.curves import tail_mean, write_curves
+from rlhf.training.curves import first_learned, in_words, of_training, tail_mean, write_curves
 from rlhf.training.loop import Step, train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
@@ -133,8 +133,8 @@ def main(stage: Stage) -> None:
         summary="Aligned with human feedback from the SFT policy.",
     )
     write_curves(stage.output(f"reports/align/{stage.item}/curves.csv"), history)
-    stage.metrics({"loss": tail_mean(history, "loss"), "steps": len(history)} | values)
-    stage.summary(summary)
+    stage.metrics(of_training(history) | values)
+    stage.summary(summary + in_words(history))
 
 
 def learn_online(run: Run) -> Outcome:
@@ -162,11 +162,12 @@ def learn_online(run: Run) -> Outcome:
     )
     noise = run.noise(algorithm, map(source.whole, count()))
     history = run.train(algorithm, source.steps, source.total_steps, config.loop)
-    judged = [name for name in history[0] if name.startswith("reward")]
+    first = first_learned(history)
+    judged = [name for name in first if name.startswith("reward")]
     values = {name: tail_mean(history, name) for name in (*judged, "kl", "length")}
     done = len(history) // source.steps_an_iteration
     stopped = "" if len(history) == source.total_steps else f", stopped by max_kl after {done} iterations"
-    reward = f"reward {history[0]['reward']:.2f} to {values['reward']:.2f}"
+    reward = f"reward {first['reward']:.2f} to {values['reward']:.2f}"
     return (
         history,
         values | noise | {"too_long": len(encoded) - len(prompts)},
@@ -222,7 +223,7 @@ def prefer(run: Run, groups: Rankings, too_long: int, objective: Callable[[Tenso
     trained = objective(reference)
     noise = run.noise(trained, steps(0))
     history = run.train(trained, steps, total, config.loop)
-    ends = [name for name in ("chosen_reward", "rejected_reward") if name in history[0]]
+    ends = [name for name in ("chosen_reward", "rejected_reward") if name in first_learned(history)]
     values = {name: tail_mean(history, name) for name in ("accuracy", "margin", *ends)}
     loss = f"loss {tail_mean(history, 'loss'):.3f}"
     line = f"{loss}, accuracy {values['accuracy']:.1%}, margin {values['margin']:.2f}"

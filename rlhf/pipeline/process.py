@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import faulthandler
 import os
 import re
 import runpy
@@ -75,6 +76,11 @@ def exit_on_sigterm() -> None:
         raise SystemExit(Exit.PREEMPTED)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def tell_where_on_sigusr1() -> None:
+    """SIGUSR1 writes the stacks of all threads to stderr, whatever they are stuck in, and changes nothing else."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from rlhf import durable, manifest
 from rlhf.config import Config, load_config
 from rlhf.config.section import Section
-from rlhf.errors import ConfigError, Exit
+from rlhf.errors import ConfigError, Exit, SetBack
 from rlhf.garbage import leave_out_loaded
 from rlhf.pipeline import champion, fingerprint, receipt
 from rlhf.pipeline.declared import declared_sections, declared_view
@@ -40,10 +40,12 @@ from rlhf.pipeline.process import (
     keep_freed_memory,
     start_again,
     take_gpu,
+    tell_where_on_sigusr1,
 )
 from rlhf.tracking.journal import Journal
 
 JOURNAL, LOCK = "journal.jsonl", "lock"  # in a stage's work directory
+LASTING = {JOURNAL, LOCK, "not-finite"}  # there, when the stage is done; the last is rlhf/training/setbacks.py's
 KEPT = ".work/cache"  # of a workspace
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that getrusage counts by
 NOTHING_LESS = (
@@ -273,6 +275,9 @@ def run_stage(main: Callable[[Stage], None]) -> NoReturn:
         with stage.running() if leads else stage.following():
             main(stage)
         code, message = Exit.DONE, ""
+    except SetBack as error:
+        code, message = explain(error, name, workspace)
+        _begin_again(message, events)
     except BaseException as error:  # a stage has no caller: whatever ends it becomes an exit code here
         code, message = explain(error, name, workspace)
     if stage and code == Exit.OUT_OF_MEMORY:
@@ -283,12 +288,12 @@ def run_stage(main: Callable[[Stage], None]) -> NoReturn:
 
 
 def clear_checkpoints(workspace: Path, spec: StageSpec) -> None:
-    """Remove the checkpoints of the work behind a stage's outputs, which DVC has now. The journals stay."""
+    """Remove the checkpoints of the work behind a stage's outputs, which DVC has now. What is LASTING stays."""
     for path in spec.outs:
         if (workspace / path / receipt.RECEIPT).is_file():
             work = workspace / ".work" / receipt.read_receipt(workspace / path)["key"]
             for entry in work.iterdir() if work.is_dir() else ():
-                if entry.name not in (JOURNAL, LOCK):
+                if entry.name not in LASTING:
                     durable.remove(entry)
 
 
@@ -299,18 +304,25 @@ def _prepare_process() -> None:
     keep_freed_memory()
     leave_out_loaded()
     exit_on_sigterm()
+    tell_where_on_sigusr1()
 
 
 def _with_less(stage: Stage, message: str, events: Events) -> str:
-    """Start again with what memory may allow; return what to tell where this process cannot.
-
-    One of several processes ends instead: its launcher stops the others, and the next run starts them all.
-    """
+    """Start again with what memory may allow; return what to tell where this process cannot."""
     less = stage.allow_less()
-    if less and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        events.emit("summary", text=f"{message}. It goes on with {less}")
-        start_again()
+    if less:
+        _begin_again(f"{message}. It goes on with {less}", events)
     return f"{message}. {f'The next run goes on with {less}' if less else NOTHING_LESS}"
+
+
+def _begin_again(message: str, events: Events) -> None:
+    """Go on from the last checkpoint in a fresh process.
+
+    One of several processes returns, and ends: its launcher stops the others, and the next run starts them all.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        events.emit("summary", text=message)
+        start_again()
 
 
 def _open(name: str, program: Path, workspace: Path, events: Events) -> tuple[Stage, bool]:

@@ -1,4 +1,8 @@
-"""One stage as a supervised process: `dvc repro` in a session of its own, with a deadline, a log and a typed end."""
+"""One stage as a supervised process: `dvc repro` in a session of its own, with deadlines, a log and a typed end.
+
+Of `meta` in dvc.yaml, `timeout` is for all of it, `stalled` for the silence between two signs of progress: a stage that
+hangs writes the stacks of its threads to its log, is ended, and may be tried again.
+"""
 
 import json
 import os
@@ -14,20 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from rlhf import durable
 from rlhf.errors import Exit
 from rlhf.pipeline.events import EVENTS
 from rlhf.pipeline.fingerprint import ROOT
 from rlhf.pipeline.graph import StageSpec
 from rlhf.pipeline.process import ENVIRONMENT
-from rlhf.pipeline.stage import RUN
+from rlhf.pipeline.stage import JOURNAL, RUN
 from rlhf.secrets import redact
 
 State = Literal["ran", "restored", "skipped"]
+Cause = Literal["time", "stalled", "stop"]  # why a stage was ended
 Progress = Callable[[int, int, str], None]  # done, total, label
 POLL = 0.1  # seconds between two looks at the process and its events
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+ANSWER = 2.0  # seconds that a stage has to write where it is
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)  # of faulthandler
 _EXITED = re.compile(r"exited with (-?\d+)")
 
 
@@ -55,15 +64,24 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
             message = f"{workspace / dep} does not exist; stage `{spec.name}` needs it. Check the path in dvc.yaml"
             return Outcome(spec.name, "skipped", Exit.DATA, message, "", None, 0.0)
     log = workspace / ".rlhf" / "logs" / f"{spec.name}.log"
-    listener = _Listener(workspace / ".rlhf" / "events" / f"{spec.name}.jsonl", on_progress)
-    limit = float(spec.meta.get("timeout", "inf"))
+    listener = _Listener(workspace, spec.name, on_progress)
+    limit, silence = (float(spec.meta.get(name, "inf")) for name in ("timeout", "stalled"))
+    hung = ""
     with _repro(spec.name, workspace, run, log, listener) as (process, begins):
-        cause = _wait(process, listener, started + limit, stop)
+        cause = _wait(process, listener, started + limit, silence, stop)
+        if cause == "stalled":
+            hung = _where(listener.pid, log, workspace)
     said = redact(_ANSI.sub("", log.read_bytes()[begins:].decode("utf-8", "replace")))
     if cause == "time":
         code = Exit.FAILED
         message = (
             f"took longer than {limit:g} s, its `meta.timeout` in dvc.yaml, and was stopped. Raise it, or see {log}"
+        )
+    elif cause == "stalled":
+        code = Exit.RETRYABLE
+        message = (
+            f"showed no progress for {silence:g} s, its `meta.stalled` in dvc.yaml, and was ended {hung}. "
+            f"{log} has the stacks of its threads"
         )
     else:
         code, message = _verdict(process.returncode, listener, said, cause)
@@ -75,14 +93,16 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
 class _Listener:
     """The reader of a stage's events, and what they have told so far."""
 
-    def __init__(self, file: Path, on_progress: Progress) -> None:
-        durable.make_private(file.parent)
-        file.write_bytes(b"")
-        self.file = file
+    def __init__(self, workspace: Path, stage: str, on_progress: Progress) -> None:
+        self.file = workspace / ".rlhf" / "events" / f"{stage}.jsonl"
+        durable.make_private(self.file.parent)
+        self.file.write_bytes(b"")
         self.pid: int | None = None
         self.key: str | None = None
         self.summary = ""
         self.end: tuple[Exit, str] | None = None
+        self._work = workspace / ".work"
+        self._heard, self._at = (0, 0), time.monotonic()  # bytes of events and of the journal, and since when
         self._offset = 0
         self._on_progress = on_progress
 
@@ -95,6 +115,14 @@ class _Listener:
                     return
                 self._offset += len(line)
                 self._take(json.loads(line))
+
+    def silence(self) -> float:
+        """Seconds for which the stage that is at work has neither told nor recorded anything; 0 when none is."""
+        journal = self._work / str(self.key) / JOURNAL
+        heard = self._offset, journal.stat().st_size if journal.is_file() else 0
+        if heard != self._heard or self.pid is None or self.end:
+            self._heard, self._at = heard, time.monotonic()
+        return time.monotonic() - self._at
 
     def _take(self, event: dict[str, Any]) -> None:
         match event["event"]:
@@ -147,8 +175,8 @@ def _environment(events: Path, run: str) -> dict[str, str]:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], listener: _Listener, deadline: float, stop: threading.Event
-) -> Literal["time", "stop"] | None:
+    process: subprocess.Popen[bytes], listener: _Listener, deadline: float, silence: float, stop: threading.Event
+) -> Cause | None:
     """Wait for the end of a process; return why the wait was given up, if it was."""
     while True:
         with suppress(subprocess.TimeoutExpired):
@@ -159,6 +187,32 @@ def _wait(
             return "stop"
         if time.monotonic() > deadline:
             return "time"
+        if listener.silence() > silence:
+            return "stalled"
+
+
+def _where(stage: int | None, log: Path, workspace: Path) -> str:
+    """In words, where a stage hangs: of the main thread's stack, which comes to the log, the innermost of our lines."""
+    begins, words = log.stat().st_size, ""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(stage)
+        words = "where a signal had stopped it, " if process.status() == psutil.STATUS_STOPPED else ""
+        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGCONT)  # one that is stopped does not answer
+    deadline, frames = time.monotonic() + ANSWER, list[tuple[str, str, str]]()
+    while not frames and time.monotonic() < deadline:
+        time.sleep(POLL)
+        dump = log.read_bytes()[begins:].decode("utf-8", "replace")
+        frames = _FRAME.findall(dump.partition("Current thread")[2])
+    ours = [frame for frame in frames if _is_ours(Path(frame[0]), workspace)]
+    for file, line, function in (ours or frames)[:1]:
+        return f"{words}in {function} of {file}, line {line}"
+    return "in a place that it could not tell: the kernel holds it"
+
+
+def _is_ours(file: Path, workspace: Path) -> bool:
+    """Whether a file is of the project or the workspace, and of no package that is installed there."""
+    return "site-packages" not in file.parts and any(root in file.parents for root in (ROOT, workspace))
 
 
 def _stop(process: subprocess.Popen[bytes], stage: int | None) -> None:

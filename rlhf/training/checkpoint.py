@@ -25,6 +25,11 @@ class Checkpoints:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    @property
+    def directory(self) -> Path:
+        """Where they are, and what else of training its next process must know."""
+        return self._directory
+
     def save(
         self,
         step: int,

@@ -16,6 +16,29 @@ def write_curves(path: Path, history: Sequence[dict[str, float]]) -> None:
         writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in history)
 
 
+def of_training(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The metrics of every training: its loss at the end, its steps, and how many of them were left out.
+
+    A step is left out when it is not finite twice (rlhf/training/setbacks.py).
+    """
+    left_out = sum("skipped" in row for row in history)
+    return {"loss": tail_mean(history, "loss"), "steps": len(history), "skipped": left_out}
+
+
+def in_words(history: Sequence[dict[str, float]]) -> str:
+    """What must be said of a training beside its loss; nothing when it took every step."""
+    left_out = sum("skipped" in row for row in history)
+    return f", {left_out} of {len(history)} steps left out: not finite" if left_out else ""
+
+
+def first_learned(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The first step that was not left out. Raises DataError when all were."""
+    for row in history:
+        if "skipped" not in row:
+            return row
+    raise DataError("Every step of the training was left out, since none was finite. Lower the stage's learning_rate.")
+
+
 def tail_mean(history: Sequence[dict[str, float]], name: str, share: float = 0.1) -> float:
     """Mean of a metric over the last tenth of the steps that have it: steadier than the last value.
 

@@ -6,6 +6,7 @@ the number of processes cannot change a run.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from rlhf.training import sharding
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.meter import Meter
 from rlhf.training.optimizer import learning_rate, make_optimizer, skip_if
+from rlhf.training.postponed import postponed
+from rlhf.training.setbacks import Setbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,11 @@ def train(
     """Train the parameters of `objective` that require a gradient; return the curves, one dict a step.
 
     objective(micro_batch) returns (sum, metrics). steps(n) yields the steps from number n on, and may end before
-    `total_steps`, the length of the learning-rate schedule. Raises UserError when a loss or gradient is not finite.
+    `total_steps`, the length of the learning-rate schedule.
+
+    Raises SetBack when a loss or gradient is not finite: call it again, with everything made anew, and it goes on from
+    the last checkpoint; UserError when that happened too often. SIGTERM and Ctrl-C wait for the next step from which
+    training can go on, and for a checkpoint after it, unless there are several processes.
     """
     if config.gradient_checkpointing:
         recompute_layers(objective)
@@ -67,15 +74,24 @@ def train(
     done, history = checkpoints.restore(objective, optimizer)
     prepared = objective if sharding.is_wanted() else accelerator.prepare_model(objective)
     rank, processes = accelerator.process_index, accelerator.num_processes
+    writes = accelerator.is_main_process
     meter, patience = Meter(accelerator), read_every(accelerator.device)
+    setbacks = Setbacks(checkpoints.directory, config.max_setbacks)
+    unread: dict[int, tuple[int, Step]] = {}  # by number; with the first step that learns from the same batch
+
+    def note(number: int, values: dict[str, float]) -> None:
+        history.append({"step": number, **values})
+        recorder.log(number, values)
 
     def read() -> None:
         for number, values in meter.read():
-            history.append({"step": number, **values})
-            recorder.log(number, values)
+            if not math.isfinite(values["loss"] + values["grad_norm"]):
+                first, step = unread[number]
+                setbacks.go_back(first, number, step.micro_batches, writes=writes)
+            note(number, values)
+        unread.clear()
 
-    made = in_precision_of(accelerator, sharding.while_whole(objective, steps(done)))
-    for number, step in enumerate(made, start=done):
+    def learn(number: int, step: Step) -> None:
         rate = learning_rate(number, total_steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -95,17 +111,37 @@ def train(
         skip_if(broken, optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        reach("stepped")
 
-        recorder.progress(number + 1, total_steps)
-        keep = step.resumable and (number + 1) % config.checkpoint_every == 0
-        if keep or meter.unread == patience:
-            read()
-        if keep:
-            checkpoints.save(number + 1, objective, optimizer, history, writes=accelerator.is_main_process)
-    read()
+    made = in_precision_of(accelerator, sharding.while_whole(objective, steps(done)))
+    first = saved = done
+    with postponed() if processes == 1 else nullcontext(()) as came:
+        for number, step in enumerate(made, start=done):
+            if setbacks.leaves_out(first):
+                read()
+                note(number, finite(step.metrics) | {"skipped": 1.0})
+            else:
+                unread[number] = first, step
+                learn(number, step)
+            reach("stepped")
+
+            recorder.progress(number + 1, total_steps)
+            keep = step.resumable and (bool(came) or number + 1 - saved >= config.checkpoint_every)
+            if keep or meter.unread == patience:
+                read()
+            if keep:
+                checkpoints.save(number + 1, objective, optimizer, history, writes=writes)
+                saved = number + 1
+            if keep and came:
+                break
+            first = number + 1 if step.resumable else first
+        read()
     sharding.make_whole(objective)
     return history
+
+
+def finite(values: dict[str, float]) -> dict[str, float]:
+    """Those of the values that are numbers."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def read_every(device: torch.device) -> int:

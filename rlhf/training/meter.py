@@ -1,14 +1,11 @@
 """What steps measure, left on the device until several are read at once: a read waits for all that is queued."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-
-from rlhf.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +50,14 @@ class Meter:
         return len(self._unread)
 
     def read(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Number and means of the steps since the last read, in one transfer. Raises UserError at one not finite."""
+        """Number and means of the steps since the last read, in one transfer."""
         steps, self._unread = self._unread, []
         values = torch.cat([step.measured for step in steps]).tolist() if steps else []
         for step in steps:
             own, values = values[: len(step.measured)], values[len(step.measured) :]
             pairs = dict(zip(step.names, zip(own[:-1:2], own[1::2], strict=True), strict=True))
-            loss = pairs["loss"][0] / step.count
-            if not math.isfinite(loss + own[-1]):
-                raise UserError(
-                    f"The loss or gradient of step {step.number} is not finite. Lower the stage's learning_rate."
-                )
             means = {name: total / count for name, (total, count) in pairs.items() if count}
-            yield step.number, means | {"loss": loss} | step.known | {"grad_norm": own[-1]}
+            yield step.number, means | {"loss": pairs["loss"][0] / step.count} | step.known | {"grad_norm": own[-1]}
 
 
 def _scalar(value: Tensor | float, device: torch.device) -> Tensor:

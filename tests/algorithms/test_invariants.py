@@ -1,4 +1,4 @@
-"""What must not change a run: how a step is cut, padded and ordered, and whether the run was interrupted."""
+"""What must not change a run: how a step is cut, padded and ordered; of being killed, see test_steps.py."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reinforce import Reinforce
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.rloo import Rloo
-from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
+from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
 from rlhf.batching.beliefs import Poll
 from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.config.training import LoopConfig
@@ -56,20 +56,17 @@ ONLINE = {
     "grpo-token": {"mean_over": "token", "normalize": False},
     "grpo-constant": {"mean_over": "constant"},
 }
-ALGORITHMS = ["sft", "reward", *ONLINE, "dpo", "dpo-lora", "ipo", "kto", "gdpo_belief"]
-
-
-@pytest.fixture(scope="session")
-def sft(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "sft"
-    save_model(tiny_policy(), tiny_tokenizer(), path, title="tiny", summary="random")
-    return path
+ALGORITHMS = ["sft", "base", "reward", *ONLINE, "dpo", "dpo-lora", "ipo", "kto", "gdpo_belief"]
+KILLED = ALGORITHMS[0]  # by two_processes.py, in its midst
 
 
 def make(name: str, sft: Path, config: LoopConfig) -> Run:
     """A fresh run of an algorithm."""
     if name == "sft":
         return LikelihoodObjective(tiny_policy()), *supervised_steps(turns(30), config, epochs=2, seed=1), config
+    if name == "base":
+        blocks = pack([turn.response for turn in turns(60)], 12)
+        return LikelihoodObjective(tiny_policy()), *supervised_steps(blocks, config, epochs=1, seed=1), config
     if name in ONLINE:
         return online(name, sft, config)
     policy = adapt(tiny_policy(), LORA if name == "dpo-lora" else None, 0)
@@ -156,26 +153,6 @@ class KillAt(Silent):
             raise Killed
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_killed_run_ends_bit_identical(name: str, sft: Path, tmp_path: Path) -> None:
-    whole = finish(make(name, sft, loop()), tmp_path / "whole")
-    _, _, total, _ = make(name, sft, loop())
-    for step in sorted({1, total // 2, total - 1}):
-        directory = tmp_path / f"killed-{step}"
-        objective, steps, total, config = make(name, sft, loop())
-        with pytest.raises(Killed):
-            train(
-                objective,
-                steps,
-                total_steps=total,
-                config=config,
-                checkpoints=Checkpoints(directory),
-                recorder=KillAt(step),
-            )
-        resumed = finish(make(name, sft, loop()), directory)
-        assert all(torch.equal(whole[k], resumed[k]) for k in whole), (name, step)
-
-
 class Watching(KillAt):
     """Keeps the policy's whole weights after every step."""
 
@@ -241,18 +218,18 @@ def test_micro_batches_do_not_change_the_gradient(name: str, micro_batch_size: i
     torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)
 
 
-def launch_two(program: str, sft: Path, directory: Path, **environment: str) -> None:
-    """Run a program of this directory by two processes on the CPU."""
+def launch_two(program: str, sft: Path, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program of this directory, run by two processes on the CPU."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment
     command = [*launch, "-m", f"tests.algorithms.{program}", str(sft), str(directory)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
 
 
 def test_shards_end_where_one_process_does(sft: Path, tmp_path: Path) -> None:
     """FSDP, of runs that were killed and resumed; the saved model loads, and snapshots are whole."""
-    launch_two("sharded", sft, tmp_path, ACCELERATE_USE_FSDP="true")
+    done = launch_two("sharded", sft, tmp_path, ACCELERATE_USE_FSDP="true")
+    assert done.returncode == 0, done.stderr
     for name in ("sft", "ppo"):
         objective, steps, total, config = make(name, sft, loop(micro_batch_size=5))
         snapshots = Snapshots(objective.policy, tmp_path / f"one-{name}", count=1, total_steps=total)
@@ -267,8 +244,20 @@ def test_shards_end_where_one_process_does(sft: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_end_where_one_does(sft: Path, tmp_path: Path) -> None:
-    """Data parallelism on the CPU; a step's micro-batches are shared out, and the last round may lack one."""
-    launch_two("two_processes", sft, tmp_path)
+    """Data parallelism on the CPU; a step's micro-batches are shared out, and the last round may lack one.
+
+    One process of the first launch is killed: the other ends too, and a second launch goes on, to the same bits.
+    """
+    hits = tmp_path / "hits"
+    killed = launch_two("two_processes", sft, tmp_path, RLHF_FAILPOINT=f"{hits}:14:kill")
+    assert killed.returncode != 0
+    assert "SIGKILL" in killed.stderr, killed.stderr
+    assert [path.parent.name for path in tmp_path.glob("work-*/step-*2")] == [f"work-{KILLED}"]
+    assert not (tmp_path / f"{KILLED}.safetensors").exists()
+    done = launch_two("two_processes", sft, tmp_path)
+    assert done.returncode == 0, done.stderr
+    resumed, whole = (load_file(tmp_path / f"{KILLED}{kind}.safetensors") for kind in ("", "-whole"))
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
     for name in ALGORITHMS:
         one = finish(make(name, sft, loop(micro_batch_size=5)), tmp_path / f"one-{name}")
         two = load_file(tmp_path / f"{name}.safetensors")

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from tests.algorithms.test_invariants import ALGORITHMS, finish, make
+from tests.algorithms.test_invariants import ALGORITHMS, KILLED, finish, make
 from tests.algorithms.tiny import loop
 
 
 def main(sft: Path, weights: Path, rank: str) -> None:
-    """Every process takes part in every run; the first one writes."""
-    for name in ALGORITHMS:
-        ended = finish(make(name, sft, loop(micro_batch_size=5)), weights / f"work-{rank}-{name}")
+    """Every process takes part in every run; the first one writes. One run is there twice, the second in one piece."""
+    for name in [*ALGORITHMS, f"{KILLED}-whole"]:
+        run = make(name.removesuffix("-whole"), sft, loop(micro_batch_size=5))
+        ended = finish(run, weights / f"work-{name}")
         if rank == "0":
             save_file(ended, weights / f"{name}.safetensors")
 

@@ -204,6 +204,25 @@ stage.metrics({})
     assert left_over(workspace) == []
 
 
+def test_a_stage_that_is_set_back_begins_again_as_a_fresh_process(workspace: Path, run_program: Run) -> None:
+    body = """
+pids = stage.work / "pids"
+with pids.open("a") as file:
+    file.write(f"{os.getpid()} ")
+if len(pids.read_text().split()) < 3:
+    raise errors.SetBack("step 3 is not finite")
+(stage.output("data/rows") / "rows.txt").write_text(pids.read_text())
+stage.metrics({})
+"""
+    rewrite(workspace, "rows", body)
+    done = run_program("rows.py")
+    assert done.returncode == 0
+    assert done.stderr == 2 * "rows: step 3 is not finite\n"
+    assert len(set((workspace / "data/rows/rows.txt").read_text().split())) == 1
+    (work,) = work_of(workspace, "rows")
+    assert [r["status"] for r in read(work / "journal.jsonl") if r["kind"] == "end"] == ["failed", "failed", "done"]
+
+
 def test_the_same_work_twice_at_once_is_busy_and_names_the_holder(workspace: Path, run_program: Run) -> None:
     rewrite(workspace, "rows", "stage.output('data/rows')\nopen('up', 'w').close()\ntime.sleep(60)")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -94,6 +94,40 @@ def test_when_time_is_up_the_stage_and_what_it_started_are_dead(workspace: Path)
     wait_until(lambda: not any(is_alive(pid) for pid in pids), "the death of both", 5.0)
 
 
+@pytest.mark.parametrize(
+    ("hang", "where"),
+    [
+        ("threading.Event().wait()", "ended in hang of "),
+        ("os.kill(os.getpid(), 19)", "a signal had stopped it, in hang"),
+    ],
+)
+def test_a_stage_that_hangs_tells_where_and_is_ended(workspace: Path, hang: str, where: str) -> None:
+    """Not while it shows progress, for longer than it may be silent."""
+    body = f"""
+import threading
+def hang():
+    {hang}
+    time.sleep(60)
+open('pid', 'w').write(str(os.getpid()))
+for part in range(8):
+    time.sleep(0.25)
+    stage.progress(part, 9)
+hang()
+"""
+    bring(workspace, "rows")
+    edit(workspace / "dvc.yaml", "timeout: 60", "timeout: 60, stalled: 1.5")
+    rewrite(workspace, "model", body)
+    outcome = bring(workspace, "model@small")
+    assert outcome.exit == Exit.RETRYABLE
+    assert where in outcome.message
+    assert f"{workspace}/model.py, line " in outcome.message
+    assert outcome.seconds > 8 * 0.25 + 1.5
+    log = (workspace / ".rlhf/logs/model@small.log").read_text()
+    assert "Current thread" in log
+    assert "in run_stage" in log
+    assert not is_alive(int((workspace / "pid").read_text()))
+
+
 def test_a_stage_that_is_stopped_can_save_a_checkpoint(workspace: Path) -> None:
     body = """
 open('up', 'w').close()

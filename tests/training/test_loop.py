@@ -1,18 +1,26 @@
-"""The loop: when it reads what it measured changes nothing, and a step that is not finite does no harm."""
+"""The loop: when it reads changes nothing, a broken step does no harm, and a signal waits for a checkpoint."""
 
-from contextlib import nullcontext
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
-from rlhf.errors import UserError
+from rlhf.errors import SetBack, UserError
+from rlhf.pipeline.stage import LASTING
 from rlhf.training import loop as training
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Step, train
+from rlhf.training.setbacks import NOT_FINITE
 from tests.algorithms.tiny import Silent, loop, tiny_policy, turns
+
+Curves = list[dict[str, float]]
 
 
 class Written(Silent):
@@ -53,25 +61,157 @@ class Line(nn.Module):
         return (given * self.weights).sum(), {}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_is_named_and_changes_nothing(
-    value: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+TOTAL, ITERATION = 9, 3
+Value = Callable[[int], float]  # of a step
+
+
+def learn(
+    work: Path,
+    value: Value = float,
+    *,
+    objective: Line | None = None,
+    recorder: Silent | None = None,
+    **changes: object,
+) -> tuple[Tensor, Curves]:
+    """Nine steps in iterations of three, as the online algorithms have them."""
+
+    def steps(start: int) -> Iterator[Step]:
+        for number in range(start, TOTAL):
+            given = torch.tensor([1.0, value(number), 3.0])
+            last = number % ITERATION == ITERATION - 1
+            yield Step([given], count=1.0, metrics={"reward": value(number)}, resumable=last)
+
+    objective, config = objective or Line(), loop(**{"checkpoint_every": 2} | changes)
+    history = train(
+        objective,
+        steps,
+        total_steps=TOTAL,
+        config=config,
+        checkpoints=Checkpoints(work),
+        recorder=recorder or Silent(),
+    )
+    return objective.weights.detach(), history
+
+
+def learn_in_the_end(work: Path, value: Value = float, **changes: object) -> tuple[Tensor, Curves, int]:
+    """As a stage does: begun again after each setback. Also how many there were."""
+    for setbacks in range(TOTAL):
+        try:
+            return *learn(work, value, **changes), setbacks
+        except SetBack:
+            pass
+    raise AssertionError("it goes back for ever")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("reads", [1, 10])
+def test_a_fault_that_passes_leaves_no_trace(
+    wrong: float, reads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """The batch is kept, training goes back to its last checkpoint, and the same batch is learned from."""
+    monkeypatch.setattr(training, "read_every", lambda device: reads)
+    seen = list[int]()
+
+    def flaky(number: int) -> float:
+        seen.append(number)
+        return wrong if number == 4 and seen.count(4) == 1 else float(number)
+
+    weights, history, setbacks = learn_in_the_end(tmp_path / "flaky", flaky)
+    expected = learn(tmp_path / "whole")
+    assert setbacks == 1
+    assert torch.equal(weights, expected[0])
+    assert history == expected[1]
+    kept = load_file(tmp_path / "flaky" / NOT_FINITE / "step-00000004.safetensors")
+    torch.testing.assert_close(kept["micro_batch.0"], torch.tensor([1.0, wrong, 3.0]), equal_nan=True)
+
+
+def test_a_step_that_is_not_finite_is_not_applied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before anyone has read that it was not, samples are drawn from the weights."""
     monkeypatch.setattr(training, "read_every", lambda device: 10)
-    given = [torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, value, 3.0])]
-    ended = []
-    for steps in (1, 2):
-        objective, recorder = Line(), Written()
-        with pytest.raises(UserError, match="of step 1 is not finite") if steps == 2 else nullcontext():
-            train(
-                objective,
-                lambda start, steps=steps: (Step([rows], count=1.0) for rows in given[:steps]),
-                total_steps=9,
-                config=loop(checkpoint_every=99),
-                checkpoints=Checkpoints(tmp_path),
-                recorder=recorder,
-            )
-        assert [row["step"] for row in recorder.rows] == [0]
-        ended.append(objective.weights.detach())
-    assert torch.equal(*ended)
-    assert not torch.equal(ended[0], torch.ones(3))
+    objective = Line()
+    with pytest.raises(SetBack, match="of step 1 is not finite"):
+        learn(tmp_path, lambda number: float("nan") if number == 1 else 1.0, objective=objective)
+    assert objective.weights.isfinite().all()
+
+
+def test_a_batch_that_fails_twice_is_left_out_whole_and_for_good(tmp_path: Path) -> None:
+    """An iteration is one batch. Who resumes later, or makes the stage once more, leaves out the same one."""
+    bad = lambda number: float("nan") if number == 4 else float(number)  # noqa: E731
+    weights, history, setbacks = learn_in_the_end(tmp_path, bad)
+    assert setbacks == 2
+    assert [row["step"] for row in history if row.get("skipped")] == [3, 4, 5]
+    assert [row.get("reward") for row in history] == [0, 1, 2, 3, None, 5, 6, 7, 8]
+    for entry in tmp_path.iterdir():
+        if entry.name.startswith("step-00000009"):
+            (entry / "state.json").write_text("torn")
+    again = learn(tmp_path, bad)
+    assert torch.equal(again[0], weights)
+    assert again[1] == history
+    assert NOT_FINITE in LASTING
+
+
+@pytest.mark.parametrize("limit", [0, 3])
+def test_setbacks_are_bounded_and_the_last_one_names_the_batch(limit: int, tmp_path: Path) -> None:
+    bad = lambda number: float("nan") if number >= 6 - limit else 1.0  # noqa: E731
+    said = r"of step 6 is not finite; its batch is in .*step-00000006.*max_setbacks"
+    with pytest.raises(UserError, match=said) as e:
+        learn_in_the_end(tmp_path, bad, max_setbacks=limit)
+    assert not isinstance(e.value, SetBack)
+    kept = [path.stem for path in (tmp_path / NOT_FINITE).glob("*.safetensors")]
+    assert sorted(kept) == (["step-00000003", "step-00000006"] if limit else ["step-00000006"])
+
+
+class Signalled(Written):
+    """Sends this process a signal after a step."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__()
+        self._number, self._step = number, step
+
+    def progress(self, done: int, total: int, label: str = "") -> None:
+        if done == self._step + 1:
+            os.kill(os.getpid(), self._number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", range(TOTAL))
+def test_a_signal_waits_for_the_next_checkpoint_and_loses_nothing(number: int, step: int, tmp_path: Path) -> None:
+    """At whichever step it comes: the iteration is finished, and the next process goes on after it."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(22)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        recorder = Signalled(number, step)
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            learn(tmp_path / "left", recorder=recorder, checkpoint_every=99)
+        assert signal.getsignal(signal.SIGTERM) is leave
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    end = (step // ITERATION + 1) * ITERATION
+    assert [row["step"] for row in recorder.rows] == list(range(end))
+    rest = Written()
+    weights, history = learn(tmp_path / "left", recorder=rest, checkpoint_every=99)
+    assert [row["step"] for row in rest.rows] == list(range(end, TOTAL))
+    expected = learn(tmp_path / "whole")
+    assert torch.equal(weights, expected[0])
+    assert history == expected[1]
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+    class Impatient(Written):
+        def log(self, step: int, values: dict[str, float]) -> None:
+            super().log(step, values)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    recorder = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path, recorder=recorder)
+    assert len(recorder.rows) == 2
+
+
+def test_checkpoints_are_as_far_apart_as_they_should_be_where_iterations_are_longer(tmp_path: Path) -> None:
+    """Every 4 steps, of which each third can be resumed after: not after the twelfth alone."""
+    learn(tmp_path, checkpoint_every=4)
+    assert [json.loads(path.read_text())["step"] for path in tmp_path.glob("step-*/state.json")] == [6]
