@@ -25,7 +25,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from flows.records import Sender, gate_report, promote_apart, record, sending, settled
 from flows.results import Reporter, RunResult, Silent, StageResult
-from flows.server import client, crash_dead_runs, ensure_limits, quiet_console, require_limits
+from flows.server import client, crash_dead_runs, ensure_automation, ensure_limits, quiet_console, require_limits
 from flows.slots import release_left_over
 from flows.stages import Stages, retries, retry_delays
 from rlhf.config import load_promotion
@@ -102,6 +102,7 @@ def _open(workspace: Path, reporter: Reporter, promote: bool, sender: Sender) ->
         with client() as connected:
             ensure_limits(connected)
             require_limits(connected)
+            ensure_automation(connected)
             own = flow_run.get_id()
             crash_dead_runs(connected, workspace, FLOW, UUID(own) if own else None)
             release_left_over(connected, workspace / ".rlhf" / "leases")
