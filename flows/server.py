@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from json import JSONDecodeError
 from pathlib import Path
 from uuid import UUID
 
@@ -29,12 +30,14 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.states import Crashed, State
+from pydantic import ValidationError
 
 from rlhf.errors import ServiceError
 from rlhf.pipeline.process import gpus
 
 GPU = "gpu"  # the global concurrency limit that stages with `meta.gpu` occupy
 DEAD = "rlhf: runs without a heartbeat have crashed"  # the automation
+ANEW = "Start it anew (`rlhf down`, `rlhf up`), or correct PREFECT_API_URL"
 MISSED = 3  # heartbeats, after which a run is dead
 
 
@@ -51,6 +54,20 @@ def client() -> Iterator[SyncPrefectClient]:
         raise ServiceError(
             f"The Prefect server at {url} does not answer ({type(error).__name__}). Start it: `rlhf up`"
         ) from None
+    except httpx.HTTPStatusError as error:
+        said = f"answers HTTP {error.response.status_code} to {error.request.url.path}"
+        raise ServiceError(f"The Prefect server at {url} {said}. {ANEW}") from None
+    except (JSONDecodeError, ValidationError) as error:
+        raise ServiceError(f"What answers at {url} is no Prefect server ({_line(error)}). {ANEW}") from None
+
+
+@contextmanager
+def showing(tell: Callable[[str], None]) -> Iterator[None]:
+    """Let pass that Prefect does not take what is only to be shown there: the work does not depend on it."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        tell(f"Prefect does not show all of this run: its server does not answer ({type(error).__name__})")
 
 
 def ensure_limits(connected: SyncPrefectClient) -> None:
@@ -121,6 +138,10 @@ def crash_dead_runs(connected: SyncPrefectClient, workspace: Path, flow: str, ow
         connected.set_task_run_state(task.id, crashed, force=True)
     for run in dead:
         connected.set_flow_run_state(run, crashed, force=True)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def quiet_console() -> None:

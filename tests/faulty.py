@@ -9,12 +9,11 @@ from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 LOGIN = b"<!doctype html><title>Sign in</title><form method=post></form>"
-RETRY_LATER = "Retry-After: 600\r\n"
 ANSWERS = {  # of the modes that answer by themselves: head and body
     "500": ("500 Internal Server Error", "", b"oops"),
     "502": ("502 Bad Gateway", "", b"<html>502</html>"),
-    "503": ("503 Service Unavailable", RETRY_LATER, b""),
-    "429": ("429 Too Many Requests", RETRY_LATER, b"{}"),
+    "503": ("503 Service Unavailable", "", b""),
+    "429": ("429 Too Many Requests", "Retry-After: 600\r\n", b"{}"),
     "login": ("200 OK", "Content-Type: text/html\r\n", LOGIN),
     "truncated": ("200 OK", "Content-Type: application/json\r\n", b'{"experiment": {"experiment_id": "1", "na'),
 }

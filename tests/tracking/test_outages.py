@@ -5,13 +5,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rlhf.errors import Exit
+from rlhf.errors import Exit, ServiceError
+from rlhf.gate.ledger import Ledger
 from rlhf.tracking.journal import read
+from rlhf.tracking.promotion import promote, reconcile, steps
 from rlhf.tracking.sender import sync
 from rlhf.tracking.sent import load_sent
 from rlhf.tracking.store import connect
@@ -120,14 +123,41 @@ def arrives(made: Path, mode: str) -> None:
     wait_until(lambda: stored() > before, f"news in MLflow after {mode}")
 
 
-def test_a_request_that_was_done_and_is_done_again_makes_nothing_twice(
+def test_what_is_registered_and_promoted_is_so_once(
     proxy: Faulty, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow's client hears of a bad gateway and tries again, whatever the request was."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
-    proxy.set("lost")
-    assert sync(workspace.path) == Exit.DONE
+    """MLflow's client hears of a bad gateway and tries again what was done already. Then the registry is away."""
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        patch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+        proxy.set("lost")
+        assert sync(workspace.path) == Exit.DONE
+        proxy.set(None)
+        assert_agrees(workspace)
+
+    for mode in (mode for mode in MODES if mode != "twice"):
+        proxy.set(mode)
+        fails_in_time(promote, workspace, mode)
+    assert Ledger.of(workspace.path).history() == []
     proxy.set(None)
-    assert_agrees(workspace)
+    promotion = steps(workspace.path)
+    while next(promotion) != "written":
+        pass
+    proxy.set("freeze")
+    with pytest.raises(StopIteration) as ended:
+        next(promotion)
+    assert ended.value.value.sentence.endswith("MLflow does not know it yet: `rlhf sync` tells it")
+    for mode in (mode for mode in MODES if mode != "twice"):
+        proxy.set(mode)
+        fails_in_time(reconcile, workspace, mode)
+    proxy.set(None)
+    assert reconcile(workspace.path) == ["champion"]
+    assert len(Ledger.of(workspace.path).history()) == 1
+
+
+def fails_in_time(command: Callable[[Path], Any], workspace: Workspace, mode: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ServiceError, match=r"MLflow at .* does not take the records"):
+        command(workspace.path)
+    assert time.monotonic() - begun < 10, mode
