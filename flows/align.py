@@ -25,11 +25,19 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from flows.records import Sender, gate_report, promote_apart, record, sending, settled
 from flows.results import Reporter, RunResult, Silent, StageResult
-from flows.server import client, crash_dead_runs, ensure_limits, quiet_console, require_limits
+from flows.server import (
+    client,
+    crash_dead_runs,
+    ensure_automation,
+    ensure_limits,
+    quiet_console,
+    require_limits,
+    showing,
+)
 from flows.slots import release_left_over
 from flows.stages import Stages, retries, retry_delays
 from rlhf.config import load_promotion
-from rlhf.errors import Exit
+from rlhf.errors import Exit, ServiceError
 from rlhf.pipeline import champion, fingerprint, versioning
 from rlhf.pipeline.graph import PARAMS, Graph, load_graph, read_yaml
 from rlhf.pipeline.lock import hold
@@ -79,16 +87,22 @@ def run(workspace: Path, sender: Sender, *, reporter: Reporter | None = None, pr
 
     `sender` is at work on the workspace, and is let go when the run is over: `flows.records.sending`.
     Raises Busy when another run holds the workspace, ServiceError without a Prefect server, ConfigError for a dvc.yaml
-    that cannot be read. A stage that fails raises nothing: its exit code and message are in the result.
+    that cannot be read. A stage that fails raises nothing: its exit code and message are in the result. A Prefect
+    server that goes away in the middle costs what it would have shown.
     """
     quiet_console()
     with _open(workspace.resolve(), reporter or Silent(), promote, sender) as session:
-        token = _SESSION.set(session)
+        token, state = _SESSION.set(session), None
         try:
-            state = pipeline(str(session.workspace), promote, return_state=True)
+            with showing(session.reporter.message):
+                state = pipeline(str(session.workspace), promote, return_state=True)
         finally:
             _SESSION.reset(token)
     if session.result is None:
+        if state is None:
+            raise ServiceError(
+                "The Prefect server went away before the run began. Start it: `rlhf up`, then `rlhf run`"
+            )
         state.result(raise_on_failure=True)
         raise AssertionError(f"the flow ended without a result: {state}")
     return session.result
@@ -102,6 +116,7 @@ def _open(workspace: Path, reporter: Reporter, promote: bool, sender: Sender) ->
         with client() as connected:
             ensure_limits(connected)
             require_limits(connected)
+            ensure_automation(connected)
             own = flow_run.get_id()
             crash_dead_runs(connected, workspace, FLOW, UUID(own) if own else None)
             release_left_over(connected, workspace / ".rlhf" / "leases")
@@ -172,7 +187,8 @@ def _decision(stages: Stages) -> Standing | None:
         record(stages.workspace, decision)
     if decision and gate and gate.state != "cached":
         stages.journal.write("decision", digest=decision.digest)
-        create_markdown_artifact(gate_report(decision.raw), key="gate", description=decision.sentence)
+        with showing(stages.reporter.message):
+            create_markdown_artifact(gate_report(decision.raw), key="gate", description=decision.sentence)
     return decision
 
 

@@ -2,8 +2,10 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from json import JSONDecodeError
 from pathlib import Path
 from uuid import UUID
 
@@ -22,15 +24,21 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.events import ChangeFlowRunState, EventTrigger
+from prefect.events.schemas.automations import AutomationCore, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging.handlers import PrefectConsoleHandler
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.states import Crashed, State
+from pydantic import ValidationError
 
 from rlhf.errors import ServiceError
 from rlhf.pipeline.process import gpus
 
 GPU = "gpu"  # the global concurrency limit that stages with `meta.gpu` occupy
+DEAD = "rlhf: runs without a heartbeat have crashed"  # the automation
+ANEW = "Start it anew (`rlhf down`, `rlhf up`), or correct PREFECT_API_URL"
+MISSED = 3  # heartbeats, after which a run is dead
 
 
 @contextmanager
@@ -46,6 +54,20 @@ def client() -> Iterator[SyncPrefectClient]:
         raise ServiceError(
             f"The Prefect server at {url} does not answer ({type(error).__name__}). Start it: `rlhf up`"
         ) from None
+    except httpx.HTTPStatusError as error:
+        said = f"answers HTTP {error.response.status_code} to {error.request.url.path}"
+        raise ServiceError(f"The Prefect server at {url} {said}. {ANEW}") from None
+    except (JSONDecodeError, ValidationError) as error:
+        raise ServiceError(f"What answers at {url} is no Prefect server ({_line(error)}). {ANEW}") from None
+
+
+@contextmanager
+def showing(tell: Callable[[str], None]) -> Iterator[None]:
+    """Let pass that Prefect does not take what is only to be shown there: the work does not depend on it."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        tell(f"Prefect does not show all of this run: its server does not answer ({type(error).__name__})")
 
 
 def ensure_limits(connected: SyncPrefectClient) -> None:
@@ -73,12 +95,33 @@ def require_limits(connected: SyncPrefectClient) -> None:
         raise ServiceError(f"Prefect's concurrency limit `{GPU}` is off. Turn it on: prefect gcl enable {GPU}")
 
 
+def ensure_automation(connected: SyncPrefectClient) -> None:
+    """Have the server itself mark as Crashed any run of a flow whose process is gone, if nobody runs it again here.
+
+    A run sends heartbeats, every 180 s unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY says otherwise. The automation is made
+    once; one that exists is left as it is.
+    """
+    frequency = get_current_settings().flows.heartbeat_frequency
+    if not frequency or connected.read_automations_by_name(DEAD):
+        return
+    trigger = EventTrigger(
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.*"},  # the next heartbeat, or whatever state the run ends in
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        within=timedelta(seconds=MISSED * frequency),
+    )
+    crashed = ChangeFlowRunState(state=StateType.CRASHED, message="Its process died.")
+    connected.create_automation(AutomationCore(name=DEAD, trigger=trigger, actions=[crashed]))
+
+
 def crash_dead_runs(connected: SyncPrefectClient, workspace: Path, flow: str, own: UUID | None) -> None:
     """Mark as Crashed the runs of `flow` that a dead process left Running in this workspace, and their tasks.
 
     Who calls it holds the lock of the workspace: no other run of it can be alive.
     """
-    running = [StateType.RUNNING]
+    running, unfinished = [StateType.RUNNING], [StateType.RUNNING, StateType.PENDING]
     found = connected.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=running))),
@@ -89,12 +132,16 @@ def crash_dead_runs(connected: SyncPrefectClient, workspace: Path, flow: str, ow
     crashed: State[None] = Crashed(message="Its process died.")
     tasks = connected.read_task_runs(
         flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=dead)),
-        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=running))),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=unfinished))),
     )
     for task in tasks:
         connected.set_task_run_state(task.id, crashed, force=True)
     for run in dead:
         connected.set_flow_run_state(run, crashed, force=True)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def quiet_console() -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,8 @@ from rlhf.judges.question import question, read_verdict
 REFUSED_KEY = (401, 403)
 CUT = "\n[cut at max_tokens]"  # what ends so ends with no verdict
 PASSING = (408, 409, 429)  # and 5xx: the same request may succeed later
+LONGEST = 2**20  # bytes of a reply; a longer one is not read to its end
+GONE = 2  # times `parallel` comparisons in a row without a reply, and the server is asked no more
 
 
 class EndpointJudge:
@@ -34,11 +37,12 @@ class EndpointJudge:
         self.replies: list[dict[str, str | None]] = []  # all that was said, in the order in which it was asked for
         self._config, self._kept, self._progress = config, kept, progress
         self._key = _key(config.key)
-        self._left, self._answered = config.budget, False
+        self._left, self._answered, self._missed = config.budget, False, 0
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
     def __call__(self, comparisons: Sequence[Comparison]) -> list[Verdict | None]:
-        """A verdict for each comparison; None where the reply held none, or the budget was spent.
+        """A verdict for each comparison; None where the reply held none, or there is none: the budget was spent, or the
+        server, which had answered, answers no more.
 
         Raises ConfigError for a key, a model or an address that the server refuses, and ServiceError for a server that
         does not answer at all.
@@ -82,19 +86,24 @@ class EndpointJudge:
         path = self._kept / request[:2] / f"{request}.json"
         text = _read(path)
         if text is None:
-            text = self._ask(client, body)
+            text = self._ask(client, body, request)
             if text is not None:
                 _keep(path, text)
         return text
 
-    def _ask(self, client: httpx.Client, body: dict[str, Any]) -> str | None:
-        """The reply; None where the budget is spent, or where a server that has answered others gives none."""
+    def _ask(self, client: httpx.Client, body: dict[str, Any], request: str) -> str | None:
+        """The reply; None where the budget is spent, or where a server that has answered others gives none.
+
+        `request` names the request, so that a server that knows the header does it once however often it comes.
+        """
+        asked_for = 0.0  # seconds that the server wants to be left alone for
         for attempt in range(self._config.retries + 1):
-            pause = self._config.wait * 2 ** (attempt - 1) if attempt else 0.0
+            pause = max(self._config.wait * 2 ** (attempt - 1), asked_for) if attempt else 0.0
             if self._stopped.wait(pause) or not self._spend():
                 return None
+            asked_for = 0.0
             try:
-                answer = client.post(f"{self._config.url.rstrip('/')}/chat/completions", json=body)
+                answer = self._post(client, body, request)
             except (httpx.RequestError, httpx.InvalidURL) as error:
                 fault = f"gave no reply ({type(error).__name__})"
                 continue
@@ -102,16 +111,35 @@ class EndpointJudge:
                 self._stopped.set()
                 raise ConfigError(self._refusal(answer.status_code))
             if answer.status_code == httpx.codes.OK and (text := _text(answer)) is not None:
-                self._answered = True
+                self._answered, self._missed = True, 0
                 return self._without_key(text)
             said = self._without_key(answer.text)[:200]
             fault = f"answered HTTP {answer.status_code} and no chat completion ({said!r})"
+            asked_for = min(_seconds(answer.headers.get("Retry-After", "")), self._config.timeout)
             if answer.status_code not in PASSING and answer.status_code < 500:
                 break
         if not self._answered:
             self._stopped.set()
             raise ServiceError(self._complaint(fault))
+        with self._lock:
+            self._missed += 1
+            if self._missed >= GONE * self._config.parallel:
+                self._stopped.set()
         return None
+
+    def _post(self, client: httpx.Client, body: dict[str, Any], request: str) -> httpx.Response:
+        """The whole answer. Raises httpx.RequestError where it does not come within `timeout`, or does not end."""
+        deadline, content = time.monotonic() + self._config.timeout, bytearray()
+        url, headers = f"{self._config.url.rstrip('/')}/chat/completions", {"Idempotency-Key": request}
+        with client.stream("POST", url, json=body, headers=headers) as answer:
+            for part in answer.iter_bytes():
+                content += part
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout(f"no whole reply within {self._config.timeout:g} s")
+                if len(content) > LONGEST:
+                    raise httpx.DecodingError(f"a reply of more than {LONGEST} bytes")
+        again = {"Retry-After": answer.headers.get("Retry-After", "")}
+        return httpx.Response(answer.status_code, headers=again, content=bytes(content))
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
@@ -149,6 +177,11 @@ def _key(name: str | None) -> str | None:
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"The environment variable {name} holds characters that no key has. Set it again")
     return key
+
+
+def _seconds(text: str) -> float:
+    """What a Retry-After says; 0 for a date, or nothing."""
+    return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
 def _text(answer: httpx.Response) -> str | None:

@@ -16,7 +16,7 @@ from rlhf.errors import DataError
 from rlhf.tracking.lineage import LINEAGE, Node, to_json, tree
 from rlhf.tracking.outputs import MANIFEST, DvcLock, Output, model_outputs, verify
 from rlhf.tracking.runs import STAGE, VALUE, Runs, key_name, link_models, log, stage_facts, stage_journal
-from rlhf.tracking.store import Store, as_default, connect, locked, reaching, registering, transferring
+from rlhf.tracking.store import Store, as_default, connect, expecting, locked, reaching, registering, transferring
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -56,8 +56,14 @@ def register_outputs(workspace: Path, store: Store, runs: Runs) -> dict[str, Reg
 
 def find(store: Store, name: str, key: str) -> Registered | None:
     """The version of a registered model that was made by a stage key."""
-    versions = store.client.search_model_versions(f"name = '{name}' AND tags.{KEY} = '{key}'")
+    versions = _versions(store, name, key)
     return _registered(versions[0]) if versions else None
+
+
+def _versions(store: Store, name: str, key: str) -> "list[ModelVersion]":
+    """The versions that a stage key made, the first one first: more than one where a request came twice."""
+    found = store.client.search_model_versions(f"name = '{name}' AND tags.{KEY} = '{key}'")
+    return sorted(found, key=lambda version: int(version.version))
 
 
 def resolve(workspace: Path, model: str) -> Path:
@@ -138,13 +144,18 @@ def _register(workspace: Path, store: Store, runs: Runs, output: Output) -> Regi
         verify(output.directory, output.digest)  # DVC may have replaced it during the upload
         store.client.finalize_logged_model(model.model_id, "READY")
     name = _name(store, output.kind)
-    _ensure_registered_model(store, name)
+    with expecting("RESOURCE_ALREADY_EXISTS"):
+        store.client.create_registered_model(name)
     tags[MODEL] = model.model_id
     text = _description(store, runs, node)
     with as_default(store.uri):
-        version = store.client.create_model_version(
+        store.client.create_model_version(
             name, f"models:/{model.model_id}", run_id, tags, description=text, model_id=model.model_id
         )
+    version, *others = _versions(store, name, output.key)
+    for other in others:
+        with expecting("RESOURCE_DOES_NOT_EXIST"):
+            store.client.delete_model_version(name, other.version)
     return _registered(version)
 
 
@@ -159,16 +170,6 @@ def _new_run(workspace: Path, store: Store, runs: Runs, output: Output) -> str:
     if restored:
         store.client.set_terminated(run_id, "FINISHED")
     return run_id
-
-
-def _ensure_registered_model(store: Store, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        store.client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _upstream_tags(node: Node) -> dict[str, str]:

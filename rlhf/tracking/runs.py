@@ -39,9 +39,12 @@ class Runs:
         self._store = store
         self._workspace = workspace
         self._ids: dict[tuple[str, str], str] = {}
+        found: dict[tuple[str, str], list[Run]] = {}
         for run in _runs(store):
-            tags = run.data.tags
-            self._ids.update({(tag, tags[tag]): run.info.run_id for tag in (STAGE, PIPELINE) if tag in tags})
+            for tag in {STAGE, PIPELINE} & run.data.tags.keys():
+                found.setdefault((tag, run.data.tags[tag]), []).append(run)
+        for name, runs in found.items():
+            self._ids[name] = self._only(runs)
 
     def find(self, tag: str, value: str) -> str | None:
         """Id of the run whose `tag` (STAGE or PIPELINE) has `value`."""
@@ -57,15 +60,24 @@ class Runs:
 
     def _make(self, tag: str, value: str, name: str, journal: Path) -> str:
         """Make a run that begins when its journal does, unless another process has just made it."""
-        start = next(read(journal), None) if journal.exists() else None
+        start, same = next(read(journal), None) if journal.exists() else None, f"tags.`{tag}` = '{value}'"
         with locked(self._workspace / ".rlhf/runs.lock", 60.0, "makes runs in MLflow"):
-            made = list(_runs(self._store, f"tags.`{tag}` = '{value}'")) or [
-                self._store.client.create_run(
-                    self._store.experiment_id, milliseconds(start["time"]) if start else None, {tag: value}, name
-                )
-            ]
-        self._ids[tag, value] = made[0].info.run_id
+            if not (made := list(_runs(self._store, same))):
+                time = milliseconds(start["time"]) if start else None
+                self._store.client.create_run(self._store.experiment_id, time, {tag: value}, name)
+                made = list(_runs(self._store, same))
+            self._ids[tag, value] = self._only(made)
         return self._ids[tag, value]
+
+    def _only(self, runs: "Sequence[Run]") -> str:
+        """Id of the one run among those of one tag; the others, which a request that came twice made, are deleted.
+
+        The fullest is kept, because nothing is ever written to the others.
+        """
+        kept, *others = sorted(runs, key=lambda run: (-len(run.data.tags) - len(run.data.params), run.info.run_id))
+        for other in others:
+            self._store.client.delete_run(other.info.run_id)
+        return kept.info.run_id
 
 
 def log(store: Store, run_id: str, batch: Batch, lock: DvcLock) -> None:
@@ -102,16 +114,24 @@ def stage_facts(record: Mapping[str, Any], commit: str | None, lock: DvcLock) ->
 def link_models(store: Store, run_id: str, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> None:
     """Draw the edges between a run and the logged models that it read and made, each once."""
     from mlflow.entities import LoggedModelInput, LoggedModelOutput
+    from mlflow.exceptions import MlflowException
 
-    run = store.client.get_run(run_id)  # MLflow refuses an edge that is there already
-    known_inputs = {model.model_id for model in run.inputs.model_inputs} if run.inputs else set()
-    known_outputs = {model.model_id for model in run.outputs.model_outputs} if run.outputs else set()
-    new_inputs = [LoggedModelInput(model) for model in inputs if model not in known_inputs]
-    new_outputs = [LoggedModelOutput(model, step=0) for model in outputs if model not in known_outputs]
-    if new_inputs:
-        store.client.log_inputs(run_id, models=new_inputs)
-    if new_outputs:
-        store.client.log_outputs(run_id, new_outputs)
+    def missing() -> tuple[list[str], list[str]]:
+        run = store.client.get_run(run_id)  # MLflow refuses an edge that is there already
+        known_inputs = {model.model_id for model in run.inputs.model_inputs} if run.inputs else set()
+        known_outputs = {model.model_id for model in run.outputs.model_outputs} if run.outputs else set()
+        return [one for one in inputs if one not in known_inputs], [one for one in outputs if one not in known_outputs]
+
+    new_inputs, new_outputs = missing()
+    try:
+        if new_inputs:
+            store.client.log_inputs(run_id, models=[LoggedModelInput(model) for model in new_inputs])
+        if new_outputs:
+            store.client.log_outputs(run_id, [LoggedModelOutput(model, step=0) for model in new_outputs])
+    except MlflowException:
+        if missing() == (new_inputs, new_outputs):
+            raise
+        link_models(store, run_id, inputs, outputs)  # a request had come through, and was refused when it came again
 
 
 def stored_metrics(store: Store, run_id: str) -> set[tuple[str, int]]:
@@ -131,8 +151,8 @@ def pipeline_journal(workspace: Path, run: str) -> Path:
 
 
 def milliseconds(time: float) -> int:
-    """MLflow's time stamp of seconds since 1970."""
-    return round(time * 1000)
+    """MLflow's time stamp of seconds since 1970; it refuses what is before, which a clock may say."""
+    return max(0, round(time * 1000))
 
 
 def key_name(name: str) -> str:

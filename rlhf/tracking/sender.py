@@ -20,10 +20,9 @@ from rlhf.tracking.promotion import mirror
 from rlhf.tracking.registry import register_outputs
 from rlhf.tracking.sending import Sender
 from rlhf.tracking.sent import load_sent
-from rlhf.tracking.store import connect, locked, reaching
+from rlhf.tracking.store import connect, locked, patience, reaching
 
 TICK = 1.0  # seconds between two passes while following: one batch a run a second
-PATIENCE = 10.0  # seconds before a store that did not answer is asked again
 
 
 class Follower:
@@ -102,7 +101,7 @@ def follow(workspace: Path) -> Exit:
         ended = False
         while not ended:  # the first pass at once: loading MLflow takes seconds
             follower.attempt(last=False)
-            ended = _input_ended(PATIENCE if isinstance(follower.trouble, ServiceError) else TICK)
+            ended = _input_ended(patience() if isinstance(follower.trouble, ServiceError) else TICK)
             if os.getppid() != parent:
                 return Exit.PREEMPTED
         follower.attempt()

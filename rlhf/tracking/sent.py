@@ -37,9 +37,9 @@ class Sent:
         """Write the state, whole or not at all."""
         state = {"journals": {name: asdict(entry) for name, entry in self.journals.items()}, "versions": self.versions}
         durable.make_private(self.path.parent)
-        temporary = self.path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        os.replace(temporary, self.path)
+        mine = self.path.with_suffix(f".{os.getpid()}")  # two processes may send at once
+        durable.write_json(mine, state)
+        os.replace(mine, self.path)
 
 
 def load_sent(workspace: Path) -> Sent:

@@ -3,31 +3,58 @@
 import fcntl
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from rlhf import durable, telemetry
 from rlhf.errors import Busy, ServiceError
+from rlhf.failpoints import reach
 from rlhf.secrets import redact
 from rlhf.tracking.sent import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"  # seconds of silence
 # A server that is down must cost seconds: by default one call blocks for four minutes.
 _ENVIRONMENT = telemetry.OFF | {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    _TIMEOUT: "5",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # it may ask for hours, and we ask again anyway
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 TRANSFER_SECONDS = "600"
+
+
+class _Requests:
+    """MLflow's client, each of whose calls ends in time and is a failpoint when it has changed something.
+
+    This is the one place where the store is asked for anything but the bytes of a download.
+    """
+
+    def __init__(self, client: "MlflowClient") -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def request(*arguments: Any, **named: Any) -> Any:
+            with _in_time(name):
+                answer = method(*arguments, **named)
+            if not name.startswith(("get_", "search_", "list_")):
+                reach(f"mlflow {name}")
+            return answer
+
+        return request
 
 
 @dataclass(frozen=True)
@@ -54,7 +81,7 @@ def connect(workspace: Path) -> Store:
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = tracking_uri(workspace)
     with reaching(uri):
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client = cast("MlflowClient", _Requests(MlflowClient(tracking_uri=uri, registry_uri=uri)))
         prefix = experiment_name(workspace)
         return Store(client, uri, _experiment(client, prefix, workspace), prefix)
 
@@ -82,6 +109,21 @@ def reaching(uri: str) -> Iterator[None]:
 
 
 @contextmanager
+def expecting(code: str) -> Iterator[None]:
+    """Let MLflow's refusal with this error code pass, which says that what is asked for is so already.
+
+    Another process may have been faster, or this one: the client repeats a request whose answer it did not get.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != code:
+            raise
+
+
+@contextmanager
 def as_default(uri: str) -> Iterator[None]:
     """Make `uri` MLflow's default: its SQLite registry looks logged models up there, not in the client's own store."""
     import mlflow
@@ -98,13 +140,37 @@ def as_default(uri: str) -> Iterator[None]:
 
 @contextmanager
 def transferring() -> Iterator[None]:
-    """Give a server time to store a large file before it answers."""
-    before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = TRANSFER_SECONDS
+    """Give a server time to store a large file before it answers; the user's time-out counts where it is longer."""
+    before = os.environ[_TIMEOUT]
+    os.environ[_TIMEOUT] = max(before, TRANSFER_SECONDS, key=float)
     try:
         yield
     finally:
-        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = before
+        os.environ[_TIMEOUT] = before
+
+
+def patience() -> float:
+    """Seconds before a store that did not answer is asked again: as long as it may be silent."""
+    return float(os.environ[_TIMEOUT])
+
+
+@contextmanager
+def _in_time(call: str) -> Iterator[None]:
+    """Break a call off that goes on for ever because something comes now and then: `_TIMEOUT` is of silence only.
+
+    By the alarm of the main thread, from which alone a store is asked.
+    """
+    seconds = 4 * patience()  # a request and its retry, each late and slow
+
+    def late(number: int, frame: FrameType | None) -> NoReturn:
+        raise ServiceError(f"no whole answer to {call} within {seconds:g} s")
+
+    before, left = signal.signal(signal.SIGALRM, late), signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
+        signal.signal(signal.SIGALRM, before)
 
 
 def registering(workspace: Path) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -342,7 +343,7 @@ def test_a_run_in_a_terminal_shows_nothing_of_prefect_and_imports_nothing_heavy(
 def test_after_kill_9_of_the_run_the_next_one_goes_on(finished: Path, start) -> None:
     from prefect.client.schemas.objects import StateType
 
-    from flows.server import client
+    from flows.server import DEAD, client
 
     body = """
 step = stage.work / "step"
@@ -369,6 +370,9 @@ stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
     assert (finished / "models/small/model.txt").read_text() == "resumed: True"
     with client() as connected:
         assert connected.read_flow_run(dead).state.type == StateType.CRASHED
+        (automation,) = connected.read_automations_by_name(DEAD)  # for those whom nobody runs again
+    assert automation.enabled
+    assert automation.trigger.within == timedelta(seconds=3 * 180)
 
 
 def test_sigterm_stops_the_run_in_order(workspace: Path, start) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from rlhf.judges.door import Comparison
 
 KEY = "sk-kept-from-everyone"
 Answer = Callable[[dict[str, Any]], str | tuple[int, str]]  # of a question: what the model says, or a status and a body
+TRICKLE = -1  # a status: a good answer that comes a byte at a time
+RESET = -2  # a status: the connection breaks in the middle of a good answer
 
 
 @dataclass
@@ -22,8 +25,10 @@ class Server:
     answer: Answer = lambda shown: "[[A]]"
     asked: list[dict[str, Any]] = field(default_factory=list)  # bodies of all requests
     keys: set[str | None] = field(default_factory=set)
+    names: list[str | None] = field(default_factory=list)  # of all requests: their Idempotency-Key
     finish: str = "stop"
     moved: str | None = None  # where it sends everybody
+    retry_after: str | None = None
 
 
 @contextmanager
@@ -40,16 +45,29 @@ def serving() -> Iterator[Server]:
             with lock:
                 state.asked.append(body)
                 state.keys.add(self.headers["Authorization"])
+                state.names.append(self.headers["Idempotency-Key"])
                 found = state.answer(json.loads(body["messages"][1]["content"]))
             status, text = found if isinstance(found, tuple) else (200, completion(found, state.finish))
             if self.path != "/v1/chat/completions":
                 status, text = 404, "no such path"
-            self.send_response(307 if state.moved else status)
+            broken = status if status in (TRICKLE, RESET) else None
+            self.send_response(307 if state.moved else 200 if broken else status)
             if state.moved:
                 self.send_header("Location", f"{state.moved}/chat/completions")
             self.send_header("Content-Length", str(len(text.encode())))
+            if state.retry_after is not None:
+                self.send_header("Retry-After", state.retry_after)
             self.end_headers()
-            self.wfile.write(text.encode())
+            if broken is None:
+                self.wfile.write(text.encode())
+            elif broken == RESET:
+                self.wfile.write(text.encode()[:-9])
+                self.close_connection = True
+            else:
+                for byte in text.encode():
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    time.sleep(0.03)
 
         def log_message(self, *arguments: Any) -> None:
             """Be quiet."""

@@ -1,6 +1,7 @@
 """A judge behind a server: both orders, retries, a budget, replies paid for once, and faults that say what to do."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rlhf.judges.door import Comparison, in_both_orders
 from rlhf.judges.endpoint import EndpointJudge
 from rlhf.judges.question import question, read_verdict
 from tests.conftest import free_port
-from tests.judges.server import KEY, Server, comparisons, completion, serving, wise
+from tests.judges.server import KEY, RESET, TRICKLE, Server, comparisons, completion, serving, wise
 
 Made = Callable[..., EndpointJudge]
 MESSAGE = [{"role": "user", "content": "What is red?"}]
@@ -74,11 +75,53 @@ def test_a_server_that_is_not_there(judge: Made) -> None:
 
 
 def test_a_reply_that_takes_too_long(server: Server, judge: Made) -> None:
-    import time
-
     server.answer = lambda shown: time.sleep(0.3) or "[[A]]"
     with pytest.raises(ServiceError, match=r"ReadTimeout"):
         judge(timeout=0.05, retries=0)(comparisons(1))
+
+
+def test_a_reply_that_trickles_takes_no_longer_than_the_timeout(server: Server, judge: Made) -> None:
+    server.answer = lambda shown: (TRICKLE, completion("[[A]]"))  # 100 bytes, one every 30 ms
+    begun = time.monotonic()
+    with pytest.raises(ServiceError, match=r"ReadTimeout"):
+        judge(timeout=0.1, retries=0)(comparisons(1))
+    assert time.monotonic() - begun < 1.5
+
+
+def test_a_reply_without_end_is_not_read_to_its_end(server: Server, judge: Made) -> None:
+    server.answer = lambda shown: completion("x" * 2**20 + "[[A]]")
+    with pytest.raises(ServiceError, match=r"DecodingError"):
+        judge(retries=0)(comparisons(1))
+
+
+def test_a_reply_that_breaks_off_is_asked_for_again_under_the_same_name(server: Server, judge: Made) -> None:
+    server.answer = lambda shown: "[[B]]" if len(server.asked) % 2 == 0 else (RESET, completion("[[A]]"))
+    assert judge(parallel=1)(comparisons(2)) == ["second", "second"]
+    first, again, other, _ = server.names
+    assert first
+    assert first == again != other
+
+
+@pytest.mark.parametrize(("asked", "least", "most"), [("1", 1.0, 3.0), ("3600", 1.5, 3.0), ("soon", 0.0, 1.0)])
+def test_a_server_that_asks_for_time_gets_it_but_no_more_than_the_timeout(
+    asked: str, least: float, most: float, server: Server, judge: Made
+) -> None:
+    server.retry_after = asked
+    server.answer = lambda shown: "[[B]]" if len(server.asked) == 2 else (429, "slower")
+    begun = time.monotonic()
+    assert judge(timeout=1.5)(comparisons(1)) == ["second"]
+    assert least <= time.monotonic() - begun < most
+
+
+def test_a_server_that_has_gone_is_not_asked_about_all_the_rest(server: Server, judge: Made) -> None:
+    server.answer = lambda shown: "[[A]]" if len(server.asked) <= 3 else (500, "")
+    found = judge(parallel=1, retries=0)(comparisons(50))
+    assert found == ["first"] * 3 + [None] * 47, "no verdict, which the gate counts as missing"
+    assert len(server.asked) == 5
+    server.asked.clear()
+    server.answer = lambda shown: "[[A]]"
+    assert judge()(comparisons(50)) == ["first"] * 50
+    assert len(server.asked) == 47, "the next evaluation asks for what is missing"
 
 
 @pytest.mark.parametrize("body", ["<html>", "{}", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', "3"])

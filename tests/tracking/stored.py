@@ -20,8 +20,9 @@ def points(store: Store, run: Any, key: str) -> list[tuple[int, float, int]]:
 
 
 def versions(store: Store) -> Counter[str]:
-    """Stage keys of all registered versions, counted."""
-    return Counter(version.tags["stage_key"] for version in store.client.search_model_versions())
+    """Stage keys of all registered versions of the experiment, counted."""
+    found = store.client.search_model_versions(f"name LIKE '{store.prefix}-%'")
+    return Counter(version.tags["stage_key"] for version in found)
 
 
 def assert_agrees(made: Workspace) -> None:

@@ -1,7 +1,10 @@
 """MLflow agrees with the journals: everything once, whatever happened in between."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from rlhf.tracking.sender import sync
 from rlhf.tracking.sent import load_sent
 from rlhf.tracking.standing import DECISION, keep, standing
 from rlhf.tracking.store import connect
+from tests.conftest import ROOT
 from tests.tracking.stored import assert_agrees, points, runs_by_stage, versions
 from tests.tracking.workspace import GRAPH, MODEL_STAGES, STEPS, TIME, Workspace, write_pipeline_journal, write_steps
 
@@ -44,18 +48,44 @@ def test_edges_lead_from_a_policy_to_its_parents_and_data(synced: Workspace) -> 
     assert runs["reward@overall"].data.tags["dvc.md5.data/judgements"] == source["dvc_md5"]
 
 
-@pytest.mark.parametrize("lost", ["offsets", "one_run", "state"])
-def test_a_crash_before_the_offset_is_kept_sends_no_metric_twice(workspace: Workspace, lost: str) -> None:
-    sync(workspace.path)
-    sent = load_sent(workspace.path)
-    if lost == "state":
-        sent.path.unlink()
-    else:
-        for name in list(sent.journals)[: 1 if lost == "one_run" else None]:
-            sent.journals[name].offset = 0
-        sent.save()
-    assert sync(workspace.path) == Exit.DONE
-    assert_agrees(workspace)
+DYING = """
+import os, sys
+from pathlib import Path
+from rlhf.tracking.sender import sync
+import mlflow.store.tracking.sqlalchemy_store
+for made in map(Path, sys.argv[1:]):
+    if not (process := os.fork()):
+        os.environ["RLHF_FAILPOINT"] = f"{made}.hits:{made.name}:kill"
+        os._exit(sync(made))
+    os.waitpid(process, 0)
+"""
+
+
+def test_a_sender_that_dies_anywhere_sends_nothing_twice(workspace: Workspace, tmp_path: Path) -> None:
+    """After each request that changes something, and before and after the offset is kept. Number 0 does not die."""
+    (workspace.path / "dvc.lock").unlink()
+    for path in ("models", ".rlhf"):
+        shutil.rmtree(workspace.path / path)
+    for journal in set(workspace.path.glob(".work/*")) - {workspace.journal("sft").parent}:
+        shutil.rmtree(journal)
+    places = ["create_experiment", *["create_run"] * 2, *["log_batch"] * 3, "log_inputs", "set_terminated"]
+    copies = [shutil.copytree(workspace.path, tmp_path / f"{number}") for number in range(len(places) + 3)]
+    subprocess.run(
+        [sys.executable, "-c", DYING, *map(str, copies)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    reached = [(tmp_path / f"{number}.hits").read_text().splitlines() for number in range(len(copies))]
+    assert [place.removeprefix("mlflow ") for place in reached[0][: len(places)]] == places
+    assert [place.split()[0] for place in reached[0][len(places) :]] == ["written", "renamed"]
+    for number, made in enumerate(copies):
+        assert len(reached[number]) == (number or len(reached[0])), "it died there"
+        assert sync(made) == Exit.DONE
+        store = connect(made)
+        run = runs_by_stage(store)["sft"]
+        found = [(step, value) for step, value, _ in points(store, run, "train/loss")]
+        assert found == [(step, 1.0 / (step + 1)) for step in range(STEPS)]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["rlhf.stage_key"] == workspace.keys["sft"]
+        assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["data/clean"]
 
 
 def test_a_run_holds_the_decision_that_was_made_in_it(workspace: Workspace, tmp_path: Path) -> None:
@@ -191,3 +221,21 @@ def test_values_that_are_not_finite_arrive_once(workspace: Workspace) -> None:
     sync(workspace.path)
     store = connect(workspace.path)
     assert [step for step, _, _ in points(store, runs_by_stage(store)["sft"], "train/loss")] == [*range(STEPS), 50]
+
+
+def test_a_clock_that_is_set_back_changes_no_order_and_loses_nothing(workspace: Workspace) -> None:
+    """What comes later is later in the journal, whatever the time is: also twice the same, and before 1970."""
+    path, clock = workspace.journal("sft"), [TIME, TIME - 7200, TIME - 7200, TIME + 30, -5.0]
+    path.unlink()
+    with Journal(path) as journal:
+        start = {"stage": "sft", "key": workspace.keys["sft"], "params": {}, "inputs": {}, "pipeline_run": "run-1"}
+        journal.write("start", **start, time=TIME)
+        for step, now in enumerate(clock):
+            journal.write("metrics", step=step, values={"loss": float(step)}, time=now)
+        journal.write("end", status="done", seconds=1.0, time=TIME - 9000)
+    sync(workspace.path)
+    store = connect(workspace.path)
+    run = runs_by_stage(store)["sft"]
+    assert [(step, value) for step, value, _ in points(store, run, "train/loss")] == [(n, float(n)) for n in range(5)]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["train/loss"] == 4.0, "the last one is the one of the last step"

@@ -3,21 +3,19 @@
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf.errors import Exit
-from rlhf.tracking.journal import Journal
 from rlhf.tracking.sender import sync
 from rlhf.tracking.sent import load_sent
 from rlhf.tracking.store import connect
 from tests.conftest import wait_until
 from tests.tracking.conftest import Server
-from tests.tracking.stored import assert_agrees, points, runs_by_stage
-from tests.tracking.workspace import GRAPH, TIME, Workspace, write_steps
+from tests.tracking.stored import assert_agrees, runs_by_stage
+from tests.tracking.workspace import GRAPH, Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,71 +46,6 @@ def test_two_senders_at_once_make_everything_once(workspace: Workspace) -> None:
     assert [process.returncode for process in both] == [0, 0], output
     assert output == [("", ""), ("", "")], "no noise of MLflow or alembic"
     assert_agrees(workspace)
-
-
-@pytest.fixture
-def remote(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
-    """The server as the store of this test, under an experiment of its own."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setenv("RLHF_EXPERIMENT", tmp_path.name)
-    return server
-
-
-def sent_steps(made: Workspace) -> list[int]:
-    store = connect(made.path)
-    found = store.client.search_runs([store.experiment_id], f"tags.`rlhf.stage_key` = '{made.keys['sft']}'")
-    return [step for step, _, _ in points(store, found[0], "train/loss")] if found else []
-
-
-@pytest.mark.integration
-def test_curves_are_live_and_a_server_that_goes_down_and_comes_up_loses_nothing(
-    workspace: Workspace, remote: Server
-) -> None:
-    journal_of_sft = workspace.journal("sft")
-    start = {"stage": "sft", "key": workspace.keys["sft"], "params": {}, "inputs": {}, "pipeline_run": "run-1"}
-    journal_of_sft.unlink()
-    process = sender(workspace, "--follow", stdin=subprocess.PIPE)
-    with Journal(journal_of_sft) as journal:
-        journal.write("start", **start)
-        write_steps(journal, range(3), TIME)
-        wait_until(lambda: sent_steps(workspace) == [0, 1, 2], "the curve", 60.0)
-        remote.stop()
-        write_steps(journal, range(3, 6), TIME)
-        assert process.stderr is not None
-        assert "Nothing is lost" in process.stderr.readline()
-        remote.start()
-        write_steps(journal, range(6, 9), TIME)
-        journal.write("end", status="done", seconds=1.0)
-    output, errors = process.communicate(timeout=120)
-    assert (process.returncode, output, errors) == (0, "", "")
-    store = connect(workspace.path)
-    expected = [(step, 1.0 / (step + 1), int((TIME + step) * 1000)) for step in range(9)]
-    found = store.client.search_runs([store.experiment_id], f"tags.`rlhf.stage_key` = '{workspace.keys['sft']}'")
-    assert len(found) == 1
-    assert points(store, found[0], "train/loss") == expected
-    name = f"{store.prefix}-policy"
-    assert len(store.client.search_model_versions(f"name = '{name}'")) == 1
-
-
-@pytest.mark.integration
-def test_a_server_that_is_down_is_told_in_one_line_and_costs_seconds(workspace: Workspace, remote: Server) -> None:
-    remote.stop()
-    try:
-        begun = time.monotonic()
-        process = sender(workspace)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == Exit.SERVICE
-        assert time.monotonic() - begun < 30
-        message, verdict = errors.splitlines()
-        assert remote.uri in message
-        assert "rlhf sync" in message
-        assert verdict.startswith("unsynced")
-        assert process.wait() == Exit.SERVICE
-    finally:
-        remote.start()
-    assert sync(workspace.path) == Exit.DONE
-    store = connect(workspace.path)
-    assert len(list(store.client.search_runs([store.experiment_id]))) == len(GRAPH) + 1
 
 
 @pytest.mark.integration
