@@ -18,6 +18,7 @@ import httpx
 from rlhf import durable
 from rlhf.config.judges import Endpoint
 from rlhf.errors import ConfigError, ServiceError
+from rlhf.failpoints import reach
 from rlhf.judges.door import Comparison, Verdict
 from rlhf.judges.question import question, read_verdict
 
@@ -88,11 +89,13 @@ class EndpointJudge:
             pause = self._config.wait * 2 ** (attempt - 1) if attempt else 0.0
             if self._stopped.wait(pause) or not self._spend():
                 return None
+            reach("asking the judge")
             try:
                 answer = client.post(f"{self._config.url.rstrip('/')}/chat/completions", json=body)
             except (httpx.RequestError, httpx.InvalidURL) as error:
                 fault = f"gave no reply ({type(error).__name__})"
                 continue
+            reach("answered by the judge")
             if answer.status_code in REFUSED_KEY:
                 self._stopped.set()
                 raise ConfigError(self._refusal(answer.status_code))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from rlhf import durable
+
 
 @dataclass
 class Confirmed:
@@ -33,11 +35,8 @@ class Sent:
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
-        state = {"journals": {name: asdict(entry) for name, entry in self.journals.items()}, "versions": self.versions}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
-        os.replace(temporary, self.path)
+        journals = {name: asdict(entry) for name, entry in self.journals.items()}
+        durable.write_json(self.path, {"journals": journals, "versions": self.versions})
 
 
 def load_sent(workspace: Path) -> Sent:

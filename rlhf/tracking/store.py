@@ -5,13 +5,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf.errors import Busy, ServiceError
+from rlhf.failpoints import reach
 from rlhf.tracking.sent import tracking_uri
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 TRANSFER_SECONDS = "600"
+_CHANGES = ("create_", "delete_", "finalize_", "log_", "set_", "update_")  # how calls begin that change the store
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def connect(workspace: Path) -> Store:
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = tracking_uri(workspace)
     with reaching(uri):
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client = _with_failpoints(MlflowClient(tracking_uri=uri, registry_uri=uri))
         prefix = experiment_name(workspace)
         return Store(client, uri, _experiment(client, prefix, workspace), prefix)
 
@@ -128,6 +130,24 @@ def locked(path: Path, seconds: float, what: str) -> Iterator[None]:
                     raise Busy(f"Another process {what} ({path} is locked). Wait until it ends") from None
                 time.sleep(0.05)
         yield
+
+
+def _with_failpoints(client: "MlflowClient") -> "MlflowClient":
+    """The client, with a place before and a place after each call that changes the store."""
+    for name in dir(client):
+        if name.startswith(_CHANGES):
+            setattr(client, name, _between_failpoints(name, getattr(client, name)))
+    return client
+
+
+def _between_failpoints(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def between(*values: Any, **named: Any) -> Any:
+        reach(f"before {name}")
+        found = call(*values, **named)
+        reach(f"after {name}")
+        return found
+
+    return between
 
 
 def _experiment(client: "MlflowClient", name: str, workspace: Path) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from rlhf import durable, manifest
 from rlhf.errors import DataError
+from rlhf.failpoints import reach
 from rlhf.training.sharding import as_sharded, doubles, whole, whole_weights
 
 _KEPT = 2
@@ -48,8 +49,11 @@ class Checkpoints:
         durable.remove(path)
         path.mkdir(parents=True)
         save_file(weights, path / "weights.safetensors")
+        reach("saved", path / "weights.safetensors")
         save_file(tensors, path / "optimizer.safetensors")
+        reach("saved", path / "optimizer.safetensors")
         (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
+        reach("saved", path / "state.json")
         manifest.write_manifest(path)
         durable.publish(path, target)
         for old in sorted(self._directory.glob("step-*"))[:-_KEPT]:

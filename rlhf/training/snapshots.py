@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
+from rlhf import durable
 from rlhf.models.lora import merged_weights
 from rlhf.training.loop import Step
 from rlhf.training.sharding import whole_weights
@@ -45,4 +46,4 @@ class Snapshots:
         target = self._directory / f"step-{number:08d}.safetensors"
         own = target.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
         save_file(whole_weights(merged_weights(self._model)), own)
-        own.replace(target)
+        durable.publish(own, target)
