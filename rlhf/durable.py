@@ -60,7 +60,7 @@ def publish(temporary: Path, target: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a file, a link or a whole directory; nothing happens when it is not there."""
     if path.is_dir() and not path.is_symlink():
-        reach("removing", path)
+        reach(f"removing {path.name}")
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 FAILPOINT = "RLHF_FAILPOINT"
 # What happens at a place. A torn write leaves half of what was written, as a machine that loses power does; a disk that
-# is full stays so for every place after it; an error of the disk comes once.
+# is full stays so for everything that is written after it; an error of the disk comes once.
 FAULTS = ("kill", "torn", "full", "error")
 _ERRORS = {"full": errno.ENOSPC, "error": errno.EIO}
 
@@ -30,7 +30,7 @@ def reach(place: str, file: Path | None = None, fresh: int | None = None) -> Non
         hits, _, fault = plan.partition(":")
         number, _, kind = fault.partition(":")
         found = _count(Path(hits), f"{place}\t{file.name}" if file else place)
-        if number and (found == int(number) or (kind == "full" and found > int(number))):
+        if number and (found == int(number) or (kind == "full" and file and found > int(number))):
             _suffer(kind, place, file, fresh)
 
 

@@ -66,6 +66,8 @@ class Checkpoints:
                 manifest.digest(path)
             except DataError:  # torn; the one before it is kept for this
                 continue
+            if not (path / manifest.MANIFEST).is_file():  # its removal was broken off
+                continue
             weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
             own = learned(module)
             wanted = own.keys() - doubles(own)

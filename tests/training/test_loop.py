@@ -75,3 +75,12 @@ def test_a_step_that_is_not_finite_is_named_and_changes_nothing(
         ended.append(objective.weights.detach())
     assert torch.equal(*ended)
     assert not torch.equal(ended[0], torch.ones(3))
+
+
+def test_a_checkpoint_whose_removal_was_broken_off_is_not_taken_for_one(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    Checkpoints(tmp_path).save(1, model, optimizer, [])
+    for name in ("MANIFEST.json", "weights.safetensors"):
+        (tmp_path / "step-00000001" / name).unlink()
+    assert Checkpoints(tmp_path).restore(model, optimizer) == (0, [])
