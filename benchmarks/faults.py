@@ -156,7 +156,7 @@ def stage(spec: StageSpec) -> Work:
 
     def run() -> None:
         sys.argv = [name, *arguments]
-        serving.serve_probe = unasked
+        serving.serve_probe = unasked  # type: ignore[assignment]
         run_stage(module.main)
 
     return Work(spec.name, run, spec.made)

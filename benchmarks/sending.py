@@ -75,9 +75,12 @@ def said(workspace: Path, store: Store) -> dict[str, str]:
         points = [point for key in data.metrics for point in client.get_metric_history(number, key)]
         found.setdefault(f"metrics of {name}", []).extend(sorted((p.key, p.step, p.value, p.timestamp) for p in points))
         found.setdefault(name, []).append([run.info.status, run.info.start_time, run.info.end_time])
-        found[name] += [data.params, data.tags, sorted(one.dataset.name for one in run.inputs.dataset_inputs)]
-        found[name] += [sorted(edge.model_id for edge in run.inputs.model_inputs)]
-        found[name] += [sorted(edge.model_id for edge in run.outputs.model_outputs)]
+        read, wrote = run.inputs, run.outputs
+        assert read is not None, name
+        assert wrote is not None, name
+        found[name] += [data.params, data.tags, sorted(one.dataset.name for one in read.dataset_inputs)]
+        found[name] += [sorted(edge.model_id for edge in read.model_inputs)]
+        found[name] += [sorted(edge.model_id for edge in wrote.model_outputs)]
     for model in client.search_logged_models([store.experiment_id]):
         ids[model.model_id] = f"model {model.name}"
         found.setdefault(ids[model.model_id], []).append([str(model.status), model.source_run_id, model.tags])
