@@ -2,8 +2,9 @@
 # make bench: measure against TRL, and what the pipeline costs.
 # make vllm: add vLLM, for `decoding.engine: vllm` in params.yaml, on a machine with a GPU.
 # make audit: known holes in what is installed.
+# make faults: let everything die at every place, and see that it recovers (docs/reliability.md).
 # Needs Python 3.11 or newer, git and make.
-.PHONY: setup run test bench vllm check audit lock clean
+.PHONY: setup run test bench faults vllm check audit lock clean
 .DEFAULT_GOAL := run
 
 VENV := .venv
@@ -58,6 +59,9 @@ test: setup $(ORACLE)
 
 bench: setup $(ORACLE) $(PPO_ORACLE)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+faults: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults $(ARGS)
 
 # vLLM names older releases of fastapi and transformers than Prefect and we need. Its engine runs with the locked ones,
 # which therefore come last; pip says that it would rather not. Its release is the one made for the torch of the lock.

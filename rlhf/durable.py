@@ -34,7 +34,7 @@ def write_text(target: Path, text: str) -> None:
             reach("written", temporary)
             os.fsync(file.fileno())
         os.replace(temporary, target)
-        reach("renamed")
+        reach(f"renamed {target.name}")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -53,23 +53,21 @@ def publish(temporary: Path, target: Path) -> None:
     """
     reach("made", temporary)
     sync_tree(temporary)
+    old = target.with_name(f"{PARTIAL}old-{target.name}")
     if target.is_dir() and not target.is_symlink():
-        old = target.with_name(f"{PARTIAL}old-{target.name}")
         remove(old)
         os.rename(target, old)
-        reach("moved away")
-        os.rename(temporary, target)
-        reach("published")
-        remove(old)
-    else:
-        os.replace(temporary, target)
-        reach("published")
+        reach(f"moved away {target.name}")
+    os.replace(temporary, target)
+    reach(f"published {target.name}")
     sync_directory(target.parent)
+    remove(old)  # one that a crash left, too
 
 
 def remove(path: Path) -> None:
     """Remove a file, a link or a whole directory; nothing happens when it is not there."""
     if path.is_dir() and not path.is_symlink():
+        reach(f"removing {path.name}")
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rlhf import durable
 from rlhf.errors import Busy, DataError, GateRefused
+from rlhf.failpoints import reach
 
 LEDGER = ".rlhf/ledger.db"  # in a workspace
 _SCHEMA = """
@@ -144,7 +145,9 @@ class Ledger:
                 )
             champion = Champion(found + 1, action, key, policy, version, report, approver, time.time())
             connection.execute("INSERT INTO champions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", tuple(vars(champion).values()))
-            return champion
+            reach("champion inserted")
+        reach("champion committed")
+        return champion
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:

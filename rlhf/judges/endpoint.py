@@ -19,6 +19,7 @@ import httpx
 from rlhf import durable
 from rlhf.config.judges import Endpoint
 from rlhf.errors import ConfigError, ServiceError
+from rlhf.failpoints import reach
 from rlhf.judges.door import Comparison, Verdict
 from rlhf.judges.question import question, read_verdict
 
@@ -102,11 +103,13 @@ class EndpointJudge:
             if self._stopped.wait(pause) or not self._spend():
                 return None
             asked_for = 0.0
+            reach("asking the judge")
             try:
                 answer = self._post(client, body, request)
             except (httpx.RequestError, httpx.InvalidURL) as error:
                 fault = f"gave no reply ({type(error).__name__})"
                 continue
+            reach("answered by the judge")
             if answer.status_code in REFUSED_KEY:
                 self._stopped.set()
                 raise ConfigError(self._refusal(answer.status_code))

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar
 
+from rlhf import durable
 from rlhf.config.section import AT_ONCE, Section
 from rlhf.config.training import LoopConfig
 
@@ -38,7 +39,7 @@ class Allowance:
         """Keep it for the next process."""
         own = work / f"{FILE}.{os.getpid()}"  # under `accelerate launch` several processes may come here
         own.write_text(json.dumps(asdict(self)))
-        own.replace(work / FILE)
+        durable.publish(own, work / FILE)
 
     def __str__(self) -> str:
         """What is done for want of memory; nothing where there is enough."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from rlhf import durable
 from rlhf.errors import Busy, DataError
+from rlhf.failpoints import reach
 
 SYNC_SECONDS = 1.0  # a machine that loses power loses at most the lines of this long
 LOCK_SECONDS = 0.5  # `alive` holds the lock for an instant; a journal that stays locked longer has a writer
@@ -48,11 +49,18 @@ class Journal:
         self._synced = time.monotonic()
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append one record. `time` (seconds since 1970) is added unless it is given."""
+        """Append one record, or none of it. `time` (seconds since 1970) is added unless it is given. Raises OSError."""
         body = json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}, separators=(",", ":")).encode()
-        line = memoryview(b'{"crc":"%08x",' % zlib.crc32(body) + body[1:] + b"\n")
-        while line:
-            line = line[self._file.write(line) :]
+        line = b'{"crc":"%08x",' % zlib.crc32(body) + body[1:] + b"\n"
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            reach("noted", self.path, len(line))
+        except OSError:  # the disk may have room again for the next line, which must not follow half of this one
+            self._file.truncate(end)
+            raise
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self._sync()
 

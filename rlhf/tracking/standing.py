@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import yaml
 from rlhf import durable, manifest
 from rlhf.errors import DataError, GateRefused
 from rlhf.tracking.outputs import DvcLock
+from rlhf.tracking.store import locked
 
 DECISION = "reports/gate/decision.json"
 PAGES = ("reports/gate.html", "reports/report.html")  # the same for a reader
@@ -118,21 +118,20 @@ def require_untouched(workspace: Path, decision: Standing) -> None:
 
 
 def keep(workspace: Path, decision: Standing) -> None:
-    """Keep a copy of the decision, and of its pages, under its digest: what the ledger and approvals speak of."""
+    """Keep a copy of the decision, and of its pages, under its digest: what the ledger and approvals speak of.
+
+    Raises Busy when another process keeps it for very long.
+    """
     target = workspace / KEPT / decision.digest
-    if not target.is_dir():
-        temporary = target.with_name(f"{durable.PARTIAL}{os.getpid()}-{target.name}")  # others may keep it too
-        temporary.mkdir(parents=True, exist_ok=True)
-        for name in (DECISION, *PAGES):
-            if (workspace / name).is_file():
-                shutil.copy(workspace / name, temporary)
-        try:
-            durable.sync_tree(temporary)
-            os.rename(temporary, target)
-        except OSError:  # another was first
+    with locked(target.parent / ".lock", 60.0, "keeps the gate's decisions"):
+        if not target.is_dir():
+            temporary = durable.partial(target)
             durable.remove(temporary)
-            if not target.is_dir():
-                raise
+            temporary.mkdir()
+            for name in (DECISION, *PAGES):
+                if (workspace / name).is_file():
+                    shutil.copy(workspace / name, temporary)
+            durable.publish(temporary, target)
 
 
 def _md5(path: Path) -> str | None:

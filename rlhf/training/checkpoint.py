@@ -14,6 +14,7 @@ from torch import nn
 
 from rlhf import durable, manifest
 from rlhf.errors import DataError
+from rlhf.failpoints import reach
 from rlhf.training.sharding import as_sharded, doubles, whole, whole_weights
 
 _KEPT = 2
@@ -53,8 +54,11 @@ class Checkpoints:
         durable.remove(path)
         path.mkdir(parents=True)
         save_file(weights, path / "weights.safetensors")
+        reach("saved", path / "weights.safetensors")
         save_file(tensors, path / "optimizer.safetensors")
+        reach("saved", path / "optimizer.safetensors")
         (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
+        reach("saved", path / "state.json")
         manifest.write_manifest(path)
         durable.publish(path, target)
         for old in sorted(self._directory.glob("step-*"))[:-_KEPT]:
@@ -66,6 +70,8 @@ class Checkpoints:
             try:
                 manifest.digest(path)
             except DataError:  # torn; the one before it is kept for this
+                continue
+            if not (path / manifest.MANIFEST).is_file():  # its removal was broken off
                 continue
             weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
             own = learned(module)

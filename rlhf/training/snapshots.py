@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
+from rlhf import durable
 from rlhf.models.lora import merged_weights
 from rlhf.training.loop import Step
 from rlhf.training.sharding import whole_weights
@@ -37,12 +38,14 @@ class Snapshots:
 
     def copy_to(self, directory: Path) -> None:
         """Copy what was kept; nothing when nothing was."""
-        for file in self._directory.glob("*.safetensors"):
+        for file in self._directory.glob("step-*.safetensors"):
             shutil.copy(file, directory)
 
     def _keep(self, number: int) -> None:
         self._directory.mkdir(exist_ok=True)
         target = self._directory / f"step-{number:08d}.safetensors"
-        own = target.with_suffix(f".{os.getpid()}")  # under `accelerate launch` every process comes here
+        own = target.with_name(
+            f"{durable.PARTIAL}{os.getpid()}-{target.name}"
+        )  # under `accelerate launch` every process comes here
         save_file(whole_weights(merged_weights(self._model)), own)
-        own.replace(target)
+        durable.publish(own, target)

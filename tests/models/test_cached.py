@@ -16,6 +16,7 @@ VALUES = {
     "log_probs": torch.linspace(-3.0, 0.0, 7),
     "ids": torch.arange(5, dtype=torch.int32),
     "count": torch.tensor(3),
+    "one": torch.tensor(3).expand(1),  # has no stride
 }
 
 

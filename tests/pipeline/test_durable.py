@@ -41,6 +41,13 @@ def test_publishing_replaces_a_directory_whole(tmp_path: Path) -> None:
     assert names(target) == ["new.txt"]
 
 
+def test_publishing_removes_what_a_crash_between_its_renames_left(tmp_path: Path) -> None:
+    (tmp_path / f"{durable.PARTIAL}old-out").mkdir()
+    durable.partial(tmp_path / "out").mkdir()
+    durable.publish(durable.partial(tmp_path / "out"), tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
 def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
     assert durable.partial(tmp_path / "curves.csv").suffix == ".csv"
     assert durable.partial(tmp_path / "curves.csv").parent == tmp_path

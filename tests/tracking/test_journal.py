@@ -1,6 +1,7 @@
 """The journal loses nothing that was written whole, and believes nothing that was not."""
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -137,6 +138,21 @@ def test_importing_is_light(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_line_that_only_half_fits_is_taken_back(path: Path) -> None:
+    """The disk fills up in the middle of a line, and has room again for the next ones."""
+    with Journal(path) as journal:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                journal.write("metrics", step=3, values={})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        for step in (4, 5):
+            journal.write("metrics", step=step, values={})
+    assert steps(path) == [0, 1, 2, 4, 5]
 
 
 def test_writes_reach_the_disk_at_close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

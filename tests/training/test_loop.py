@@ -215,3 +215,12 @@ def test_checkpoints_are_as_far_apart_as_they_should_be_where_iterations_are_lon
     """Every 4 steps, of which each third can be resumed after: not after the twelfth alone."""
     learn(tmp_path, checkpoint_every=4)
     assert [json.loads(path.read_text())["step"] for path in tmp_path.glob("step-*/state.json")] == [6]
+
+
+def test_a_checkpoint_whose_removal_was_broken_off_is_not_taken_for_one(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    Checkpoints(tmp_path).save(1, model, optimizer, [])
+    for name in ("MANIFEST.json", "weights.safetensors"):
+        (tmp_path / "step-00000001" / name).unlink()
+    assert Checkpoints(tmp_path).restore(model, optimizer) == (0, [])
