@@ -26,6 +26,7 @@ Progress = Callable[[int, int, str], None]  # done, total, label
 POLL = 0.1  # seconds between two looks at the process and its events
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+FULL = ("No space left on device", "database or disk is full")  # in DVC's words, and SQLite's
 _EXITED = re.compile(r"exited with (-?\d+)")
 
 
@@ -92,7 +93,8 @@ class _Listener:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                self._take(json.loads(line))
+                with suppress(ValueError, LookupError, TypeError):  # of a damaged line: DVC says how the stage ended
+                    self._take(json.loads(line))
 
     def _take(self, event: dict[str, Any]) -> None:
         match event["event"]:
@@ -181,7 +183,7 @@ def _verdict(returned: int, listener: _Listener, said: str, cause: str | None) -
         return Exit.PREEMPTED, "stopped"
     errors = [line.partition("ERROR: ")[2] for line in said.splitlines() if "ERROR: " in line]
     message = errors[-1] if errors else f"dvc ended with exit code {returned}"
-    if "No space left on device" in said:
+    if any(full in said for full in FULL):
         return Exit.DISK_FULL, f"{message}. Make room and run again; earlier outputs are untouched"
     exited = _EXITED.search(message)
     code = int(exited[1]) if exited else Exit.FAILED

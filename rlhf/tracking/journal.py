@@ -47,11 +47,17 @@ class Journal:
         self._synced = time.monotonic()
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append one record. `time` (seconds since 1970) is added unless it is given."""
+        """Append one record, or none of it. `time` (seconds since 1970) is added unless it is given. Raises OSError."""
         body = json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}, separators=(",", ":")).encode()
-        line = memoryview(b'{"crc":"%08x",' % zlib.crc32(body) + body[1:] + b"\n")
-        while line:
-            line = line[self._file.write(line) :]
+        line = b'{"crc":"%08x",' % zlib.crc32(body) + body[1:] + b"\n"
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:  # the disk may have room again for the next line, which must not follow half of this one
+            self._file.truncate(end)
+            raise
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self._sync()
 
@@ -91,7 +97,7 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
             record = _parse(line)
             if record is None:
                 if file.read(1):
-                    raise DataError(f"{path}: line {_line_number(path, offset)} is damaged. Mend or move the file away")
+                    raise DataError(f"{path}: line {_line_number(path, offset)} is damaged. `rlhf scrub` moves it away")
                 return
             offset += len(line)
             yield record, offset
