@@ -105,7 +105,8 @@ def require_untouched(workspace: Path, decision: Standing) -> None:
     if ran is None:
         raise GateRefused("dvc.lock does not know that `gate` ran, so its reports prove nothing. Run `rlhf run`")
     for entry in ran["outs"]:
-        if _md5(workspace / entry["path"]) != entry["md5"]:
+        file = workspace / entry["path"]
+        if not file.is_file() or manifest.md5(file) != entry["md5"]:
             raise GateRefused(f"{entry['path']} was edited after `gate` wrote it. Run `rlhf run`, then promote")
     for path, digest in decision.inputs.items():
         if _digest(workspace / path) != digest:
@@ -120,7 +121,8 @@ def require_untouched(workspace: Path, decision: Standing) -> None:
 def keep(workspace: Path, decision: Standing) -> None:
     """Keep a copy of the decision, and of its pages, under its digest: what the ledger and approvals speak of."""
     target = workspace / KEPT / decision.digest
-    if not target.is_dir():
+    if not is_kept(target):
+        durable.remove(target)
         temporary = target.with_name(f"{durable.PARTIAL}{os.getpid()}-{target.name}")  # others may keep it too
         temporary.mkdir(parents=True, exist_ok=True)
         for name in (DECISION, *PAGES):
@@ -135,9 +137,10 @@ def keep(workspace: Path, decision: Standing) -> None:
                 raise
 
 
-def _md5(path: Path) -> str | None:
-    """By which DVC knows a file; None where there is none."""
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else None
+def is_kept(directory: Path) -> bool:
+    """Whether a directory of kept decisions holds the decision that it is named after."""
+    file = directory / Path(DECISION).name
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == directory.name
 
 
 def _digest(path: Path) -> str | None:
