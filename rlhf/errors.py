@@ -45,6 +45,15 @@ class DataError(UserError):
     exit = Exit.DATA
 
 
+def require_format(file: Path, found: object, known: int) -> None:
+    """Raises DataError for a file of another format than this version reads: what it means is not guessed."""
+    if found != known:
+        raise DataError(
+            f"{file} is of format {found}, and this rlhf reads format {known}. Use the rlhf that wrote it, or move the "
+            "file away and run again"
+        )
+
+
 class GateRefused(UserError):
     """A promotion that the gate's decision does not allow."""
 

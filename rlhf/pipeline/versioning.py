@@ -16,6 +16,7 @@ from rlhf.errors import Busy, ConfigError, DataError, ServiceError
 from rlhf.garbage import loading
 from rlhf.pipeline.graph import StageSpec, load_graph
 from rlhf.pipeline.process import is_alive
+from rlhf.tracking.outputs import DvcLock, damaged_lock
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -54,8 +55,10 @@ def init_workspace(workspace: Path) -> None:
 def changes(workspace: Path) -> dict[str, list[Any]]:
     """What is not as it was at the last run of a stage, by its name: what `dvc status --json` prints.
 
-    The processes of a run that was killed take a moment to follow it. Raises Busy when others go on.
+    The processes of a run that was killed take a moment to follow it. Raises Busy when others go on, DataError for a
+    damaged dvc.lock.
     """
+    _ = DvcLock(workspace).stages  # DVC would not say what to do about a damaged one
     deadline = time.monotonic() + DYING
     while True:
         try:
@@ -261,6 +264,8 @@ def _repository(workspace: Path) -> Iterator["Repo"]:
     except NotDvcRepoError:
         raise ConfigError(f"{workspace} is not a workspace: DVC does not know it. Make one: rlhf init DIR") from None
     except YAMLValidationError as error:
+        if Path(error.path).name == "dvc.lock":
+            raise damaged_lock(workspace / "dvc.lock") from None
         raise ConfigError(f"{workspace / 'dvc.yaml'}: {error}") from None
     except DvcException as error:
         raise ServiceError(f"DVC in {workspace}: {error}") from None

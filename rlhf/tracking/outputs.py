@@ -98,10 +98,7 @@ class DvcLock:
         except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
             whole = False
         if not whole:
-            raise DataError(
-                f"{path} is damaged. Bring it back (`git checkout dvc.lock`), or delete it and run again: `rlhf run` "
-                "takes from DVC's cache what is there"
-            )
+            raise damaged_lock(path)
         return stages
 
     @cached_property
@@ -113,6 +110,14 @@ class DvcLock:
     def digest(self, path: str, sha256: str) -> str | None:
         """MD5 of what stands at `path`, if it is still what had the digest `sha256` when a stage read or made it."""
         return self.digests.get(path) if path in self.digests and stands(self.workspace, path, sha256) else None
+
+
+def damaged_lock(path: Path) -> DataError:
+    """What is to be said of a dvc.lock that cannot be read."""
+    return DataError(
+        f"{path} is damaged. Bring it back (`git checkout dvc.lock`), or delete it and run again: `rlhf run` takes "
+        "then from the cache what is there"
+    )
 
 
 def _entries(stage: Mapping[str, Any]) -> list[Mapping[str, Any]]:

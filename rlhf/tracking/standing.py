@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from rlhf import durable, manifest
-from rlhf.errors import DataError, GateRefused
+from rlhf.errors import DataError, GateRefused, require_format
+from rlhf.gate.records import FORMAT
 from rlhf.tracking.outputs import DvcLock
 
 DECISION = "reports/gate/decision.json"
@@ -89,12 +90,13 @@ def standing(workspace: Path) -> Standing | None:
     try:
         content = path.read_bytes()
         raw = json.loads(content)
+        require_format(path, raw.get("format", FORMAT), FORMAT)
         found = Standing(hashlib.sha256(content).hexdigest(), raw)
         if not (found.verdict and found.sentence and isinstance(raw["candidates"], dict)) or "winner" not in raw:
             raise KeyError
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path} is not a decision of the gate. Delete it and run again: `rlhf run`") from None
     return found
 

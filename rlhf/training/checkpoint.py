@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rlhf import durable, manifest
-from rlhf.errors import DataError, DiskFull
+from rlhf.errors import DataError, DiskFull, require_format
 from rlhf.training.sharding import as_sharded, doubles, whole, whole_weights
 
 _KEPT = 2
+FORMAT = 1  # of a checkpoint; one that does not say is of the first
 
 
 class Checkpoints:
@@ -50,7 +51,7 @@ class Checkpoints:
         path.mkdir(parents=True)
         save_file(weights, path / "weights.safetensors")
         save_file(tensors, path / "optimizer.safetensors")
-        (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
+        (path / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, "history": history}))
         manifest.write_manifest(path)
         durable.publish(path, target)
         for old in sorted(self._directory.glob("step-*"))[:-_KEPT]:
@@ -75,6 +76,8 @@ class Checkpoints:
                 manifest.verified(path)
             except DataError:  # torn; the one before it is kept for this
                 continue
+            saved = json.loads((path / "state.json").read_text())
+            require_format(path / "state.json", saved.get("format", FORMAT), FORMAT)
             weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
             own = learned(module)
             wanted = own.keys() - doubles(own)
@@ -89,7 +92,6 @@ class Checkpoints:
                 like = value if value.ndim == 0 else parameters[int(index)]
                 state.setdefault(int(index), {})[name] = as_sharded(value, like)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            saved = json.loads((path / "state.json").read_text())
             return saved["step"], saved["history"]
         return 0, []
 

@@ -1,7 +1,9 @@
 """What is damaged on the disk is seen before it is used: refused by name, made anew, or passed over for a good one."""
 
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,7 @@ from rlhf.models.cached import cached
 from rlhf.pipeline import champion, fingerprint, versioning
 from rlhf.pipeline.supervisor import _Listener
 from rlhf.tracking import champions, standing
-from rlhf.tracking.journal import read
-from rlhf.tracking.outputs import DvcLock
+from rlhf.tracking.journal import HEAD, read
 from rlhf.tracking.sent import load_sent
 from rlhf.training.checkpoint import Checkpoints
 from tests.pipeline.kept import REPLY, RUN, TENSORS, VALUES, WORK, fill, learner
@@ -79,7 +80,6 @@ def as_pinned(workspace: Path, file: Path) -> champion.Pinned:
 
 def stale(workspace: Path, file: Path) -> set[str]:
     """What would run or be restored: what dvc.lock no longer proves."""
-    assert DvcLock(workspace).stages is not None
     return versioning.stale_stages(workspace)
 
 
@@ -177,3 +177,20 @@ def test_damage_is_seen_before_use(kept: Path, put: Callable[[Path, bytes], None
     else:
         assert found == before or kind.otherwise(found, before), found
         assert name not in REFUSED
+
+
+@pytest.mark.parametrize("name", ["champion.json", "decision", "journal", "state.json of a checkpoint"])
+def test_a_file_of_a_later_format_is_refused_by_name(kept: Path, put: Callable[[Path, bytes], None], name: str) -> None:
+    kind = KINDS.get(name) or Kind(standing.DECISION, lambda workspace, _: standing.standing(workspace))
+    file = next(kept.glob(kind.file))
+    if name == "journal":
+        content = file.read_bytes().split(b"\n")
+        body = content[0].replace(b'"format":1', b'"format":7')[HEAD:]
+        put(file, b"\n".join([b'{"crc":"%08x",' % zlib.crc32(b"{" + body) + body, *content[1:]]))
+    else:
+        put(file, json.dumps(json.loads(file.read_bytes()) | {"format": 7}).encode())
+    if file.name == "state.json":
+        put(file.parent / MANIFEST, (file.parent / MANIFEST).read_bytes())
+        manifest.write_manifest(file.parent)
+    with pytest.raises(DataError, match=rf"{file.name} is of format 7, and this rlhf reads format 1\. Use the rlhf"):
+        kind.use(kept, file)
