@@ -190,7 +190,7 @@ class Ledger:
             raise _in_words(error, self.path) from None
 
     def _create(self) -> None:
-        """An empty ledger, which appears with its tables or not at all: an empty file is a damaged one."""
+        """An empty ledger, which appears with its tables or not at all: a file without them is a damaged one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         own = self.path.with_name(f"{durable.PARTIAL}{os.getpid()}-{time.monotonic_ns()}-{self.path.name}")
         try:
@@ -206,9 +206,7 @@ class Ledger:
         durable.sync_directory(self.path.parent)
 
     def _open(self, connection: sqlite3.Connection) -> None:
-        """Bring an older ledger to this version, and refuse a later one, an empty one, and what is none."""
-        if not self.path.stat().st_size:
-            raise DataError(f"{self.path} is damaged: it is empty. {ANEW}")
+        """Bring an older ledger to this version, and refuse a later one, and what is none."""
         version, columns = _version(connection), [row[1] for row in connection.execute("PRAGMA table_info(champions)")]
         known = [field.name for field in fields(Champion)]
         if version > VERSION:

@@ -194,3 +194,10 @@ def test_a_file_of_a_later_format_is_refused_by_name(kept: Path, put: Callable[[
         manifest.write_manifest(file.parent)
     with pytest.raises(DataError, match=rf"{file.name} is of format 7, and this rlhf reads format 1\. Use the rlhf"):
         kind.use(kept, file)
+
+
+def test_an_offset_that_became_another_number_is_not_believed(kept: Path, put: Callable[[Path, bytes], None]) -> None:
+    (file,) = kept.glob(".rlhf/sent/*.json")
+    assert load_sent(kept).journals[RUN].offset == 1234
+    put(file, file.read_bytes().replace(b"1234", b"5234"))
+    assert load_sent(kept).journals == {}, "records before it would be passed over"
