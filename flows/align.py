@@ -6,7 +6,7 @@ process of its own, and this one imports neither torch nor MLflow.
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -152,18 +152,21 @@ def _run(session: Session) -> State:
     return state
 
 
+def forgetful(function: Callable[..., State], name: str, **retrying: Any) -> Task[..., State]:
+    """A task of Prefect whose result is neither kept nor looked up: Prefect's store of results is of pickles, which run
+    whatever somebody has put there."""
+    return Task(fn=function, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **retrying)
+
+
 def _submit_all(stages: Stages) -> None:
     """Submit every stage as a task that waits for those before it, and wait for them all."""
     futures: dict[str, PrefectFuture[Any]] = {}
     try:
         for spec in stages.graph:
             waits_for = [allow_failure(futures[other]) for other in stages.graph.upstream[spec.name]]
-            task: Task[..., Any] = Task(
-                fn=stages.run,
-                name=spec.name,
-                task_run_name=spec.name,
-                cache_policy=NO_CACHE,
-                persist_result=False,
+            task = forgetful(
+                stages.run,
+                spec.name,
                 retries=retries(spec),
                 retry_delay_seconds=retry_delays(spec),
                 retry_jitter_factor=0.5,
@@ -211,7 +214,7 @@ def _promote(session: Session, decision: Standing | None) -> tuple[str | None, E
         code, line = outcome[0]
         return Completed(message=line) if code == Exit.DONE else Failed(message=f"{code.name}: {line}")
 
-    Task(fn=promote, name=PROMOTE, task_run_name=PROMOTE, cache_policy=NO_CACHE)(return_state=True)
+    forgetful(promote, PROMOTE)(return_state=True)
     code, line = outcome[0]
     if code != Exit.DONE:
         session.reporter.message(f"not promoted: {line}")

@@ -43,7 +43,12 @@ def write_text(target: Path, text: str) -> None:
 
 def write_json(target: Path, value: Any) -> None:
     """Write JSON with sorted keys, whole or not at all. Raises ValueError for NaN and infinities."""
-    write_text(target, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(target, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """The text that `write_json` writes. Raises ValueError for NaN and infinities."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def publish(temporary: Path, target: Path) -> None:

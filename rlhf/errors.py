@@ -1,6 +1,10 @@
 """Errors that are a user's to mend, and the exit code of each: one sentence of what is wrong, where, and what to do."""
 
+import errno
+import os
+import shutil
 from enum import IntEnum
+from pathlib import Path
 
 from rlhf.secrets import redact
 
@@ -16,7 +20,7 @@ class Exit(IntEnum):
     GATE_REFUSED = 12
     BUSY = 13  # another run holds the workspace
     SERVICE = 14  # a server that does not answer, a port in use
-    DISK_FULL = 15
+    DISK_FULL = 15  # the disk takes no more: bytes, files, a quota, a limit of size, or it is read-only
     RETRYABLE = 20
     OUT_OF_MEMORY = 21
     PREEMPTED = 22
@@ -46,6 +50,15 @@ class DataError(UserError):
     exit = Exit.DATA
 
 
+def require_format(file: Path, found: object, known: int) -> None:
+    """Raises DataError for a file of another format than this version reads: what it means is not guessed."""
+    if found != known:
+        raise DataError(
+            f"{file} is of format {found}, and this rlhf reads format {known}. Use the rlhf that wrote it, or move the "
+            "file away and run again"
+        )
+
+
 class GateRefused(UserError):
     """A promotion that the gate's decision does not allow."""
 
@@ -65,9 +78,26 @@ class ServiceError(UserError):
 
 
 class DiskFull(UserError):
-    """No space is left where an output must go."""
+    """Where an output must go, the disk takes no more."""
 
     exit = Exit.DISK_FULL
+
+    @classmethod
+    def behind(cls, error: BaseException, place: Path) -> "DiskFull | None":
+        """What is meant by an error that a full disk, or one that cannot be written, gave; None for any other error.
+
+        `place` is where the program writes, for an error that names no file. Libraries in Rust and C++ keep only the
+        text of the error.
+        """
+        number = error.errno if isinstance(error, OSError) else None
+        if os.strerror(errno.ENOSPC) in str(error):
+            number = errno.ENOSPC
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            return None
+        file = Path(getattr(error, "filename", None) or place)
+        there = next(parent for parent in [file.absolute(), *file.absolute().parents] if parent.exists())
+        mount = next(parent for parent in [there, *there.parents] if parent.is_mount())
+        return cls(f"{_refusal(number, file, mount)}, and run again; earlier outputs are untouched")
 
 
 class Retryable(UserError):
@@ -78,3 +108,23 @@ class Retryable(UserError):
 
 class SetBack(Retryable):
     """Work that must be begun again at its last checkpoint, at once."""
+
+
+def _refusal(number: int, file: Path, mount: Path) -> str:
+    """What is wrong with a disk, and what to do."""
+    if number == errno.EROFS:
+        return f"{file} cannot be written: the file system of {mount} is read-only. Mount it for writing"
+    if number == errno.EFBIG:
+        return (
+            f"{file} may not grow larger: of a process's limit (ulimit -f), or of the file system of {mount}. Raise it"
+        )
+    if number == errno.EDQUOT:
+        return (
+            f"{file} cannot be written: the quota on the file system of {mount} is used up. Make room or have it raised"
+        )
+    usage, files = shutil.disk_usage(mount), os.statvfs(mount)
+    free, total = (f"{size / 1e6:,.0f}" for size in (usage.free, usage.total))
+    inodes = f" and {files.f_favail:,} of {files.f_files:,} inodes" if files.f_files else ""
+    return (
+        f"no space is left for {file}: {free} of {total} MB are free{inodes} on the file system of {mount}. Make room"
+    )

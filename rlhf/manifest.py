@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from rlhf import durable
 from rlhf.errors import DataError
 
 MANIFEST = "MANIFEST.json"
+RECEIPT = "receipt.json"  # of an output of a stage, which has a manifest
 
 
 def write_manifest(directory: Path) -> str:
@@ -36,8 +37,8 @@ def digest(path: Path) -> str:
         return sha256(path)
     if not path.is_dir():
         raise DataError(f"{path} does not exist. Run the stage that makes it (`rlhf run`), or check the path")
-    if (path / MANIFEST).is_file():
-        return _verified(path)
+    if (path / MANIFEST).is_file() or (path / RECEIPT).is_file():
+        return verified(path)
     entries = [f"{entry.name} {digest(entry)}\n" for entry in sorted(path.iterdir()) if _counts(entry)]
     return hashlib.sha256("".join(entries).encode()).hexdigest()
 
@@ -52,24 +53,17 @@ def outputs_below(path: Path) -> Iterator[Path]:
                 yield from outputs_below(entry)
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes. A file whose size, time and inode have not changed is hashed once a process."""
-    status = path.stat()
-    return _sha256(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@cache
-def _sha256(path: str, size: int, mtime: int, inode: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verified(directory: Path) -> str:
-    """Check every file of a directory against its manifest and return the manifest's digest."""
+def verified(directory: Path) -> str:
+    """The digest of a directory whose files have been checked against its manifest. Raises DataError, also for one
+    without a manifest."""
     mend = f"Remove {directory} and run again: it is made anew"
     try:
-        files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+        text = (directory / MANIFEST).read_text(encoding="utf-8")
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in json.loads(text)["files"].items()}
+        if text != durable.as_json(json.loads(text)):
+            raise ValueError
+    except FileNotFoundError:
+        raise DataError(f"{directory / MANIFEST} is missing. {mend}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{directory / MANIFEST} is damaged. {mend}") from None
     found = dict(_files(directory))
@@ -82,6 +76,24 @@ def _verified(directory: Path) -> str:
         if (path.stat().st_size, sha256(path)) != expected[name]:
             raise DataError(f"{path} is not the file that was written: it differs from {MANIFEST}. {mend}")
     return sha256(directory / MANIFEST)
+
+
+def md5(path: Path) -> str:
+    """MD5 of a file's bytes, by which DVC knows it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes. A file whose size, time and inode have not changed is hashed once a process."""
+    status = path.stat()
+    return _sha256(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@cache
+def _sha256(path: str, size: int, mtime: int, inode: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:

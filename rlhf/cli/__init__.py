@@ -2,7 +2,7 @@
 
 import typer
 
-from rlhf.cli import chat, compare, deploy, doctor, init, judge, models, run, services, status
+from rlhf.cli import chat, compare, deploy, doctor, init, judge, models, run, scrub, services, status
 from rlhf.cli.console import Commands, quiet_libraries
 
 app = typer.Typer(
@@ -14,7 +14,7 @@ app = typer.Typer(
     callback=quiet_libraries,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, compare, init, status, models, chat, services, deploy, doctor):
+for module in (run, compare, init, status, models, chat, services, deploy, doctor, scrub):
     for command in module.COMMANDS:
         app.command()(command)
 app.add_typer(judge.group)

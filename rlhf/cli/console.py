@@ -1,6 +1,5 @@
 """What every command shares: the two consoles, the workspace option, JSON, and how an error ends the program."""
 
-import errno
 import json
 import os
 import sys
@@ -49,9 +48,9 @@ class Commands(TyperGroup):
         except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
             fail(ConfigError(f"{error.filename}: {str(error.strerror).lower()}. Name another path"))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if (full := DiskFull.behind(error, Path.cwd())) is None:
                 raise
-            fail(DiskFull(f"No space is left for {error.filename or Path.cwd()}. Make room and run this again"))
+            fail(full)
 
 
 def fail(error: UserError) -> None:

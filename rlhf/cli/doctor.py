@@ -178,9 +178,7 @@ def _params(workspace: Path) -> Iterator[Finding]:
 
 
 def _code(workspace: Path) -> Iterator[Finding]:
-    import json
-
-    from rlhf.pipeline.fingerprint import fingerprints
+    from rlhf.pipeline.fingerprint import fingerprints, stored
     from rlhf.pipeline.graph import CODE
 
     try:
@@ -188,12 +186,11 @@ def _code(workspace: Path) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("code", "bad", str(error), "Correct dvc.yaml")
         return
-    file = workspace / CODE
-    if not file.exists():
+    if not (workspace / CODE).exists():
         yield Finding("code", "good", f"{CODE} is written by the first run")
         return
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    stale = [name for name in fresh if fresh[name] != stored.get(name)]
+    kept = stored(workspace) or {}
+    stale = [name for name in fresh if fresh[name] != kept.get(name)]
     if stale:
         yield Finding(
             "code", "warning", f"{CODE} is stale for {', '.join(stale)}", "`rlhf run` renews it and runs them"

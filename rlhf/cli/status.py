@@ -1,6 +1,5 @@
 """`rlhf status`: what is up to date, what would run and why, the last run, the services, the champion."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -41,20 +40,18 @@ def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
 def stage_reasons(workspace: Path) -> dict[str, list[str]]:
     """For every stage why it would run; an empty list when it is up to date."""
     from rlhf.pipeline.champion import CHAMPION, due, pinned
-    from rlhf.pipeline.fingerprint import fingerprints
-    from rlhf.pipeline.graph import CODE, load_graph
+    from rlhf.pipeline.fingerprint import fingerprints, stored
+    from rlhf.pipeline.graph import load_graph
     from rlhf.pipeline.versioning import changes
 
     graph = load_graph(workspace)
-    code = fingerprints(workspace)
-    file = workspace / CODE
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    code, kept = fingerprints(workspace), stored(workspace) or {}
     changed = changes(workspace)
     other = due(workspace, ()).generation != pinned(workspace).generation
     reasons: dict[str, list[str]] = {}
     for spec in graph:
         direct = list(_reasons(changed.get(spec.name, [])))
-        if code.get(spec.program) != stored.get(spec.program) and "its code" not in direct:
+        if code.get(spec.program) != kept.get(spec.program) and "its code" not in direct:
             direct.append("its code")
         if other and CHAMPION in spec.params and OTHER not in direct:
             direct.append(OTHER)

@@ -5,40 +5,57 @@ so two promoters who read the same champion would overwrite each other. Here eac
 was decided on, and loses if another came first. History is linear, never rewritten: a rollback is one more generation.
 
 Beside it stands every decision of the gate, so that it is known how often a test set has been looked at.
+
+SQLite survives a crash, and does not notice a flipped bit in a row. So each row carries a seal, the SHA-256 of its
+values, that of a generation also of the seal before it; whoever opens the ledger checks them all first.
 """
 
+import hashlib
+import json
+import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from rlhf import durable
-from rlhf.errors import Busy, DataError, GateRefused
+from rlhf.errors import Busy, ConfigError, DataError, DiskFull, GateRefused, UserError
 from rlhf.failpoints import reach
 
 LEDGER = ".rlhf/ledger.db"  # in a workspace
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS champions (
-    generation INTEGER PRIMARY KEY CHECK (generation > 0),
-    action TEXT NOT NULL CHECK (action IN ('promote', 'rollback')),
-    candidate_key TEXT NOT NULL,
-    policy TEXT NOT NULL,
-    version TEXT NOT NULL,
-    report_digest TEXT NOT NULL,
-    approver TEXT NOT NULL,
-    time REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS decisions (
-    digest TEXT PRIMARY KEY,
-    test_set TEXT NOT NULL,
-    verdict TEXT NOT NULL,
-    policies TEXT NOT NULL,
-    time REAL NOT NULL
-);
-"""
+VERSION = 1  # of the tables, SQLite's user_version; those of version 0 have no seals
+PATIENCE = 10.0  # seconds that another process may hold the ledger
+ANEW = (
+    "Bring back a copy of it. Without one, move it away, and take the alias champion from the policy in MLflow: then "
+    "the next promotion begins a new one"
+)
+_SCHEMA = (
+    """CREATE TABLE champions (
+        generation INTEGER PRIMARY KEY CHECK (generation > 0),
+        action TEXT NOT NULL CHECK (action IN ('promote', 'rollback')),
+        candidate_key TEXT NOT NULL,
+        policy TEXT NOT NULL,
+        version TEXT NOT NULL,
+        report_digest TEXT NOT NULL,
+        approver TEXT NOT NULL,
+        time REAL NOT NULL,
+        seal TEXT NOT NULL
+    )""",
+    """CREATE TABLE decisions (
+        digest TEXT PRIMARY KEY,
+        test_set TEXT NOT NULL,
+        verdict TEXT NOT NULL,
+        policies TEXT NOT NULL,
+        time REAL NOT NULL,
+        seal TEXT NOT NULL
+    )""",
+    f"PRAGMA user_version = {VERSION}",
+)
+_TABLES = ("champions", "decisions")
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,11 @@ class Champion:
 
 
 class Ledger:
-    """The ledger in the SQLite file `path`. Raises DataError for a file that is no ledger, or an older one."""
+    """The ledger in the SQLite file `path`.
+
+    Every method raises DataError for a file that is damaged, no ledger, or one of a later version; Busy when another
+    process holds it; DiskFull and ConfigError for a disk that does not take it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -75,7 +96,7 @@ class Ledger:
         if not self.path.exists():
             return []
         with self._transaction("DEFERRED") as connection:
-            return [Champion(*row) for row in connection.execute("SELECT * FROM champions ORDER BY generation")]
+            return [Champion(*row[:-1]) for row in _rows(connection, "champions")]
 
     def previous(self) -> Champion | None:
         """What `rollback` would bring back: the newest champion before the current one that was not rolled back."""
@@ -122,7 +143,7 @@ class Ledger:
         and the policies that it was about. The same decision again changes nothing."""
         with self._transaction("IMMEDIATE") as connection:
             row = (digest, test_set, verdict, " ".join(sorted(policies)), time.time())
-            connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?, ?)", (*row, _seal(row)))
 
     def judged(self) -> dict[str, list[str]]:
         """The policies that were judged on each test set, by digest."""
@@ -137,46 +158,138 @@ class Ledger:
         self, action: str, key: str, policy: str, version: str, report: str, expected: int, approver: str
     ) -> Champion:
         with self._transaction("IMMEDIATE") as connection:
-            (found,) = connection.execute("SELECT COALESCE(MAX(generation), 0) FROM champions").fetchone()
-            if found != expected:
+            last = next(iter(_rows(connection, "champions")[-1:]), (0, ""))
+            if (found := last[0]) != expected:
                 raise Busy(
                     f"Another promotion came first: the champion is of generation {found}, this {action} was decided "
                     f"on generation {expected}. Run `rlhf run` again: it compares with the champion in use"
                 )
             champion = Champion(found + 1, action, key, policy, version, report, approver, time.time())
-            connection.execute("INSERT INTO champions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", tuple(vars(champion).values()))
+            row = tuple(vars(champion).values())
+            connection.execute("INSERT INTO champions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _seal(row, last[-1])))
             reach("champion inserted")
         reach("champion committed")
         return champion
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
-        durable.make_private(self.path.parent)
-        with closing(sqlite3.connect(self.path, timeout=10.0, isolation_level=None)) as connection:
-            self._prepare(connection)
-            try:
-                connection.execute(f"BEGIN {kind}")
-            except sqlite3.OperationalError as error:
-                raise Busy(f"{self.path} is in use ({error}). Try again") from None
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the tables that are not there, and see that those that are have our columns."""
+        """A transaction on a ledger that has been checked."""
         try:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(_SCHEMA)
-            columns = [row[1] for row in connection.execute("PRAGMA table_info(champions)")]
+            if not self.path.exists():
+                self._create()
+            with closing(_connect(self.path)) as connection:
+                self._open(connection)
+                connection.execute(f"BEGIN {kind}")
+                try:
+                    self._check(connection)
+                    yield connection
+                except BaseException:
+                    if connection.in_transaction:  # SQLite itself rolls back where the disk is full
+                        connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise Busy(f"{self.path} cannot be opened now ({error}). Try again, or see who holds it") from None
-            columns = []
-        if columns != [field.name for field in fields(Champion)]:
+            raise _in_words(error, self.path) from None
+
+    def _create(self) -> None:
+        """An empty ledger, which appears with its tables or not at all: a file without them is a damaged one."""
+        durable.make_private(self.path.parent)
+        own = self.path.with_name(f"{durable.PARTIAL}{os.getpid()}-{time.monotonic_ns()}-{self.path.name}")
+        try:
+            with closing(_connect(own)) as connection, connection:
+                for statement in ("BEGIN", *_SCHEMA):
+                    connection.execute(statement)
+            if not self.path.exists():
+                os.link(own, self.path)
+        except FileExistsError:
+            return  # another was first
+        finally:
+            own.unlink(missing_ok=True)
+        durable.sync_directory(self.path.parent)
+
+    def _open(self, connection: sqlite3.Connection) -> None:
+        """Bring an older ledger to this version, and refuse a later one, and what is none."""
+        version, columns = _version(connection), [row[1] for row in connection.execute("PRAGMA table_info(champions)")]
+        known = [field.name for field in fields(Champion)]
+        if version > VERSION:
             raise DataError(
-                f"{self.path} is not a ledger that this version of rlhf reads. Move it away, and take the alias "
-                "champion from the policy in MLflow: then the next promotion begins a new one"
+                f"{self.path} is a ledger of version {version}, and this rlhf knows {VERSION}. Use the rlhf that wrote "
+                "it, or a later one"
             )
+        if columns != (known if version == 0 else [*known, "seal"]):
+            raise DataError(f"{self.path} is not a ledger that this rlhf reads. {ANEW}")
+        if version == 0:
+            _seal_all(connection)
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Raises DataError for a ledger whose pages, rows or order are not as they were written."""
+        found = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+        if found == ["ok"]:
+            rows = {table: _rows(connection, table) for table in _TABLES}
+            changed = [table for table in _TABLES if [row[-1] for row in rows[table]] != _seals(table, rows[table])]
+            found = [f"a row of {table} was changed" for table in changed]
+        if found:
+            raise DataError(f"{self.path} is damaged: {found[0]}. {ANEW}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+    connection.set_trace_callback(lambda statement: reach(f"ledger {statement.split()[0].lower()}"))
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _seal_all(connection: sqlite3.Connection) -> None:
+    """Take a ledger of version 0, whose rows have no seals, to version 1."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _version(connection) == 0:  # and nobody was faster
+            there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+            old = {table: _rows(connection, table) for table in _TABLES if table in there}
+            for statement in (*(f"DROP TABLE {table}" for table in old), *_SCHEMA):
+                connection.execute(statement)
+            for table, rows in old.items():
+                seals = _seals(table, ((*row, "") for row in rows))
+                for row, seal in zip(rows, seals, strict=True):
+                    connection.execute(f"INSERT INTO {table} VALUES ({'?, ' * len(row)}?)", (*row, seal))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _rows(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
+    """All rows of a table, by its first column, each with its seal at the end."""
+    return connection.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+
+
+def _seals(table: str, rows: Iterable[tuple[Any, ...]]) -> list[str]:
+    """What the seals of all rows must be."""
+    found = list[str]()
+    for row in rows:
+        found.append(_seal(row[:-1], found[-1] if found and table == "champions" else ""))
+    return found
+
+
+def _seal(row: tuple[Any, ...], before: str = "") -> str:
+    return hashlib.sha256(json.dumps([before, *row]).encode()).hexdigest()
+
+
+def _in_words(error: sqlite3.DatabaseError, path: Path) -> UserError | sqlite3.DatabaseError:
+    """What SQLite says, for people; the error itself where it is a fault of the program."""
+    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:  # the rest is a detail
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return Busy(f"{path} is in use by another process ({error}). Try again, or see who holds it")
+        case sqlite3.SQLITE_FULL:
+            return DiskFull(f"No space is left for {path}: nothing was changed. Make room and run this again")
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return DataError(f"{path} is not a ledger, or is damaged ({error}). {ANEW}")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR | sqlite3.SQLITE_PERM:
+            return ConfigError(f"{path} cannot be used ({error}). See to its disk and to who may write there")
+        case _:
+            return error

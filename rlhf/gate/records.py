@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+FORMAT = 1  # of decision.json; one that does not say is of the first
 Verdict = Literal["PROMOTE", "REJECT", "INCONCLUSIVE", "ERROR"]
 # pass, fail: the whole interval lies on one side of the threshold. undecided: it holds the threshold.
 # unmeasured: nobody could measure it here. error: it should be there, and is missing or not a finite number.
@@ -104,6 +105,7 @@ class Decision:
     def to_json(self) -> dict[str, Any]:
         """As reports/gate/decision.json holds it: dicts with numeric leaves, which `dvc metrics show` prints."""
         return {
+            "format": FORMAT,
             "decision": self.decision,
             "sentence": self.sentence,
             "winner": self.winner,

@@ -85,7 +85,7 @@ class EndpointJudge:
         }
         request = hashlib.sha256(json.dumps([self._config.url, body], sort_keys=True).encode()).hexdigest()
         path = self._kept / request[:2] / f"{request}.json"
-        text = _read(path)
+        text = read_reply(path)
         if text is None:
             text = self._ask(client, body, request)
             if text is not None:
@@ -198,7 +198,7 @@ def _text(answer: httpx.Response) -> str | None:
     return whole + CUT if cut else whole
 
 
-def _read(path: Path) -> str | None:
+def read_reply(path: Path) -> str | None:
     """A reply that was kept, unless it is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

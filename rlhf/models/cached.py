@@ -29,12 +29,20 @@ _DIGEST = "sha256"
 def cached(path: Path, compute: Callable[[], Mapping[str, Any]], *, limit: int = _LIMIT) -> dict[str, Tensor]:
     """What `compute` gives (tensors or arrays, by name), on the CPU: from `path` if it has been computed before."""
     found = _read(path)
-    if found is None:
+    if found is not None:
+        with suppress(FileNotFoundError):  # another process made room
+            os.utime(path)
+    else:
         made = {name: torch.as_tensor(values).cpu().contiguous() for name, values in compute().items()}
         _write(path, made)
         _make_room(path, limit)
         found = _read(path) or made  # those of the file need no memory
     return found
+
+
+def whole(path: Path) -> bool:
+    """Whether a file holds what was computed."""
+    return _read(path) is not None
 
 
 def arithmetic(model: PreTrainedModel) -> dict[str, Any]:
@@ -57,7 +65,6 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, framework="pt") as file:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-        os.utime(path)
     except (FileNotFoundError, SafetensorError):
         return None
     return tensors if metadata == {_DIGEST: _digest(tensors)} else None

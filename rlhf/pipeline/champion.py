@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rlhf import durable
-from rlhf.errors import DataError
+from rlhf.errors import DataError, require_format
 from rlhf.gate.ledger import Ledger
 from rlhf.tracking.champions import FILES, whole
 from rlhf.tracking.standing import standing
 
 CHAMPION = "champion.json"
+FORMAT = 1  # of champion.json; one that does not say is of the first
 POLICY, GENERATION, JUDGED = "champion.policy", "champion.generation", "champion.judged"  # keys that dvc.yaml declares
 
 
@@ -32,10 +33,12 @@ def pinned(workspace: Path) -> Pinned:
     """What champion.json says. Raises DataError for a file that is damaged."""
     path = workspace / CHAMPION
     try:
-        return Pinned(**json.loads(path.read_text(encoding="utf-8"))["champion"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        require_format(path, content.get("format", FORMAT), FORMAT)
+        return Pinned(**content["champion"])
     except FileNotFoundError:
         return Pinned()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path} is damaged. Delete it and run again: `rlhf run` writes it from the ledger") from None
 
 
@@ -43,7 +46,7 @@ def pin(workspace: Path, champion: Pinned) -> bool:
     """Write champion.json where it says something else. Returns whether it changed."""
     if (workspace / CHAMPION).is_file() and pinned(workspace) == champion:
         return False
-    durable.write_json(workspace / CHAMPION, {"champion": asdict(champion)})
+    durable.write_json(workspace / CHAMPION, {"format": FORMAT, "champion": asdict(champion)})
     return True
 
 

@@ -1,17 +1,14 @@
 """What an exception of a stage means: its exit code and the one message that a person reads."""
 
-import errno
 import os
-import shutil
 import sys
 import traceback
 from pathlib import Path
 
 from rlhf import durable
-from rlhf.errors import Exit, UserError
+from rlhf.errors import DiskFull, Exit, UserError
 from rlhf.secrets import redact
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
 DEBUG = "RLHF_DEBUG"
 
 
@@ -21,8 +18,8 @@ def explain(error: BaseException, stage: str, workspace: Path) -> tuple[Exit, st
         return Exit(error.exit), str(error)
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == Exit.PREEMPTED):
         return Exit.PREEMPTED, "stopped before it was finished; the next run goes on from the last checkpoint"
-    if _disk_is_full(error):
-        return Exit.DISK_FULL, _disk_message(error, workspace)
+    if full := DiskFull.behind(error, workspace):
+        return full.exit, str(full)
     log = _log_traceback(error, stage, workspace)
     if _out_of_memory(error):
         return Exit.OUT_OF_MEMORY, f"out of memory ({_first_line(error)}; {log})"
@@ -34,23 +31,6 @@ def _out_of_memory(error: BaseException) -> bool:
     kind = type(error)
     from_torch = kind.__module__.split(".")[0] == "torch" and kind.__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError) or from_torch or "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    """ENOSPC and EDQUOT; libraries in Rust and C++ keep only the text."""
-    return (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error)
-
-
-def _disk_message(error: BaseException, workspace: Path) -> str:
-    file = Path(getattr(error, "filename", None) or workspace)
-    place = next(parent for parent in [file.absolute(), *file.absolute().parents] if parent.exists())
-    mount = next(parent for parent in [place, *place.parents] if parent.is_mount())
-    usage = shutil.disk_usage(place)
-    free, total = (f"{size / 1e6:,.0f}" for size in (usage.free, usage.total))
-    return (
-        f"no space is left for {file}: {free} of {total} MB are free on the file system of {mount}. "
-        f"Make room and run again; earlier outputs are untouched"
-    )
 
 
 def _log_traceback(error: BaseException, stage: str, workspace: Path) -> str:

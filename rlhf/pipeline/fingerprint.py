@@ -36,7 +36,7 @@ _PROGRAM = re.compile(r"python\d?\s+(?:-m\s+(?P<module>[\w.]+)|(?P<script>\S+\.p
 def refresh(workspace: Path) -> bool:
     """Bring code.json up to date. Returns whether it changed, and then only writes it."""
     fresh = fingerprints(workspace)
-    if _stored(workspace) == fresh:
+    if stored(workspace) == fresh:
         return False
     durable.write_json(workspace / CODE, fresh)
     return True
@@ -75,11 +75,13 @@ def of_program(path: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _stored(workspace: Path) -> Any:
+def stored(workspace: Path) -> dict[str, str] | None:
+    """What code.json says; None where it is missing or damaged: `refresh` writes it anew."""
     try:
-        return json.loads((workspace / CODE).read_text(encoding="utf-8"))
+        found = json.loads((workspace / CODE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 @cache
@@ -172,10 +174,10 @@ def main(arguments: list[str]) -> int:
     if "--check" not in arguments:
         refresh(workspace)
         return 0
-    fresh, stored = fingerprints(workspace), _stored(workspace)
-    if stored != fresh:
+    fresh, there = fingerprints(workspace), stored(workspace)
+    if there != fresh:
         sys.stderr.write(f"{CODE} is stale; write it anew: python -m rlhf.pipeline.fingerprint\n")
-    return int(stored != fresh)
+    return int(there != fresh)
 
 
 if __name__ == "__main__":

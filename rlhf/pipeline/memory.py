@@ -31,9 +31,12 @@ class Allowance:
 
     @classmethod
     def read(cls, work: Path) -> Self:
-        """What was found before; the whole where memory never ran out."""
-        file = work / FILE
-        return cls(**json.loads(file.read_text())) if file.is_file() else cls()
+        """What was found before; the whole where memory never ran out, or the file is damaged."""
+        try:
+            found = cls(**json.loads((work / FILE).read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return cls()
+        return found if isinstance(found.parts, int) and found.parts > 0 else cls()
 
     def write(self, work: Path) -> None:
         """Keep it for the next process."""

@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RECEIPT = "receipt.json"
+from rlhf.errors import DataError
+from rlhf.manifest import RECEIPT
+
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pandas", "pyarrow", "scipy", "vllm")
 
 
@@ -29,8 +31,16 @@ def content_key(parts: Mapping[str, Any]) -> str:
 
 
 def read_receipt(directory: Path) -> dict[str, Any]:
-    """The receipt of an output. Its bytes have been checked with the rest of the directory."""
-    return json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
+    """The receipt of an output. Raises DataError for one that is damaged."""
+    try:
+        found = json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
+        if "key" not in found:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise DataError(
+            f"{directory / RECEIPT} is damaged. Remove {directory} and run again: it is made anew"
+        ) from None
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -42,6 +42,7 @@ from rlhf.pipeline.process import (
     take_gpu,
     tell_where_on_sigusr1,
 )
+from rlhf.pipeline.room import require_room
 from rlhf.tracking.journal import Journal
 
 JOURNAL, LOCK = "journal.jsonl", "lock"  # in a stage's work directory
@@ -189,6 +190,7 @@ class Stage:
         lock = hold(self.work / LOCK, f"Stage `{self.name}` of {self.workspace}")
         with lock, Journal(self.work / JOURNAL) as self._journal:
             self._discard()
+            require_room(self.workspace, self._spec)
             self._record("start", **self._start())
             status = "failed"
             try:
@@ -283,7 +285,8 @@ def run_stage(main: Callable[[Stage], None]) -> NoReturn:
     if stage and code == Exit.OUT_OF_MEMORY:
         message = _with_less(stage, message, events)
     events.close()
-    events.emit("exit", code=int(code), message=message)
+    with suppress(OSError):  # a disk that is full; the exit code says so
+        events.emit("exit", code=int(code), message=message)
     sys.exit(code)
 
 

@@ -37,6 +37,7 @@ GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 ANSWER = 2.0  # seconds that a stage has to write where it is
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)  # of faulthandler
+FULL = ("No space left on device", "database or disk is full")  # in DVC's words, and SQLite's
 _EXITED = re.compile(r"exited with (-?\d+)")
 
 
@@ -114,7 +115,8 @@ class _Listener:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                self._take(json.loads(line))
+                with suppress(ValueError, LookupError, TypeError):  # of a damaged line: DVC says how the stage ended
+                    self._take(json.loads(line))
 
     def silence(self) -> float:
         """Seconds for which the stage that is at work has neither told nor recorded anything; 0 when none is."""
@@ -241,7 +243,7 @@ def _verdict(returned: int, listener: _Listener, said: str, cause: str | None) -
         return Exit.PREEMPTED, "stopped"
     errors = [line.partition("ERROR: ")[2] for line in said.splitlines() if "ERROR: " in line]
     message = errors[-1] if errors else f"dvc ended with exit code {returned}"
-    if "No space left on device" in said:
+    if any(full in said for full in FULL):
         return Exit.DISK_FULL, f"{message}. Make room and run again; earlier outputs are untouched"
     exited = _EXITED.search(message)
     code = int(exited[1]) if exited else Exit.FAILED

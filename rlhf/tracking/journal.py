@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Any
 
 from rlhf import durable
-from rlhf.errors import Busy, DataError
+from rlhf.errors import Busy, DataError, require_format
 from rlhf.failpoints import reach
 
+FORMAT = 1  # of a journal, in its first record; one that does not say is of the first
 SYNC_SECONDS = 1.0  # a machine that loses power loses at most the lines of this long
 LOCK_SECONDS = 0.5  # `alive` holds the lock for an instant; a journal that stays locked longer has a writer
 
@@ -50,9 +51,11 @@ class Journal:
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one record, or none of it. `time` (seconds since 1970) is added unless it is given. Raises OSError."""
-        body = json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}, separators=(",", ":")).encode()
-        line = b'{"crc":"%08x",' % zlib.crc32(body) + body[1:] + b"\n"
         end = os.fstat(self._file.fileno()).st_size
+        begins = {} if end else {"format": FORMAT}
+        record = {"kind": kind, "time": round(time.time(), 3), **begins, **fields}
+        body = json.dumps(record, separators=(",", ":")).encode()
+        line = b'{"crc":"%08x",' % zlib.crc32(body) + body[1:] + b"\n"
         try:
             rest = memoryview(line)
             while rest:
@@ -90,7 +93,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 def read_from(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
     """Whole records from byte `offset` on, each with the offset after it: where the next call goes on.
 
-    Raises DataError at a damaged line that is not the last.
+    Raises DataError at a damaged line that is not the last, and for a journal of another format.
     """
     with open(path, "rb") as file:
         file.seek(offset)
@@ -100,8 +103,10 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
             record = _parse(line)
             if record is None:
                 if file.read(1):
-                    raise DataError(f"{path}: line {_line_number(path, offset)} is damaged. Mend or move the file away")
+                    raise DataError(f"{path}: line {_line_number(path, offset)} is damaged. `rlhf scrub` moves it away")
                 return
+            if offset == 0:
+                require_format(path, record.get("format", FORMAT), FORMAT)
             offset += len(line)
             yield record, offset
 

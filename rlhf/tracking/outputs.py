@@ -11,9 +11,8 @@ import yaml
 
 from rlhf import manifest
 from rlhf.errors import DataError
-from rlhf.manifest import MANIFEST
+from rlhf.manifest import MANIFEST, RECEIPT
 
-RECEIPT = "receipt.json"
 MODELS = ("models/base", "models/sft", "models/reward/*", "models/referee", "models/policy/*")  # upstream first
 
 
@@ -50,10 +49,12 @@ def find_output(workspace: Path, path: str) -> Output | None:
     try:
         digest = manifest.sha256(directory / MANIFEST)
         receipt = json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
+        if not {"key", "stage"} <= receipt.keys():
+            raise ValueError
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
-        raise DataError(f"{directory / RECEIPT} is not JSON. Delete {directory} and run again: `rlhf run`") from None
+    except (ValueError, AttributeError):
+        raise DataError(f"{directory / RECEIPT} is damaged. Delete {directory} and run again: `rlhf run`") from None
     return Output(directory, path, digest, receipt)
 
 
@@ -71,10 +72,8 @@ def verify(directory: Path, digest: str) -> None:
 
     Raises DataError naming the first file that is missing or differs.
     """
-    mend = f"Delete {directory} and fetch or make it again"
-    if not (directory / MANIFEST).is_file():
-        raise DataError(f"{directory} has no {MANIFEST}: it is not complete. {mend}")
-    if manifest.digest(directory) != digest:
+    if manifest.verified(directory) != digest:
+        mend = f"Delete {directory} and fetch or make it again"
         raise DataError(f"{directory / MANIFEST} is not the one that was recorded. {mend}")
 
 
@@ -86,20 +85,44 @@ class DvcLock:
 
     @cached_property
     def stages(self) -> Mapping[str, Mapping[str, Any]]:
-        """Each stage as it ran last, by name; empty without dvc.lock."""
+        """Each stage as it ran last, by name; empty without dvc.lock. Raises DataError for one that is damaged."""
         path = self.workspace / "dvc.lock"
-        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {}) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+            whole = all(
+                stage.keys() <= {"cmd", "deps", "params", "outs"} and all("path" in entry for entry in _entries(stage))
+                for stage in stages.values()
+            )
+        except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+            whole = False
+        if not whole:
+            raise damaged_lock(path)
+        return stages
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
         """{path: md5} of every input and output."""
-        kinds = ("deps", "outs")
-        entries = [e for s in self.stages.values() for kind in kinds for e in s.get(kind, ()) if "md5" in e]
+        entries = [entry for stage in self.stages.values() for entry in _entries(stage) if "md5" in entry]
         return {entry["path"]: entry["md5"] for entry in entries}
 
     def digest(self, path: str, sha256: str) -> str | None:
         """MD5 of what stands at `path`, if it is still what had the digest `sha256` when a stage read or made it."""
         return self.digests.get(path) if path in self.digests and stands(self.workspace, path, sha256) else None
+
+
+def damaged_lock(path: Path) -> DataError:
+    """What is to be said of a dvc.lock that cannot be read."""
+    return DataError(
+        f"{path} is damaged. Bring it back (`git checkout dvc.lock`), or delete it and run again: `rlhf run` takes "
+        "then from the cache what is there"
+    )
+
+
+def _entries(stage: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The inputs and outputs of a stage in dvc.lock."""
+    return [*stage.get("deps", ()), *stage.get("outs", ())]
 
 
 def stands(workspace: Path, path: str, sha256: str) -> bool:

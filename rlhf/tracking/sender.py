@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from rlhf.errors import DataError, Exit, ServiceError, UserError
+from rlhf.errors import DataError, DiskFull, Exit, ServiceError, UserError
 from rlhf.garbage import loading
 from rlhf.tracking.outputs import model_outputs
 from rlhf.tracking.promotion import mirror
@@ -51,6 +51,10 @@ class Follower:
         except ServiceError as error:
             self._sender, self._models = None, {}
             self._tell(error)
+        except OSError as error:
+            if (full := DiskFull.behind(error, self.workspace)) is None:
+                raise
+            self._tell(full)
 
     def _connected(self) -> Sender:
         with loading():

@@ -23,7 +23,7 @@ from rlhf.tracking.runs import (
     stored_metrics,
 )
 from rlhf.tracking.sent import Confirmed, Sent
-from rlhf.tracking.standing import KEPT
+from rlhf.tracking.standing import KEPT, is_kept
 from rlhf.tracking.store import Store, registering
 
 # How journals say it ended, stages and flows, in MLflow's words.
@@ -176,7 +176,7 @@ class Sender:
     def _log_decision(self, run_id: str, digest: str) -> None:
         """Store what the gate said, and its pages, with the run that it decided in."""
         kept = self.workspace / KEPT / digest
-        if kept.is_dir():
+        if is_kept(kept):
             self.store.client.log_artifacts(run_id, str(kept), "gate")
 
     def _stage_table(self, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What an MLflow store has confirmed: kept apart for each store, so that a new one, or a deleted one, gets everything.
 
 It is a saving, not a truth: every entry is checked against the store before it is believed, and losing the file costs
-only sending again, which changes nothing in the store.
+only sending again, which changes nothing in the store. A damaged one could have records passed over: it carries the
+SHA-256 of what it says, and one that is not whole is as good as none.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rlhf import durable
 
@@ -38,7 +40,7 @@ class Sent:
         state = {"journals": {name: asdict(entry) for name, entry in self.journals.items()}, "versions": self.versions}
         durable.make_private(self.path.parent)
         mine = self.path.with_suffix(f".{os.getpid()}")  # two processes may send at once
-        durable.write_json(mine, state)
+        durable.write_json(mine, {**state, "sha256": _sha256(state)})
         os.replace(mine, self.path)
 
 
@@ -47,9 +49,11 @@ def load_sent(workspace: Path) -> Sent:
     path = workspace / ".rlhf/sent" / f"{hashlib.sha256(tracking_uri(workspace).encode()).hexdigest()[:16]}.json"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
+        if state.pop("sha256") != _sha256(state):
+            return Sent(path)
         journals = {name: Confirmed(**entry) for name, entry in state["journals"].items()}
         return Sent(path, journals, state["versions"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return Sent(path)
 
 
@@ -61,3 +65,7 @@ def registered_versions(workspace: Path) -> Mapping[str, str]:
 def tracking_uri(workspace: Path) -> str:
     """The MLflow store: MLFLOW_TRACKING_URI, or a SQLite file in the workspace."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve()}/mlflow.db"
+
+
+def _sha256(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from rlhf import durable, manifest
-from rlhf.errors import DataError, GateRefused
+from rlhf.errors import DataError, GateRefused, require_format
+from rlhf.gate.records import FORMAT
 from rlhf.tracking.outputs import DvcLock
 from rlhf.tracking.store import locked
 
@@ -89,12 +90,13 @@ def standing(workspace: Path) -> Standing | None:
     try:
         content = path.read_bytes()
         raw = json.loads(content)
+        require_format(path, raw.get("format", FORMAT), FORMAT)
         found = Standing(hashlib.sha256(content).hexdigest(), raw)
         if not (found.verdict and found.sentence and isinstance(raw["candidates"], dict)) or "winner" not in raw:
             raise KeyError
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path} is not a decision of the gate. Delete it and run again: `rlhf run`") from None
     return found
 
@@ -105,7 +107,8 @@ def require_untouched(workspace: Path, decision: Standing) -> None:
     if ran is None:
         raise GateRefused("dvc.lock does not know that `gate` ran, so its reports prove nothing. Run `rlhf run`")
     for entry in ran["outs"]:
-        if _md5(workspace / entry["path"]) != entry["md5"]:
+        file = workspace / entry["path"]
+        if not file.is_file() or manifest.md5(file) != entry["md5"]:
             raise GateRefused(f"{entry['path']} was edited after `gate` wrote it. Run `rlhf run`, then promote")
     for path, digest in decision.inputs.items():
         if _digest(workspace / path) != digest:
@@ -124,7 +127,7 @@ def keep(workspace: Path, decision: Standing) -> None:
     """
     target = workspace / KEPT / decision.digest
     with locked(target.parent / ".lock", 60.0, "keeps the gate's decisions"):
-        if not target.is_dir():
+        if not is_kept(target):
             temporary = durable.partial(target)
             durable.remove(temporary)
             temporary.mkdir()
@@ -134,9 +137,10 @@ def keep(workspace: Path, decision: Standing) -> None:
             durable.publish(temporary, target)
 
 
-def _md5(path: Path) -> str | None:
-    """By which DVC knows a file; None where there is none."""
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else None
+def is_kept(directory: Path) -> bool:
+    """Whether a directory of kept decisions holds the decision that it is named after."""
+    file = directory / Path(DECISION).name
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == directory.name
 
 
 def _digest(path: Path) -> str | None:

@@ -5,6 +5,7 @@ rlhf/rollouts/sampling.py).
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rlhf import durable, manifest
-from rlhf.errors import DataError
+from rlhf.errors import DataError, DiskFull, require_format
 from rlhf.failpoints import reach
 from rlhf.training.sharding import as_sharded, doubles, whole, whole_weights
 
 _KEPT = 2
+FORMAT = 1  # of a checkpoint; one that does not say is of the first
 
 
 class Checkpoints:
@@ -57,22 +59,34 @@ class Checkpoints:
         reach("saved", path / "weights.safetensors")
         save_file(tensors, path / "optimizer.safetensors")
         reach("saved", path / "optimizer.safetensors")
-        (path / "state.json").write_text(json.dumps({"step": step, "history": history}))
+        (path / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, "history": history}))
         reach("saved", path / "state.json")
         manifest.write_manifest(path)
         durable.publish(path, target)
         for old in sorted(self._directory.glob("step-*"))[:-_KEPT]:
             durable.remove(old)
 
+    def require_room(self, module: nn.Module) -> None:
+        """Raises DiskFull where the checkpoints of a training to come, and what it leaves, do not fit on the disk."""
+        weights = sum(value.nbytes for value in learned(module).values())
+        moments = 2 * sum(p.nbytes for p in module.parameters() if p.requires_grad)  # of AdamW
+        needed = (_KEPT + 1) * (weights + moments) + weights  # one is written before the oldest goes
+        there = next(path for path in [self._directory, *self._directory.parents] if path.exists())
+        if (free := shutil.disk_usage(there).free) < needed:
+            raise DiskFull(
+                f"{free / 1e6:,.0f} MB are free for {self._directory}, and checkpoints of this model take up to "
+                f"{needed / 1e6:,.0f} MB. Make room and run again; nothing was trained"
+            )
+
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
         """Load the newest checkpoint that is whole; return its step and curves, or (0, []) when there is none."""
         for path in sorted(self._directory.glob("step-*"), reverse=True):
             try:
-                manifest.digest(path)
+                manifest.verified(path)
             except DataError:  # torn; the one before it is kept for this
                 continue
-            if not (path / manifest.MANIFEST).is_file():  # its removal was broken off
-                continue
+            saved = json.loads((path / "state.json").read_text())
+            require_format(path / "state.json", saved.get("format", FORMAT), FORMAT)
             weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
             own = learned(module)
             wanted = own.keys() - doubles(own)
@@ -87,7 +101,6 @@ class Checkpoints:
                 like = value if value.ndim == 0 else parameters[int(index)]
                 state.setdefault(int(index), {})[name] = as_sharded(value, like)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            saved = json.loads((path / "state.json").read_text())
             return saved["step"], saved["history"]
         return 0, []
 

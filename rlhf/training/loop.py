@@ -68,6 +68,7 @@ def train(
     if config.gradient_checkpointing:
         recompute_layers(objective)
     accelerator = make_accelerator()
+    checkpoints.require_room(objective)
     if sharding.is_wanted():
         sharding.shard(objective)
     optimizer = make_optimizer(objective, config.optimizer)

@@ -23,6 +23,7 @@ COMMANDS = {
     "deploy": ("--activate",),
     "sync": ("-C",),
     "doctor": ("--json",),
+    "scrub": ("--check", "--json", "-C"),
 }
 HEAVY = ("torch", "transformers", "mlflow", "prefect", "dvc", "pandas", "pandera", "matplotlib", "pydantic", "numpy")
 

@@ -54,7 +54,7 @@ def test_schedules_are_off_until_asked_for(workspace: Path) -> None:
         with client() as connected:
             return connected.read_deployment_by_name("align/nightly")
 
-    assert deploy(workspace) == ["align/nightly", "promote/promote"]
+    assert deploy(workspace) == ["align/nightly", "promote/promote", "scrub/scrub"]
     assert [schedule.active for schedule in nightly().schedules] == [False]
     assert nightly().parameters == {"workspace": str(workspace)}
     assert nightly().global_concurrency_limit.limit == 1
@@ -151,3 +151,15 @@ def test_nothing_is_promoted_against_the_gate(workspace: Path) -> None:
     state = promote(str(workspace), return_state=True)
     assert state.is_failed()
     assert state.message == "GATE_REFUSED: The gate says REJECT: KL is 50. Nothing is promoted"
+
+
+def test_the_scrub_at_night_fails_where_damage_remains(finished: Path) -> None:
+    from flows.scrub import scrub
+
+    (finished / ".rlhf/runs").mkdir(parents=True)
+    assert scrub(str(finished), return_state=True).is_completed()
+    (finished / ".rlhf/runs/run-1.jsonl").write_text("damaged\n{}\n")
+    state = scrub(str(finished), return_state=True)
+    assert state.is_failed()
+    assert "run-1.jsonl: line 1 is damaged" in state.message
+    assert scrub(str(finished), return_state=True).is_completed(), "it was moved away"

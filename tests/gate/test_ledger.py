@@ -1,5 +1,7 @@
 """The promotion ledger: linear history, and only one of two promoters who saw the same champion wins."""
 
+import os
+import signal
 import sqlite3
 import threading
 from contextlib import closing
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import Busy, DataError, GateRefused
-from rlhf.gate.ledger import Champion, Ledger
+from rlhf.gate.ledger import VERSION, Champion, Ledger
 
 
 @pytest.fixture
@@ -92,7 +94,7 @@ def test_a_file_that_is_no_ledger_of_ours_is_named(ledger: Ledger, content: str)
     else:
         with closing(sqlite3.connect(ledger.path)) as old:
             old.execute("CREATE TABLE champions (generation INTEGER PRIMARY KEY, action TEXT)")
-    with pytest.raises(DataError, match=r"ledger\.db is not a ledger.*Move it away"):
+    with pytest.raises(DataError, match=r"ledger\.db is not a ledger.*move it away"):
         ledger.current()
 
 
@@ -122,3 +124,96 @@ def test_a_fault_inside_the_transaction_leaves_no_trace(ledger: Ledger) -> None:
         ledger.promote(None, "bb", "policy/2", "report-b", expected_generation=1)  # type: ignore[arg-type]
     assert ledger.history() == [first]
     assert ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1).generation == 2
+
+
+def take_seals_away(ledger: Ledger) -> None:
+    """Make it what version 0 wrote."""
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as old:
+        for table in ("champions", "decisions"):
+            old.execute(f"ALTER TABLE {table} DROP COLUMN seal")
+        old.execute("PRAGMA user_version = 0")
+
+
+@pytest.mark.parametrize("version", [0, VERSION])
+def test_a_crash_at_any_statement_leaves_the_old_ledger_or_the_new_one(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    def promote_until(place: int) -> bool:
+        """Promote and die at the place; whether it was reached."""
+        hits = tmp_path / f"hits-{place}"
+        child = os.fork()
+        if child == 0:
+            monkeypatch.setenv("RLHF_FAILPOINT", f"{hits}:{place}:kill")
+            ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1)
+            os._exit(0)
+        return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+    ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
+    if version == 0:
+        take_seals_away(ledger)
+    before, found = ledger.path.read_bytes(), []
+    for place in range(1, 100):
+        died = promote_until(place)
+        found.append([one.policy for one in ledger.history()])
+        assert ledger.promote("key-c", "cc", "policy/3", "report-c", len(found[-1])).generation == len(found[-1]) + 1
+        ledger.path.write_bytes(before)
+        if not died:
+            break
+    assert len(found) > 6, "every statement is a place"
+    assert found == [["aa"]] * (len(found) - 1) + [["aa", "bb"]], "COMMIT is the last statement"
+
+
+def test_a_crash_while_the_ledger_is_made_leaves_none_or_a_whole_one(ledger: Ledger, tmp_path: Path) -> None:
+    for place in range(1, 20):
+        child = os.fork()
+        if child == 0:
+            os.environ["RLHF_FAILPOINT"] = f"{tmp_path / str(place)}:{place}:kill"
+            ledger.record("d1", "prompts", ["a"], "REJECT")
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert ledger.judged() in ({}, {"prompts": ["a"]})
+        ledger.path.unlink(missing_ok=True)
+
+
+def test_a_ledger_that_another_process_holds_is_busy_and_named(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf.gate.ledger.PATIENCE", 0.05)
+    first = ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for use in (ledger.history, lambda: ledger.promote("key-b", "bb", "policy/2", "report-b", 1)):
+            with pytest.raises(Busy, match=r"ledger\.db is in use by another process"):
+                use()
+    assert ledger.history() == [first]
+
+
+def test_a_ledger_of_an_older_version_is_sealed_and_one_of_a_later_is_refused(ledger: Ledger) -> None:
+    first = ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
+    second = ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1, approver="ada")
+    ledger.record("d1", "new", ["b", "a"], "REJECT")
+    take_seals_away(ledger)
+    assert ledger.history() == [first, second]
+    assert ledger.judged() == {"new": ["a", "b"]}
+    assert ledger.rollback(2).policy == "aa"
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as later:
+        later.execute("PRAGMA user_version = 7")
+    with pytest.raises(DataError, match=r"ledger\.db is a ledger of version 7.*Use the rlhf that wrote it"):
+        ledger.history()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE champions SET policy = 'ab' WHERE generation = 1",
+        "UPDATE champions SET approver = 'eve' WHERE generation = 2",
+        "DELETE FROM champions WHERE generation = 1",
+        "UPDATE decisions SET policies = 'a'",
+    ],
+)
+def test_a_row_that_was_changed_is_seen(ledger: Ledger, change: str) -> None:
+    ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
+    ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1)
+    ledger.record("d1", "new", ["b", "a"], "REJECT")
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute(change)
+    with pytest.raises(DataError, match=r"ledger\.db is damaged: a row of \w+ was changed\. Bring back a copy"):
+        ledger.current()
