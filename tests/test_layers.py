@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "durable", "failpoints", "manifest", "garbage", "config", "serving"}  # what any room may use
 ORDER = ["objectives", "models", "batching", "rollouts", "training", "algorithms", "evaluation", "gate"]
-TENSORS = {"torch", "transformers", "accelerate", "safetensors", "peft", "tokenizers", "numpy"}
+TENSORS = {"torch", "transformers", "accelerate", "safetensors", "peft", "tokenizers", "numpy", "huggingface_hub"}
 
 # What a room may use of other projects, and of the other rooms.
 OUTSIDE = {

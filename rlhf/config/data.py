@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.section import CRITERION, Section, Share
+from rlhf.config.section import CRITERION, Count, Section, Share
 
 Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs", "prompts", "texts"]
 
@@ -80,9 +80,17 @@ Source = Annotated[
 ]
 
 
+class LimitsConfig(Section):
+    """How much a source may hold, so that no file fills the memory."""
+
+    row: Count  # bytes of a record; a longer one is quarantined
+    source: Count  # bytes of all records, expanded; a source that holds more is refused
+
+
 class CollectConfig(Section):
     """Where the feedback comes from."""
 
+    limits: LimitsConfig
     sources: list[Source] = Field(min_length=1)
 
 
