@@ -19,4 +19,4 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 class Section(BaseModel):
     """A part of params.yaml. No field has a default: params.yaml is the only place where a value stands."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
