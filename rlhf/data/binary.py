@@ -42,6 +42,12 @@ def binary_records(paths: Sequence[Path], row: int, whole: int) -> list[Entry]:
 
     row: bytes that a record may have. whole: bytes that all may have. Raises DataError, which names the file.
     """
+    _try(paths, row, whole)
+    return [entry for entries in _read(paths, row, whole) for entry in entries]
+
+
+def _try(paths: Sequence[Path], row: int, whole: int) -> None:
+    """Have a process read the files. Raises DataError with what became of it."""
     command = [sys.executable, "-m", __name__, str(row), str(whole), *map(str, paths)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode == Exit.DATA:
@@ -51,7 +57,6 @@ def binary_records(paths: Sequence[Path], row: int, whole: int) -> list[Entry]:
             f"{', '.join(map(str, paths))} cannot be read: it breaks its reader, or wants more memory or time than "
             f"{whole:,} bytes do. Write it again, or raise collect.limits.source in params.yaml"
         )
-    return [entry for entries in _read(paths, row, whole) for entry in entries]
 
 
 def _read(paths: Sequence[Path], row: int, whole: int) -> Iterator[list[Entry]]:

@@ -24,6 +24,8 @@ def text(value: Any, name: str, defects: Defects) -> str | None:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         defects.append(f"{name} is not valid Unicode")
         return value.encode("utf-8", "replace").decode()
+    if "\x00" in value:
+        defects.append(f"{name} holds a NUL")
     return value
 
 

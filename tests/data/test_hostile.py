@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from rlhf.config.data import LimitsConfig
 from rlhf.data.ids import add_ids
 from rlhf.data.quarantine import check
 from rlhf.data.records import Unreadable
+from rlhf.data.report import characters
 from rlhf.data.sources.files import read_records
 from rlhf.data.sources.hub import saved_records
 from rlhf.data.tables import raw_columns
@@ -233,3 +235,33 @@ def test_a_torn_stream_of_gzip_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.json.gz").write_bytes(content)
     with pytest.raises(DataError, match="not a whole gzip file"):
         read_records(tmp_path / "rows.json.gz", SMALL)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_is_kept_as_it_was_written_and_what_does_not_show_is_counted(tmp_path: Path, end: str) -> None:
+    """Twice the same file gives twice the same rows."""
+    written = ["a\x1b[2Jb", "a\u202eb", "a\u200bb", "caf\u00e9", "cafe\u0301", "a\tb\r\nc", "\ufeff"]
+    rows = [{"prompt": said, "response": "Yes."} for said in [*written, "a\x00b"]]
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + "".join(json.dumps(row) + end for row in rows).encode())
+    read, again = (
+        gave(tmp_path, kind="file", path="rows.jsonl", table="demonstrations", columns={}).tables["demonstrations"]
+        for _ in range(2)
+    )
+    assert read == again
+    assert [row["prompt"][0]["content"] for row in read] == [*written, "a\x00b"]
+    assert [row["defects"] for row in read] == [[]] * len(written) + [["prompt holds a NUL"]]
+    add_ids(read)
+    frame = pa.Table.from_pylist(read, schema=pa.schema(raw_columns("demonstrations"))).to_pandas()
+    kept, _ = check("demonstrations", frame, 20_000)
+    assert characters(kept) == {"control": 1, "direction": 1, "invisible": 2}
+    responses = kept.assign(response=["\u2066x", *kept["response"][1:]])
+    assert characters(responses) == {"control": 1, "direction": 2, "invisible": 2}
+    ranking = pd.DataFrame({"prompt": [read[3]["prompt"]], "responses": [["a", "\x9b"]]})
+    assert characters(ranking) == {"control": 1, "direction": 0, "invisible": 0}
+
+
+def test_a_message_that_quotes_a_file_steers_no_terminal(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a\x1b]8;;evil\x07\u202e\n1\n")
+    with pytest.raises(DataError) as caught:
+        gave(tmp_path, kind="file", path="rows.csv", table="texts", columns={})
+    assert "Its columns are a\ufffd]8;;evil\ufffd\ufffd." in str(caught.value)
