@@ -1,10 +1,11 @@
 """Sections of the data stages: collect, validate, label."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.section import CRITERION, Count, Section, Share
+from rlhf.config.section import CRITERION, HUB_ID, Count, Section, Share
 
 Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs", "prompts", "texts"]
 
@@ -44,6 +45,8 @@ class HubData(Section):
     def _names_a_split(self) -> "HubData":
         if self.revision and not self.split:
             raise ValueError("`split` is null; a data set of the hub needs one, such as train")
+        if self.revision and not re.fullmatch(HUB_ID, self.path):
+            raise ValueError("`path` is no id of the hub, such as owner/name; a path on this machine has no revision")
         return self
 
 

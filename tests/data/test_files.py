@@ -54,6 +54,7 @@ def test_a_field_longer_than_csv_allows_by_default(tmp_path: Path) -> None:
         ("rows.jsonl.gz", b"plain", "not a whole gzip file"),
         ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], "not a whole gzip file"),
         ("rows.json", b'{"a": 1}', "must hold an array of objects"),
+        ("rows.json", b'[{"a": 1} ', "after entry 0: not JSON"),
         ("rows.json", b'[{"a": 1}, 2]', "entry 1: an entry must be an object"),
         ("rows.json", b'{"a": 1}\n{"a": 2}', "One object a line is a .jsonl file"),
         ("rows.csv", b"", "rows.csv is empty"),

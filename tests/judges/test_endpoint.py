@@ -81,7 +81,9 @@ def test_a_reply_that_takes_too_long(server: Server, judge: Made) -> None:
         judge(timeout=0.05, retries=0)(comparisons(1))
 
 
-@pytest.mark.parametrize("body", ["<html>", "{}", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', "3"])
+@pytest.mark.parametrize(
+    "body", ["<html>", "{}", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', "3", "[" * 9999]
+)
 def test_what_is_no_chat_completion_is_never_a_verdict_and_not_kept(
     body: str, server: Server, judge: Made, tmp_path: Path
 ) -> None:

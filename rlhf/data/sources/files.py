@@ -175,7 +175,7 @@ def _json(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
         if text[place : place + 1] != ",":
             break
         place = _after_space(text, place + 1)
-    if text[place] != "]" or _after_space(text, place + 1) != len(text):
+    if text[place : place + 1] != "]" or _after_space(text, place + 1) != len(text):
         raise DataError(f"{path}, after entry {number - 1}: not JSON. One object a line is a .jsonl file")
 
 
