@@ -1,10 +1,11 @@
 # make run: set up and run the pipeline.  make test: set up and run the tests.
+# make fuzz: the readers of data on broken files, EXAMPLES=2000 of each format.
 # make bench: measure against TRL, and what the pipeline costs.
 # make vllm: add vLLM, for `decoding.engine: vllm` in params.yaml, on a machine with a GPU.
 # make audit: known holes in what is installed.
 # make faults: let everything die at every place, and see that it recovers (docs/reliability.md).
 # Needs Python 3.11 or newer, git and make.
-.PHONY: setup run test bench faults vllm check audit lock clean
+.PHONY: setup run test fuzz bench faults vllm check audit lock clean
 .DEFAULT_GOAL := run
 
 VENV := .venv
@@ -56,6 +57,10 @@ run: setup
 
 test: setup $(ORACLE)
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+# The readers of data on broken files, far longer than a test may take.
+fuzz: setup
+	@RLHF_FUZZ=$(or $(EXAMPLES),2000) $(BIN)/python -m pytest -q tests/data/test_fuzz_readers.py $(ARGS)
 
 bench: setup $(ORACLE) $(PPO_ORACLE)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -37,9 +37,10 @@ from flows.server import (
 from flows.slots import release_left_over
 from flows.stages import Stages, retries, retry_delays
 from rlhf.config import load_promotion
+from rlhf.config.reading import read_yaml
 from rlhf.errors import Exit, ServiceError
 from rlhf.pipeline import champion, fingerprint, versioning
-from rlhf.pipeline.graph import PARAMS, Graph, load_graph, read_yaml
+from rlhf.pipeline.graph import PARAMS, Graph, load_graph
 from rlhf.pipeline.lock import hold
 from rlhf.pipeline.receipt import git_state
 from rlhf.tracking.journal import Journal

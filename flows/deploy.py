@@ -12,9 +12,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from flows.server import client, ensure_limits
+from rlhf.config.reading import read_yaml
 from rlhf.errors import ConfigError, ServiceError
 from rlhf.pipeline.fingerprint import ROOT
-from rlhf.pipeline.graph import read_yaml
 
 POOL = "rlhf"
 INSTALLED = Path(__file__).parent / "prefect.yaml"  # a wheel has no infra/

@@ -29,13 +29,23 @@ class Exit(IntEnum):
 RETRIED = frozenset({Exit.RETRYABLE, Exit.OUT_OF_MEMORY, Exit.PREEMPTED})
 
 
+def printable(text: str) -> str:
+    """What a model or a person wrote, without what would steer a terminal: escapes, backspaces, reversed writing."""
+    kept = "\n\t\u200c\u200d"  # the last two join letters and signs of some languages
+    return "".join(char if char.isprintable() or char in kept else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 class UserError(Exception):
-    """A fault that the user can mend. Its text is shown as it is, without a traceback; no secret is in it."""
+    """A fault that the user can mend. Its text is shown without a traceback; no secret is in it, and what it quotes
+    steers no terminal."""
 
     exit = Exit.FAILED
 
     def __init__(self, text: str) -> None:
         super().__init__(redact(text))
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(UserError):

@@ -88,11 +88,10 @@ def _serve(orders: Mapping[str, Any]) -> dict[str, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    only = {"local_files_only": True, "trust_remote_code": False}
     began = time.perf_counter()
-    tokenizer: Any = AutoTokenizer.from_pretrained(orders["model"], **only)
+    tokenizer: Any = AutoTokenizer.from_pretrained(orders["model"], local_files_only=True, trust_remote_code=False)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        orders["model"], use_safetensors=True, dtype=torch.float32, **only
+        orders["model"], use_safetensors=True, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
     model = model.to(device)
     loaded = time.perf_counter() - began

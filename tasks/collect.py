@@ -34,7 +34,7 @@ def main(stage: Stage) -> None:
 
 def _collect(stage: Stage, source: Source) -> Collected:
     if not isinstance(source, WorldSource):
-        return read_source(source, stage.workspace)
+        return read_source(source, stage.workspace, stage.config.collect.limits)
     from rlhf.world import World
 
     tables = World(stage.config.world, stage.seed).tables()

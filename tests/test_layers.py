@@ -20,7 +20,7 @@ FOUNDATION = {
     "serving",
 }  # what any room may use
 ORDER = ["objectives", "models", "batching", "rollouts", "training", "algorithms", "evaluation", "gate"]
-TENSORS = {"torch", "transformers", "accelerate", "safetensors", "peft", "tokenizers", "numpy"}
+TENSORS = {"torch", "transformers", "accelerate", "safetensors", "peft", "tokenizers", "numpy", "huggingface_hub"}
 
 # What a room may use of other projects, and of the other rooms.
 OUTSIDE = {

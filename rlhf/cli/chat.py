@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from rlhf.cli.console import WorkspaceOption, err, find_workspace, out, printable
-from rlhf.errors import DataError
+from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
+from rlhf.errors import DataError, printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

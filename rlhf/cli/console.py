@@ -71,12 +71,6 @@ def find_workspace(given: Path | None) -> Path:
     )
 
 
-def printable(text: str) -> str:
-    """What a model or a person wrote, without what would steer a terminal: escapes, backspaces, reversed writing."""
-    kept = "\n\t\u200c\u200d"  # the last two join letters and signs of some languages
-    return "".join(char if char.isprintable() or char in kept else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def print_json(value: Any) -> None:
     """Print a value for a script."""
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.cli.console import printable
+from rlhf.errors import printable
 from rlhf.gate.records import Candidate, Check, WinRate
 from rlhf.report.examples import Example
 from rlhf.report.summary import Kl, Row, Summary, by_group

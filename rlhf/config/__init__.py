@@ -4,13 +4,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from rlhf.config.algorithms import AlignConfig
 from rlhf.config.data import CollectConfig, LabelConfig, ValidateConfig
 from rlhf.config.gate import GateConfig
 from rlhf.config.promotion import PromotionConfig
+from rlhf.config.reading import read_yaml
 from rlhf.config.section import Section
 from rlhf.config.training import (
     BaseConfig,
@@ -48,12 +48,12 @@ class Config(Section):
 
 def load_config(path: Path) -> Config:
     """Read params.yaml. Raises ConfigError, which names every key that is wrong, its limit, and the nearest key."""
-    return parse_config(_read(path), str(path))
+    return parse_config(read_yaml(path), str(path))
 
 
 def load_promotion(path: Path) -> PromotionConfig:
     """The section `promotion` of params.yaml alone: a promotion asks nothing of the rest. Raises as `load_config`."""
-    raw = _read(path)
+    raw = read_yaml(path)
     _refuse_secrets(raw, str(path))
     try:
         return PromotionConfig.model_validate(raw.get("promotion"))
@@ -70,18 +70,6 @@ def parse_config(raw: dict[str, Any], name: str) -> Config:
     except ValidationError as error:
         lines = [_explain(entry, raw) for entry in error.errors(include_url=False)]
         raise ConfigError(f"{name}: " + "\n".join(lines)) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Run this in a workspace, or make one: rlhf init DIR") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections (seed, collect, ...), not {type(raw).__name__}")
-    return raw
 
 
 def _refuse_secrets(value: Any, file: str, key: str = "") -> None:

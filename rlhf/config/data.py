@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf.config.section import CRITERION, Section, Share
+from rlhf.config.section import CRITERION, HUB_ID, Count, Section, Share
 
 Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs", "prompts", "texts"]
 
@@ -47,6 +47,8 @@ class HubData(Section):
             raise ValueError(f"`path` is {self.path!r}, which is no id of the hub, such as owner/name")
         if self.revision and not self.split:
             raise ValueError("`split` is null; a data set of the hub needs one, such as train")
+        if self.revision and not re.fullmatch(HUB_ID, self.path):
+            raise ValueError("`path` is no id of the hub, such as owner/name; a path on this machine has no revision")
         return self
 
 
@@ -83,9 +85,17 @@ Source = Annotated[
 ]
 
 
+class LimitsConfig(Section):
+    """How much a source may hold, so that no file fills the memory."""
+
+    row: Count  # bytes of a record; a longer one is quarantined
+    source: Count  # bytes of all records, expanded; a source that holds more is refused
+
+
 class CollectConfig(Section):
     """Where the feedback comes from."""
 
+    limits: LimitsConfig
     sources: list[Source] = Field(min_length=1)
 
 

@@ -7,7 +7,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
@@ -15,6 +14,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from rlhf import durable
 from rlhf.config import load_config, parse_config
+from rlhf.config.reading import parse_yaml
 from rlhf.errors import ConfigError
 
 _SECTION = re.compile(r"^([^#\n].*\n)(?=[a-z_]+:)", re.MULTILINE)  # before a section that has lost its blank line
@@ -40,7 +40,7 @@ def write_params(path: Path, document: CommentedMap) -> None:
     buffer = StringIO()
     _yaml().dump(document, buffer)
     text = _SECTION.sub(r"\1\n", buffer.getvalue())
-    parse_config(yaml.safe_load(text), path.name)
+    parse_config(parse_yaml(text, path.name), path.name)
     durable.write_text(path, text)
 
 

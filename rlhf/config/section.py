@@ -9,6 +9,8 @@ AT_ONCE = (
 )
 CRITERION = "[a-z][a-z0-9_]*"  # name of what a judgement is by: overall, helpful
 
+HUB_ID = "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,95}(/[a-zA-Z0-9][a-zA-Z0-9_.-]{0,95})?"  # of a model or a data set: owner/name
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 AtOnce = Annotated[int, Field(ge=1), AT_ONCE]
@@ -19,4 +21,4 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 class Section(BaseModel):
     """A part of params.yaml. No field has a default: params.yaml is the only place where a value stands."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rlhf.config.judges import JudgeConfig
-from rlhf.config.section import CRITERION, AtOnce, Count, NonNegative, Positive, Section, Share
+from rlhf.config.section import CRITERION, HUB_ID, AtOnce, Count, NonNegative, Positive, Section, Share
 
 
 class TokensConfig(Section):
@@ -76,7 +76,7 @@ class HubModel(Section):
     """A model of the Hugging Face hub, pinned to a commit."""
 
     kind: Literal["hub"]
-    id: str
+    id: str = Field(pattern=f"^{HUB_ID}$")
     revision: str = Field(pattern="^[0-9a-f]{40}$")
 
 

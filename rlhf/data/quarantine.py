@@ -51,11 +51,13 @@ def _characters(prompt: Sequence[Message]) -> int:
 def check(table: str, rows: pd.DataFrame, max_characters: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split raw rows into clean ones and bad ones; the bad ones get a column `reasons` (list[str], sorted).
 
-    Reasons are the failed checks of the table's schema and the `defects` that the reader of the source noted.
-    Raises DataError when a column is missing or has a type that no check can read.
+    Reasons are the failed checks of the table's schema and the `defects` that the reader of the source noted; or why
+    the record was not read. Raises DataError when a column is missing or has a type that no check can read.
     """
     rows = rows.reset_index(drop=True)
-    failures = pd.concat([_schema_failures(table, rows, max_characters), _defects(rows)])
+    read = rows["unreadable"].isna()
+    unread = pd.DataFrame({"row": rows.index[~read], "reason": rows.loc[~read, "unreadable"]})
+    failures = pd.concat([_schema_failures(table, rows[read], max_characters), _defects(rows[read]), unread])
     reasons = failures.drop_duplicates().sort_values(["row", "reason"]).groupby("row")["reason"].agg(list)
     bad = np.zeros(len(rows), dtype=bool)
     bad[reasons.index] = True

@@ -13,6 +13,7 @@ import pandas as pd
 from rlhf.data.agreement import Metric, krippendorff_alpha
 from rlhf.data.prompts import HASH
 from rlhf.data.splits import SPLITS
+from rlhf.data.tables import of_each_prompt
 
 Tables = Mapping[str, pd.DataFrame]
 Report = dict[str, Any]
@@ -21,6 +22,13 @@ _PAIR = [HASH, "criterion", "annotator", "low", "high", "preferred"]
 _JUDGED = [HASH, "criterion", "low", "high"]  # what two judgements of a pair must share to speak of the same
 _LISTS = {"responses", "ranks", "statements", "votes"}
 _NOT_WORDS = re.compile(r"[\W_]+")
+
+TEXTS = ("prompt", "response", "chosen", "rejected", "responses", "statements", "text")
+UNSEEN = {
+    "control": r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]",  # among them the escape that opens a terminal's commands
+    "direction": r"[\u202a-\u202e\u2066-\u2069]",  # of writing: text that reads in another order than it stands
+    "invisible": r"[\u00ad\u200b\u2060\ufeff\U000e0000-\U000e007f]",
+}
 
 # What makes two rows of a table the same row, besides their prompt.
 CONTENT = {
@@ -39,6 +47,7 @@ def report(tables: Tables) -> Report:
     """All checks."""
     judged = pairs(tables)
     return {
+        "characters": {table: characters(rows) for table, rows in tables.items()},
         "duplicates": {table: duplicates(table, rows) for table, rows in tables.items()},
         "contradictions": contradictions(judged),
         "cycles": cycles(judged),
@@ -46,6 +55,15 @@ def report(tables: Tables) -> Report:
         "length_bias": length_bias(tables),
         "agreement": agreement(tables),
         "balance": balance(tables),
+    }
+
+
+def characters(rows: pd.DataFrame) -> dict[str, int]:
+    """Rows of a table whose texts hold characters that do not show, or that show something else than a model reads."""
+    columns = [_written(rows[column]) for column in TEXTS if column in rows]
+    return {
+        kind: int(np.any([texts.str.contains(pattern) for texts in columns], axis=0).sum())
+        for kind, pattern in UNSEEN.items()
     }
 
 
@@ -181,6 +199,13 @@ def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
     both = both[both["responses"] < both["responses_other"]]
     preferred = np.sign((both["ranks_other"] - both["ranks"]).astype(int))
     return both.rename(columns={"responses": "low", "responses_other": "high"}).assign(preferred=preferred)[_PAIR]
+
+
+def _written(values: pd.Series) -> pd.Series:
+    """All text of each row's value."""
+    if values.name == "prompt":
+        return of_each_prompt(lambda prompt: "\n".join(message["content"] for message in prompt), values).astype(object)
+    return values.map("\n".join) if values.name in _LISTS else values
 
 
 def _both_ways(units: pd.Series, preferred: pd.Series) -> int:

@@ -67,9 +67,10 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "texts": {"id": TEXT, "text": TEXT, "source": TEXT},
 }
 
-# What a reader adds to a raw row: its 0-based place in the source, the faults that only a reader sees, and for a
-# comparison the context of the rejected answer where it is not that of the chosen one.
-RAW = {"row": pa.int64(), "defects": pa.list_(TEXT)}
+# What a reader adds to a raw row: its 0-based place in the source, the faults that only a reader sees, why the record
+# was not read (then the row holds nothing else), and for a comparison the context of the rejected answer where it is
+# not that of the chosen one.
+RAW = {"row": pa.int64(), "defects": pa.list_(TEXT), "unreadable": TEXT}
 RAW_COMPARISON = {**RAW, "rejected_prompt": MESSAGES}
 
 DEFAULTS: Row = {

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf.data import strict
 from rlhf.data.tables import Message, Prompt
 
 Defects = list[str]
@@ -23,6 +24,8 @@ def text(value: Any, name: str, defects: Defects) -> str | None:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         defects.append(f"{name} is not valid Unicode")
         return value.encode("utf-8", "replace").decode()
+    if "\x00" in value:
+        defects.append(f"{name} holds a NUL")
     return value
 
 
@@ -32,7 +35,7 @@ def whole_number(value: Any, name: str, defects: Defects) -> int | None:
         return None
     try:
         number = float(value) if not isinstance(value, bool | list | dict) else float("nan")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         number = float("nan")
     if number.is_integer() and abs(number) < 2**53:
         return int(number)
@@ -46,7 +49,7 @@ def number(value: Any, name: str, defects: Defects) -> float | None:
         return None
     try:
         return float(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         defects.append(f"{name} is not a number")
         return None
 
@@ -108,6 +111,6 @@ def _message(message: dict[str, Any], defects: Defects) -> Message:
 
 def _parsed(value: str) -> Any:
     try:
-        return json.loads(value)
-    except (json.JSONDecodeError, RecursionError):
+        return strict.loads(value)
+    except ValueError:
         return value

@@ -193,7 +193,7 @@ def _text(answer: httpx.Response) -> str | None:
         choice = answer.json()["choices"][0]
         text, cut = choice["message"]["content"] or "", choice.get("finish_reason") == "length"
         whole = text.encode("utf-8", "replace").decode()
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     return whole + CUT if cut else whole
 

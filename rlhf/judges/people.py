@@ -195,7 +195,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         for line, entry in enumerate(text.split("\n"), start=1):
             try:
                 rows += [(line, json.loads(entry))] if entry.strip() else []
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise DataError(f"{path}, line {line}: this is not JSON") from None
     for line, row in rows:
         absent = [name for name in COLUMNS if not isinstance(row, dict) or not isinstance(row.get(name), str)]

@@ -1,10 +1,13 @@
 """Load and save model directories: safetensors, tokenizer and chat template; never pickle, never a model's own code."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -17,23 +20,31 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 
 from rlhf.errors import DataError
+from rlhf.models import inspection
 from rlhf.models.kernels import prepare
 from rlhf.models.lora import merged_weights
 
 # Heads that these multiply or squash are read as plain linear heads in scoring.py, which would be wrong for them.
 _UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # of a model of the hub, that are fetched
+
 
 def load_tokenizer(path: Path | str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory or hub id. Raises DataError when it or its chat template is missing."""
+    directory = _directory(path, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DataError(
             f"{path} has no tokenizer that can be loaded ({_first_line(error)}). Save it beside the model."
         ) from None
     if not tokenizer.chat_template:
         raise DataError(f"The tokenizer of {path} has no chat template. Set tokenizer.chat_template and save it again.")
+    if len(str(tokenizer.chat_template)) > inspection.TEMPLATE:
+        raise DataError(
+            f"The chat template of {path} has more than {inspection.TEMPLATE:,} characters. Take a shorter one."
+        )
     if tokenizer.eos_token_id is None:
         raise DataError(f"The tokenizer of {path} has no end-of-turn token (eos_token). Set one and save it again.")
     return tokenizer
@@ -54,7 +65,7 @@ def scalar_model_from(policy_path: Path, seed: int) -> PreTrainedModel:
 
     The head is drawn from N(0, 1 / (d + 1)), as Stiennon et al. 2020 do, so that first rewards are small.
     """
-    model = _load(AutoModelForSequenceClassification, policy_path, None, num_labels=1)
+    model = _load(AutoModelForSequenceClassification, policy_path, None, {"score.weight"}, num_labels=1)
     generator = torch.Generator().manual_seed(seed)
     head = cast(nn.Linear, model.score)
     with torch.no_grad():
@@ -62,21 +73,67 @@ def scalar_model_from(policy_path: Path, seed: int) -> PreTrainedModel:
     return model
 
 
-def _load(kind: type[_BaseAutoModelClass], path: Path | str, revision: str | None, **options: int) -> PreTrainedModel:
+def _directory(path: Path | str, revision: str | None) -> Path:
+    """The directory itself, or what the hub has at a commit under that id; looked through. Raises DataError."""
+    directory = Path(path)
+    if revision is not None:
+        try:
+            directory = Path(
+                snapshot_download(str(path), revision=revision, allow_patterns=_FILES, ignore_patterns=["*/*"])
+            )
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} at {revision} cannot be fetched from the hub: {_first_line(error)}") from None
+    inspection.inspect(directory)
+    return directory
+
+
+def _load(
+    kind: type[_BaseAutoModelClass],
+    path: Path | str,
+    revision: str | None,
+    fresh: Collection[str] = (),
+    **options: int,
+) -> PreTrainedModel:
+    """`fresh`: tensors that the directory lacks, to be drawn by the caller; a policy's head may then be left over."""
+    directory = _directory(path, revision)
     logging.set_verbosity_error()  # a new head is reported as a fault, and every load has a progress bar
     logging.disable_progress_bar()
     try:
-        model = kind.from_pretrained(
-            str(path), revision=revision, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **options
+        model, loading = kind.from_pretrained(
+            str(directory),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, StrictDataclassError) as error:
         raise DataError(f"{path} is not a model that can be loaded: {_first_line(error)}") from None
+    _refuse_weights(directory, model, loading, fresh)
     wrong = [name for name in _UNSUPPORTED_HEADS if getattr(model.config, name, None) not in (None, 1.0)]
     if wrong:
         raise DataError(
             f"{path} uses {', '.join(wrong)}, which scoring here does not apply. Choose a model without it."
         )
     return prepare(model.to(device()).eval())
+
+
+def _refuse_weights(
+    directory: Path, model: PreTrainedModel, loading: dict[str, Collection[str]], fresh: Collection[str]
+) -> None:
+    """Raises DataError when the weights are not those of the architecture, of another type, or not all finite."""
+    faults = {
+        "lacks": set(loading["missing_keys"]) - set(fresh),
+        "also holds": {name for name in loading["unexpected_keys"] if not (fresh and name.startswith("lm_head"))},
+    }
+    stored, weights = inspection.dtypes(directory), dict(model.named_parameters())
+    faults["holds no real numbers in"] = {n for n in weights if stored.get(n, "F32") not in inspection.FLOATS}
+    faults["holds NaN or infinity in"] = {n for n, weight in weights.items() if not bool(torch.isfinite(weight).all())}
+    for fault, names in faults.items():
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise DataError(f"{directory} is not a model that can be loaded: it {fault} {min(names)}{more}")
 
 
 def save_model(

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
+from rlhf.config.reading import read_yaml
 from rlhf.errors import ConfigError
 
 PARAMS = "params.yaml"
 CODE = "code.json"
 BLIND = ("size", "nfiles")  # left out of the run cache's key at any depth: dvc/stage/cache.py, _get_cache_hash
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_ITEM = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")  # part of a path and of a command
 _INTERPOLATION = re.compile(r"\$\{\s*([^}]+?)\s*\}")
 
 
@@ -69,19 +68,6 @@ def load_graph(workspace: Path) -> Graph:
     return Graph({name: _reading(specs[name], made) for name in _ordered(upstream)}, upstream)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises ConfigError."""
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Run this in a workspace, or make one: rlhf init DIR") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} must hold a mapping, not {type(value).__name__}")
-    return value
-
-
 def look_up(tree: Any, key: str) -> Any:
     """The value at a dotted key such as `collect.sources[0].path`. Raises KeyError."""
     value = tree
@@ -114,6 +100,11 @@ def _stages(name: str, entry: Any, params: dict[str, Any]) -> Iterator[StageSpec
         raise ConfigError(f"dvc.yaml: stage `{name}` needs a list or a mapping in `foreach`, and a `do`")
     pairs = items.items() if isinstance(items, dict) else ((item, item) for item in items)
     for key, item in pairs:
+        if not _ITEM.fullmatch(str(key)):
+            raise ConfigError(
+                f"dvc.yaml: `{str(key)[:80]}` of stage `{name}` is no name: up to 64 letters, digits, _, . and -, "
+                "and neither . nor - first"
+            )
         yield _stage(f"{name}@{key}", entry["do"], {**params, "item": item, "key": key})
 
 

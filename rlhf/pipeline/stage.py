@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from rlhf import durable, manifest
 from rlhf.config import Config, load_config
+from rlhf.config.reading import read_yaml
 from rlhf.config.section import Section
 from rlhf.errors import ConfigError, Exit, SetBack
 from rlhf.garbage import leave_out_loaded
@@ -29,7 +30,7 @@ from rlhf.pipeline import champion, fingerprint, receipt
 from rlhf.pipeline.declared import declared_sections, declared_view
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.faults import explain
-from rlhf.pipeline.graph import CODE, PARAMS, StageSpec, load_graph, look_up, read_yaml
+from rlhf.pipeline.graph import CODE, PARAMS, StageSpec, load_graph, look_up
 from rlhf.pipeline.lock import hold
 from rlhf.pipeline.memory import Allowance
 from rlhf.pipeline.process import (

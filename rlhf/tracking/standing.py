@@ -9,9 +9,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlhf import durable, manifest
+from rlhf.config.reading import read_yaml
 from rlhf.errors import DataError, GateRefused, require_format
 from rlhf.gate.records import FORMAT
 from rlhf.tracking.outputs import DvcLock
@@ -114,7 +113,7 @@ def require_untouched(workspace: Path, decision: Standing) -> None:
         if _digest(workspace / path) != digest:
             raise GateRefused(f"{path} is not what the gate decided by. Run `rlhf run`, then promote")
     ran_with = ran.get("params", {}).get(PARAMS, {})
-    now = yaml.safe_load((workspace / PARAMS).read_text(encoding="utf-8")) if ran_with else {}
+    now = read_yaml(workspace / PARAMS) if ran_with else {}
     changed = [key for key, value in ran_with.items() if _look_up(now, key) != value]
     if changed:
         raise GateRefused(f"{PARAMS} is no longer what the gate decided by: {', '.join(changed)}. Run `rlhf run`")

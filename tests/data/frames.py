@@ -8,11 +8,13 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from rlhf.config.data import LimitsConfig
 from rlhf.data.ids import add_ids
 from rlhf.data.prompts import with_hashes
 from rlhf.data.sources import Collected, ReadSource, read_source
 from rlhf.data.tables import DEFAULTS, Prompt, raw_columns
 
+LIMITS = LimitsConfig(row=1_000_000, source=1_000_000_000)  # as params.yaml
 DATA = Path(os.environ.get("RLHF_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
@@ -40,7 +42,7 @@ def gave(folder: Path, **source: Any) -> Collected:
         source = {"revision": None, "split": None} | source
     if source["kind"] == "dialogues":
         source = {"criterion": "overall"} | source
-    return read_source(TypeAdapter(ReadSource).validate_python(source), folder)
+    return read_source(TypeAdapter(ReadSource).validate_python(source), folder, LIMITS)
 
 
 def frame(collected: Collected, table: str) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Every kind of feedback as rankings, and rankings as thumbs, by hand; nothing is lost without being counted."""
 
+from itertools import combinations
+from random import Random
 from typing import Any
 
 import pandas as pd
@@ -8,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
+from rlhf.data.prompts import HASH
+from rlhf.data.report import pairs
 from tests.data.frames import clean, user
 
 
@@ -231,3 +235,51 @@ def test_votes_are_pooled_over_groups_and_those_on_other_statements_are_counted(
     polls, left_out = to_polls(rows)
     assert listed(polls, "statements", "votes", "group") == [(two, [4, 2], ""), (two, [0, 4], "")]
     assert left_out == {"beliefs in other statements than most votes on the prompt": 1}
+
+
+ORDERS = st.lists(st.integers(1, 4), min_size=2, max_size=9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(ORDERS, st.randoms(use_true_random=False))
+def test_the_pairs_of_a_ranking_are_its_order_whatever_the_places_of_the_answers(
+    ranks: list[int], random: Random
+) -> None:
+    answers = [f"answer {n}" for n in range(len(ranks))]
+    order = {
+        (one, other): (other_rank > rank) - (other_rank < rank)
+        for (one, rank), (other, other_rank) in combinations(zip(answers, ranks, strict=True), 2)
+    }
+    places = list(range(len(ranks)))
+    random.shuffle(places)
+    mixed = {"responses": [answers[n] for n in places], "ranks": [ranks[n] for n in places], "annotator": "ann"}
+    rankings, left_out = to_rankings({"rankings": clean("rankings", mixed)})
+    assert left_out == {}
+    found = pairs({"rankings": rankings.assign(**{HASH: "p"})})
+    assert {(row.low, row.high): row.preferred for row in found.itertuples()} == order
+    assert set(found["annotator"]) == {"ann"}
+    turned = clean("rankings", mixed | {"ranks": [5 - rank for rank in mixed["ranks"]]})
+    opposite = {(row.low, row.high): -row.preferred for row in pairs({"rankings": turned}).itertuples()}
+    assert opposite == order
+    assert [list(rankings["prompt"][0])] == [list(clean("rankings", mixed)["prompt"][0])]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.booleans(), st.sampled_from(["", "ann"]), st.sampled_from(["overall", "harmless"]), st.text("pq", min_size=1))
+def test_swapping_the_answers_of_a_comparison_flips_it_and_keeps_who_was_asked_what(
+    tie: bool, annotator: str, criterion: str, prompt: str
+) -> None:
+    asked = {"tie": tie, "annotator": annotator, "criterion": criterion, "prompt": user(prompt), "group": "red"}
+    sides = [{"chosen": "a", "rejected": "b"}, {"chosen": "b", "rejected": "a"}]
+    tables = [{"comparisons": clean("comparisons", asked | side)} for side in sides]
+    one, other = (to_rankings(table)[0] for table in tables)
+    kept = ["annotator", "criterion", "group"]
+    assert listed(one, *kept) == listed(other, *kept) == [(annotator, criterion, "red")]
+    assert [message["content"] for message in one["prompt"][0]] == [prompt]
+    assert list(one["responses"][0]) == list(other["responses"][0])[::-1]
+    assert list(one["ranks"][0]) == list(other["ranks"][0]) == ([1, 1] if tie else [1, 2])
+    thumbs, other_thumbs = (to_thumbs(rankings)[0] for rankings in (one, other))
+    up = {row.response: row.thumb for row in thumbs.itertuples()}
+    assert up == {row.response: not row.thumb for row in other_thumbs.itertuples()}
+    assert up == ({} if tie else {"a": True, "b": False})
+    assert set(thumbs["annotator"]) <= {annotator}

@@ -42,7 +42,7 @@ def test_the_files_that_users_start_from_have_no_bad_row(tmp_path: Path) -> None
     (tmp_path / "data/sources").symlink_to(EXAMPLES / "files")
     _, config = example("files", tmp_path)
     for source in config.collect.sources:
-        collected = read_source(source, tmp_path)
+        collected = read_source(source, tmp_path, config.collect.limits)
         kept, bad = check(source.table, frame(collected, source.table), config.validate_.max_characters)
         assert (len(kept), len(bad)) == (12, 0), bad
 
@@ -53,7 +53,7 @@ def test_the_limit_of_an_example_fits_its_data(name: str) -> None:
     _, config = example(name, DATA)
     tables: dict[str, list[int]] = {}
     for source in config.collect.sources:
-        collected = read_source(source, DATA)
+        collected = read_source(source, DATA, config.collect.limits)
         for table in collected.tables:
             kept, bad = check(table, frame(collected, table), config.validate_.max_characters)
             counts = tables.setdefault(table, [0, 0])

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf.data.sources.files import read_records
 from rlhf.errors import DataError
+from tests.data.frames import LIMITS
 
 RECORDS = [{"prompt": "Why?\r\n\u2028 \u00fc", "response": 'He said "no", twice'}, {"prompt": "NA", "response": "nan"}]
 CSV = 'prompt,response\r\n"Why?\r\n\u2028 \u00fc","He said ""no"", twice"\r\nNA,nan\r\n'
@@ -29,17 +30,17 @@ JSONL = "\ufeff" + "\n\n".join(json.dumps(record, ensure_ascii=False) for record
 )
 def test_every_format_gives_the_same_records(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    assert read_records(tmp_path / name) == RECORDS
+    assert read_records(tmp_path / name, LIMITS) == RECORDS
 
 
 def test_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "rows.parquet")
-    assert read_records(tmp_path / "rows.parquet") == RECORDS
+    assert read_records(tmp_path / "rows.parquet", LIMITS) == RECORDS
 
 
 def test_a_field_longer_than_csv_allows_by_default(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text\n" + "x" * 200_000 + "\n")
-    assert len(read_records(tmp_path / "rows.csv")[0]["text"]) == 200_000
+    assert len(read_records(tmp_path / "rows.csv", LIMITS)[0]["text"]) == 200_000
 
 
 @pytest.mark.parametrize(
@@ -48,13 +49,13 @@ def test_a_field_longer_than_csv_allows_by_default(tmp_path: Path) -> None:
         ("rows.jsonl", b"", "rows.jsonl is empty"),
         ("rows.jsonl", b"\n \n", "rows.jsonl holds no rows"),
         ("rows.jsonl", b'{"a": 1}\n{"a": \n', r"rows.jsonl, line 2: not JSON"),
-        ("rows.jsonl", b'{"a": 1}\n\n[1]\n', r"rows.jsonl, line 3: a line must hold an object, not list"),
+        ("rows.jsonl", b'{"a": 1}\n\n[1]\n', r"rows.jsonl, line 3: this must be an object, not list"),
         ("rows.jsonl", b'{"a": "ok"}\n{"a": "caf\xe9"}', r"not UTF-8: byte 0xe9 at offset 22, line 2.*iconv"),
-        ("rows.jsonl", b"[" * 100_000, r"rows.jsonl, line 1: not JSON"),
         ("rows.jsonl.gz", b"plain", "not a whole gzip file"),
         ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], "not a whole gzip file"),
-        ("rows.json", b'{"a": 1}', "must hold an array of objects, not dict"),
-        ("rows.json", b'[{"a": 1}, 2]', "entry 1: an entry must be an object, not int"),
+        ("rows.json", b'{"a": 1}', "must hold an array of objects"),
+        ("rows.json", b'[{"a": 1} ', "after entry 0: not JSON"),
+        ("rows.json", b'[{"a": 1}, 2]', "entry 1: an entry must be an object"),
         ("rows.json", b'{"a": 1}\n{"a": 2}', "One object a line is a .jsonl file"),
         ("rows.csv", b"", "rows.csv is empty"),
         ("rows.csv", b"a,b\n", "rows.csv holds no rows"),
@@ -65,25 +66,25 @@ def test_a_field_longer_than_csv_allows_by_default(tmp_path: Path) -> None:
         ("rows.csv", b"a,a\n1,2\n", "rows.csv, line 1: column `a` stands there twice"),
         ("rows.csv", b"a,b\n1,\xff\n", "not UTF-8: byte 0xff at offset 6, line 2"),
         ("rows.parquet", b"", "rows.parquet is empty"),
-        ("rows.parquet", b"not parquet at all", "not a parquet file"),
+        ("rows.parquet", b"not parquet at all", "is not parquet that can be read"),
         ("rows.xlsx", b"x", r"the format is told by the ending, one of \.jsonl, \.json, \.csv, \.parquet"),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_records(tmp_path / name)
+        read_records(tmp_path / name, LIMITS)
 
 
 def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
     (tmp_path / "comparisons.csv").write_text("a\n1\n")
     with pytest.raises(DataError, match=r"comparison\.csv does not exist\. Did you mean .*comparisons\.csv"):
-        read_records(tmp_path / "comparison.csv")
+        read_records(tmp_path / "comparison.csv", LIMITS)
     with pytest.raises(DataError, match=r"else\.parquet does not exist\. Check the path"):
-        read_records(tmp_path / "nowhere" / "else.parquet")
+        read_records(tmp_path / "nowhere" / "else.parquet", LIMITS)
 
 
 def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(DataError, match="cannot be read"):
-        read_records(tmp_path / "rows.jsonl")
+        read_records(tmp_path / "rows.jsonl", LIMITS)

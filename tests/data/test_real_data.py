@@ -13,7 +13,7 @@ from rlhf.data.conversions import to_rankings
 from rlhf.data.prompts import with_hashes
 from rlhf.data.quarantine import check
 from rlhf.data.sources.files import read_records
-from tests.data.frames import DATA, frame, gave
+from tests.data.frames import DATA, LIMITS, frame, gave
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there; RLHF_DATA names another folder")
 
@@ -90,7 +90,7 @@ def test_pandalm() -> None:
 
 def test_pandalm_votes() -> None:
     """Cohen's kappa of every two annotators, how often all three agree, and alpha from its definition."""
-    answers = [record["response1"] for record in read_records(DATA / "pandalm/testset-v1.json")]
+    answers = [record["response1"] for record in read_records(DATA / "pandalm/testset-v1.json", LIMITS)]
     votes: dict[str, list[int]] = {}
     for row in gave(DATA, kind="file", path="pandalm/testset-v1.json", **PANDALM).tables["comparisons"]:
         first = row["chosen"] == (answers[row["row"]] if answers[row["row"]] is not True else "true")

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from rlhf.config.data import Columns, DialoguesSource
+from rlhf.config.training import HubModel
 from rlhf.data.sources import local_path, source_name
 from rlhf.data.tables import Row
 from rlhf.errors import ConfigError, DataError
@@ -304,6 +305,18 @@ def test_the_hub_out_of_reach_is_a_passing_fault() -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert "rlhf.errors.Retryable: owner/data cannot be read from the hub" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/etc/passwd", "C:\\", "a/b/c", "-rf", "$(id)", "a\nb", "a/b\n", "x" * 300, "é", "", ".."]
+)
+def test_what_is_no_name_of_the_hub_is_not_sought_there(name: str) -> None:
+    commit = "0123456789" * 4
+    with pytest.raises(ValidationError, match="`path` is no id of the hub"):
+        DialoguesSource(kind="dialogues", criterion="overall", path=name, revision=commit, split="train")
+    with pytest.raises(ValidationError, match="should match pattern"):
+        HubModel(kind="hub", id=name, revision=commit)
+    assert HubModel(kind="hub", id="owner/name-1.5", revision=commit)
 
 
 @pytest.mark.parametrize(("revision", "split"), [("main", "train"), ("0123456789" * 4, None)])

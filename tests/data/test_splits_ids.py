@@ -89,3 +89,18 @@ def test_another_criterion_is_another_judgement_and_none_named_is_overall() -> N
     for row in rows:
         add_ids([row])
     assert rows[0]["id"] == rows[1]["id"] != rows[2]["id"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.text("pq ", min_size=1, max_size=3).filter(str.strip), min_size=1, max_size=6), st.integers(0, 5))
+def test_a_split_is_the_prompts_alone(contents: list[str], place: int) -> None:
+    """Neither the other rows of a table nor a row's place, answer or annotator move it."""
+
+    def splits(said: list[str], **more: str) -> dict[str, str]:
+        rows = with_hashes(pd.DataFrame({"prompt": [user(text) for text in said]}).assign(**more))
+        return {text: split_of(key, SHARES) for text, key in zip(said, split_keys(rows), strict=True)}
+
+    before = splits(contents)
+    after = splits([*contents[place:], "new", *contents[:place]], annotator="eve", response="x")
+    assert {text: after[text] for text in before} == before
+    assert all(before[text] == split_of(prompt_hash(user(f" {text}\n")), SHARES) for text in contents)

@@ -124,7 +124,9 @@ def test_a_server_that_has_gone_is_not_asked_about_all_the_rest(server: Server, 
     assert len(server.asked) == 47, "the next evaluation asks for what is missing"
 
 
-@pytest.mark.parametrize("body", ["<html>", "{}", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', "3"])
+@pytest.mark.parametrize(
+    "body", ["<html>", "{}", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', "3", "[" * 9999]
+)
 def test_what_is_no_chat_completion_is_never_a_verdict_and_not_kept(
     body: str, server: Server, judge: Made, tmp_path: Path
 ) -> None:

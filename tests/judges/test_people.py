@@ -261,3 +261,9 @@ def test_without_an_evaluation_or_people_there_is_nothing_to_do(workspace: Path,
     assert (absent.exit_code, f"{file} does not exist" in absent.stderr) == (Exit.DATA, True)
     assert rlhf("judge", "export", file.with_suffix(".xlsx"), "-C", workspace).exit_code == Exit.DATA
     assert rlhf("judge", "export", file, "-C", workspace).stdout.startswith("11 comparisons")
+
+
+def test_a_line_that_is_nested_beyond_reading_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text("\n" + "[" * 9999)
+    with pytest.raises(DataError, match="line 2: this is not JSON"):
+        add_verdicts(tmp_path / "tasks.jsonl", {}, tmp_path / "verdicts.jsonl")

@@ -1,12 +1,12 @@
 """Which value of a foreign record becomes which column: names, paths, templates, constants, one column an annotator."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from rlhf.data.sources.files import Record
+from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.values import is_conversation
 from rlhf.errors import ConfigError, DataError
 
@@ -43,6 +43,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "prompts": ("use_case", "kind"),
     "texts": (),
 }
+_SHOWN = 50  # columns of a file that a message names
 _VOTES = ("winner", "rating", "thumb")  # may be a list of columns, one an annotator
 
 
@@ -59,13 +60,14 @@ class Mapped:
         return found | ({"annotator": self.annotator} if self.annotator is not None else {})
 
 
-def mappings(table: str, columns: Mapping[str, Spec | list[str]], records: list[Record], name: str) -> list[Mapped]:
+def mappings(table: str, columns: Mapping[str, Spec | list[str]], entries: Iterable[Entry], name: str) -> list[Mapped]:
     """One mapping for each judgement that a record holds: several where `columns` lists a column an annotator.
 
     `name` is the source's, for messages. Raises ConfigError for a column that the table does not have and DataError for
     one that no record has.
     """
     _known(table, columns)
+    records = [entry for entry in entries if not isinstance(entry, Unreadable)]
     there = dict.fromkeys(key for record in records for key in record)
     specs: dict[str, Spec | list[str]] = {}
     for ours in dict.fromkeys(column for form in FORMS[table] for column in form) | dict.fromkeys(OPTIONAL[table]):
@@ -153,5 +155,7 @@ def _as_text(value: Any) -> str:
 
 
 def _nearest(column: str, there: Mapping[str, Any]) -> str:
-    near = get_close_matches(column, there, n=1)
-    return f"; did you mean `{near[0]}`?" if near else f". Its columns are {', '.join(there) or 'none'}."
+    names = list(there)[:_SHOWN]
+    near = get_close_matches(column, names, n=1)
+    rest = f" and {len(there) - len(names):,} more" if len(there) > len(names) else ""
+    return f"; did you mean `{near[0]}`?" if near else f". Its columns are {', '.join(names) or 'none'}{rest}."

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from rlhf.data.sources.files import Record
+from rlhf.data.records import Entry, Unreadable
 from rlhf.data.tables import DEFAULTS, Prompt, Row
 from rlhf.data.values import Defects, text
 from rlhf.errors import DataError
@@ -12,11 +12,15 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def dialogue_tables(records: Iterable[Record], criterion: str, name: str) -> dict[str, list[Row]]:
+def dialogue_tables(records: Iterable[Entry], criterion: str, name: str) -> dict[str, list[Row]]:
     """Comparisons by one criterion, and the chosen side of each as a demonstration. Raises DataError when no record is
     such a pair."""
-    comparisons, demonstrations, dialogues = [], [], False
+    comparisons, demonstrations, dialogues = list[Row](), list[Row](), False
     for place, record in enumerate(records):
+        if isinstance(record, Unreadable):
+            comparisons.append(record.row(place))
+            demonstrations.append(record.row(place))
+            continue
         defects = Defects()
         chosen = text(record.get("chosen"), "chosen dialogue", defects) or ""
         rejected = text(record.get("rejected"), "rejected dialogue", defects) or ""

@@ -1,53 +1,59 @@
 """Records of one local file: jsonl, json (an array), csv, parquet; the text formats may be gzipped.
 
-Whatever makes a file unreadable is a DataError that names the file and the line. A record that can be read but makes no
-sense is not this module's affair: it goes on, and quarantine names it.
+Nothing about a file is believed. It is read to its end before it is read for its records, so that one that is torn, is
+not UTF-8 or expands to more than the limit gets no further: a DataError names the file and the line. A record that is
+too long, or in JSON beyond the standard, leaves a word in its place, and quarantine has it. One that can be read but
+makes no sense is not this module's affair: it goes on, and quarantine names it.
 """
 
+import codecs
 import csv
 import gzip
-import io
 import json
-from collections.abc import Iterator
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import IO, cast
 
+from rlhf.config.data import LimitsConfig
+from rlhf.data import strict
+from rlhf.data.binary import binary_records
+from rlhf.data.records import Entry, Unreadable, too_long
 from rlhf.errors import DataError
 
-Record = dict[str, Any]
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
-_FIELD_LIMIT = 2**31 - 1  # characters; csv's own limit of 128 KiB is too small for long dialogues
+_PIECE = 1 << 20  # bytes that are held at once of a file whose end is sought
+_SPACE = re.compile(r"[ \t\r\n]*")
+_BRACKET = re.compile(r'[^"\[\]{}]*+(?:"(?:[^"\\]++|\\.)*+"[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)  # the next one
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path, limits: LimitsConfig) -> list[Entry]:
     """Every record of the file, in order. Raises DataError, also when there is none."""
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix not in FORMATS:
-        raise DataError(f"{path}: the format is told by the ending, one of {', '.join(FORMATS)} (.gz may follow)")
+    if suffix not in FORMATS or path.name.lower().endswith(".parquet.gz"):
+        raise DataError(
+            f"{path}: the format is told by the ending, one of {', '.join(FORMATS)} (.gz may follow a text format)"
+        )
     if suffix == ".parquet":
-        records = _parquet(path)
+        records = binary_records([existing(path)], limits.row, limits.source)
     else:
-        reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix]
-        records = list(reader(path, read_text(path)))
+        reader: Callable[[Path, IO[bytes], int], Iterator[Entry]] = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[
+            suffix
+        ]
+        with _proven(path, limits.source) as file:
+            records = list(reader(path, file, limits.row))
     if not records:
         raise DataError(f"{path} holds no rows. Fill it, or remove it from collect.sources in params.yaml")
     return records
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, limits: LimitsConfig) -> str:
     """The text of a file, UTF-8 with or without a byte-order mark. Raises DataError with the place of a bad byte."""
-    data = _bytes(path)
-    if not data:
-        raise DataError(f"{path} is empty. Fill it, or remove it from collect.sources in params.yaml")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}, line {line}. "
-            f"Convert it, for example: iconv -f latin1 -t utf-8"
-        ) from None
+    with _proven(path, limits.source) as file:
+        return file.read().decode()
 
 
 def existing(path: Path) -> Path:
@@ -61,72 +67,179 @@ def existing(path: Path) -> Path:
     )
 
 
-def _bytes(path: Path) -> bytes:
-    existing(path)
+@contextmanager
+def _proven(path: Path, limit: int) -> Iterator[IO[bytes]]:
+    """An open file of UTF-8 that was read to its end, after its byte-order mark. Raises DataError for any other."""
+    if not existing(path).is_file():
+        raise DataError(f"{path} cannot be read: it is no ordinary file")
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                return file.read()
-        return path.read_bytes()
-    except (gzip.BadGzipFile, EOFError) as error:
+        with _opened(path) as file:
+            _prove(path, file, limit)
+            file.seek(0)
+            if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+                file.seek(0)
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _jsonl(path: Path, text: str) -> Iterator[Record]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+def _opened(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else open(path, "rb")
+
+
+def _prove(path: Path, file: IO[bytes], limit: int) -> None:
+    decoder, size, lines = codecs.getincrementaldecoder("utf-8")(), 0, 1
+    while True:
+        piece = file.read(_PIECE)
+        size += len(piece)
+        if size > limit:
+            raise DataError(
+                f"{path} holds more than {limit:,} bytes. Part it, or raise collect.limits.source in params.yaml"
+            )
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number}: a line must hold an object, not {type(record).__name__}")
-        yield record
-
-
-def _json(path: Path, text: str) -> list[Record]:
-    try:
-        records = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}). One object a line is a .jsonl file") from None
-    if not isinstance(records, list):
-        raise DataError(f"{path}: a .json file must hold an array of objects, not {type(records).__name__}")
-    for number, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, entry {number}: an entry must be an object, not {type(record).__name__}")
-    return records
-
-
-def _csv(path: Path, text: str) -> Iterator[Record]:
-    csv.field_size_limit(_FIELD_LIMIT)
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(rows, [])
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise DataError(f"{path}, line 1: column `{twice[0]}` stands there twice")
-        start = rows.line_num + 1
-        for row in rows:
-            if row and len(row) != len(header):
-                raise DataError(f"{path}, line {start}: {len(row)} fields where the header has {len(header)}")
-            if row:
-                yield dict(zip(header, row, strict=True))
-            start = rows.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}, line {rows.line_num}: {error}") from None
-
-
-def _parquet(path: Path) -> list[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    existing(path)
-    if path.is_file() and path.stat().st_size == 0:
+            decoder.decode(piece, final=not piece)
+        except UnicodeDecodeError as error:
+            place = size - len(error.object) + error.start
+            line = lines + error.object.count(b"\n", 0, error.start)
+            raise DataError(
+                f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {place}, line {line}. "
+                f"Convert it, for example: iconv -f latin1 -t utf-8"
+            ) from None
+        if not piece:
+            break
+        lines += piece.count(b"\n")
+    if not size:
         raise DataError(f"{path} is empty. Fill it, or remove it from collect.sources in params.yaml")
+
+
+class _TooLong(Exception):
+    """A line that is not read."""
+
+
+class _Lines:
+    """The lines of a file, with their ends; one of more than `limit` bytes is passed over and raises _TooLong."""
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self._file, self._limit = file, limit
+        self.number = 0  # of the last one, from 1
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self._limit + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) <= self._limit or line.endswith(b"\n"):
+            return line.decode()
+        while line and not line.endswith(b"\n"):
+            line = self._file.readline(_PIECE)
+        raise _TooLong
+
+
+def _jsonl(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
+    lines = _Lines(file, limit)
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except _TooLong:
+            yield too_long(limit)
+            continue
+        if line.strip():
+            yield _record(f"{path}, line {lines.number}", line)
+
+
+def _json(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
+    text = file.read().decode()
+    place = _after_space(text, 0)
+    if text[place : place + 1] != "[":
+        raise DataError(f"{path}: a .json file must hold an array of objects. One object a line is a .jsonl file")
+    place = _after_space(text, place + 1)
+    if text[place : place + 1] == "]":
+        return
+    number = 0
+    while True:
+        if text[place : place + 1] != "{":
+            raise DataError(f"{path}, entry {number}: an entry must be an object")
+        end = _end(text, place)
+        if end is None:
+            raise DataError(f"{path}, entry {number}: not JSON (it does not end). One object a line is a .jsonl file")
+        fits = end - place <= limit and len((entry := text[place:end]).encode()) <= limit
+        yield _record(f"{path}, entry {number}", entry) if fits else too_long(limit)
+        number, place = number + 1, _after_space(text, end)
+        if text[place : place + 1] != ",":
+            break
+        place = _after_space(text, place + 1)
+    if text[place : place + 1] != "]" or _after_space(text, place + 1) != len(text):
+        raise DataError(f"{path}, after entry {number - 1}: not JSON. One object a line is a .jsonl file")
+
+
+def _after_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    assert found is not None  # it matches nothing, too
+    return found.end()
+
+
+def _end(text: str, place: int) -> int | None:
+    """Where the object that opens at `place` has been closed; None when it is not."""
+    depth = 0
+    while bracket := _BRACKET.match(text, place):
+        place = bracket.end()
+        depth += 1 if bracket[1] in "[{" else -1
+        if not depth:
+            return place
+    return None
+
+
+def _record(where: str, text: str) -> Entry:
     try:
-        return pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a parquet file that can be read: {error}") from None
+        record = strict.loads(text)
+    except strict.NotStrict as error:
+        return Unreadable(str(error))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: this must be an object, not {type(record).__name__}")
+    return record
+
+
+def _csv(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
+    csv.field_size_limit(limit)
+    lines = _Lines(file, limit)
+    rows = csv.reader(lines, strict=True)
+    header = _header(path, rows)
+    while True:
+        start = lines.number + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except _TooLong:
+            yield too_long(limit)
+            continue
+        except csv.Error as error:
+            if "field limit" not in str(error):
+                raise DataError(f"{path}, line {lines.number}: {error}") from None
+            yield too_long(limit)
+            continue
+        if sum(map(len, row)) > limit:
+            yield too_long(limit)
+        elif row and len(row) != len(header):
+            raise DataError(f"{path}, line {start}: {len(row)} fields where the header has {len(header)}")
+        elif row:
+            yield dict(zip(header, row, strict=True))
+
+
+def _header(path: Path, rows: Iterator[list[str]]) -> list[str]:
+    try:
+        names = next(rows, [])
+    except (_TooLong, csv.Error) as error:
+        raise DataError(f"{path}, line 1: {str(error) or 'longer than collect.limits.row of params.yaml'}") from None
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}, line 1: column `{twice[0]}` stands there twice")
+    return names

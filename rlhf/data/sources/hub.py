@@ -1,17 +1,18 @@
-"""Records of a data set that `datasets` reads: of the Hugging Face hub at a pinned commit, or saved to a directory."""
+"""Records of a data set of the Hugging Face hub at a pinned commit, or of one that `datasets` saved to a directory."""
 
 import errno
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rlhf.data.sources.files import Record
+from rlhf.config.data import LimitsConfig
+from rlhf.data.binary import binary_records
+from rlhf.data.records import Entry
 from rlhf.errors import DataError, Retryable
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+_TABLES = "data-*.arrow"  # what save_to_disk calls them, in their order
 
 
-def hub_records(path: str, revision: str, split: str) -> list[Record]:
+def hub_records(path: str, revision: str, split: str) -> list[Entry]:
     """Rows of one split of a hub data set at a commit. Raises DataError, or Retryable when the hub is away."""
     import datasets
 
@@ -28,25 +29,29 @@ def hub_records(path: str, revision: str, split: str) -> list[Record]:
     return list(data)
 
 
-def saved_records(path: Path, split: str | None) -> list[Record]:
-    """Rows of a directory that `Dataset.save_to_disk` wrote. Raises DataError."""
-    import datasets
-
-    try:
-        data = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError, OSError) as error:
-        raise DataError(f"{path} is not a directory that `datasets` saved: {_first_line(error)}") from None
-    if isinstance(data, datasets.DatasetDict):
-        data = _split(data, path, split)
-    if not len(data):
+def saved_records(path: Path, split: str | None, limits: LimitsConfig) -> list[Entry]:
+    """Rows of the tables in a directory that `Dataset.save_to_disk` wrote. Raises DataError."""
+    if (path / "dataset_dict.json").is_file():
+        splits = _splits(path / "dataset_dict.json")
+        if split not in splits:
+            raise DataError(f"{path} has no split {split!r}; it has {', '.join(splits)}. Set `split` of the source")
+        path = path / split
+    tables = sorted(path.glob(_TABLES))
+    if not tables:
+        raise DataError(f"{path} is not a directory that `datasets` saved: it holds no {_TABLES}")
+    records = binary_records(tables, limits.row, limits.source)
+    if not records:
         raise DataError(f"{path} holds no rows")
-    return list(data)
+    return records
 
 
-def _split(data: "dict[str, Dataset]", path: Path, split: str | None) -> "Dataset":
-    if split not in data:
-        raise DataError(f"{path} has no split {split!r}; it has {', '.join(data)}. Set `split` of the source")
-    return data[split]
+def _splits(file: Path) -> list[str]:
+    """The names in dataset_dict.json that are directories beside it."""
+    try:
+        names = json.loads(file.read_bytes()[:100_000])["splits"]
+        return [name for name in names if name in {entry.name for entry in file.parent.iterdir() if entry.is_dir()}]
+    except (ValueError, LookupError, TypeError):
+        raise DataError(f"{file} is not what `datasets` wrote: it names no splits") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -6,8 +6,8 @@ messages; a conversation that holds its prompt is cut before its last message.
 
 from collections.abc import Callable, Iterable, Iterator
 
+from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.sources.columns import Mapped
-from rlhf.data.sources.files import Record
 from rlhf.data.tables import DEFAULTS, Prompt, Row
 from rlhf.data.values import Defects, is_conversation, messages, number, sequence, text, truth, whole_number, word
 
@@ -16,10 +16,13 @@ SECOND = frozenset({"2", "b", "second", "right", "model_b", "response_b"})
 TIE = frozenset({"0", "tie", "both", "equal", "same", "neither", "tie (bothbad)"})
 
 
-def table_rows(table: str, records: Iterable[Record], mapped: Iterable[Mapped]) -> Iterator[Row]:
+def table_rows(table: str, records: Iterable[Entry], mapped: Iterable[Mapped]) -> Iterator[Row]:
     """The rows of `table` that the records hold, with `row` (the record's place) and `defects`."""
     read, judgements = READERS[table], list(mapped)
     for place, record in enumerate(records):
+        if isinstance(record, Unreadable):
+            yield record.row(place)
+            continue
         for judgement in judgements:
             values, defects = judgement.values(record), Defects()
             row = read(values, defects)

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from rlhf.data.sources.files import Record
+from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.tables import DEFAULTS, Prompt, Row
 from rlhf.data.values import Defects, messages, text, whole_number
 from rlhf.errors import DataError
@@ -16,12 +16,15 @@ from rlhf.errors import DataError
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 
-def tree_tables(records: list[Record], name: str) -> tuple[dict[str, list[Row]], dict[str, int]]:
+def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Tables rankings, demonstrations and prompts, and counts of messages (all, synthetic, deleted) and of groups.
 
-    `row` is the place of the tree. Raises DataError when the records are no message trees.
+    `row` is the place of the tree; a record that was not read stands among the prompts, by its own place.
+    Raises DataError when the records are no message trees.
     """
-    tables: dict[str, list[Row]] = {"rankings": [], "demonstrations": [], "prompts": []}
+    records = [entry for entry in entries if not isinstance(entry, Unreadable)]
+    unread = [entry.row(place) for place, entry in enumerate(entries) if isinstance(entry, Unreadable)]
+    tables: dict[str, list[Row]] = {"rankings": [], "demonstrations": [], "prompts": unread}
     counts = {"messages": 0, "synthetic": 0, "deleted": 0, "unranked_groups": 0}
     for place, root in enumerate(_roots(records, name)):
         for path in _paths(root):

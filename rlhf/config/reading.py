@@ -1,0 +1,92 @@
+"""YAML files as mappings, read so that nobody reads them otherwise: DVC goes by YAML 1.2, PyYAML by 1.1.
+
+A key stands once, nothing is an alias, and what one version takes for a number or a truth and the other for a text or
+another number is refused: 010, 1_000, 1:30, no, on.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf.errors import ConfigError
+
+SIZE = 1 << 20  # bytes of a file
+DEPTH = 50  # of lists and mappings in each other
+_INTEGER = re.compile("[-+]?(0|[1-9][0-9]*)")
+_TRUTHS = ("true", "false")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises ConfigError, with the line."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(SIZE + 1)
+        text = content.decode()
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Run this in a workspace, or make one: rlhf init DIR") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if len(content) > SIZE:
+        raise ConfigError(f"{path} has more than {SIZE:,} bytes, which is no file that people wrote")
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, name: str) -> dict[str, Any]:
+    """The mapping that a text holds; `name` is where it is from, for messages. Raises ConfigError."""
+    try:
+        _refuse_structure(text)
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
+        raise ConfigError(f"{name} is not YAML: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} must hold a mapping, not {type(value).__name__}")
+    return value
+
+
+def _refuse_structure(text: str) -> None:
+    """Raises YAMLError for an alias, by which a few lines become millions of values, and for deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise _refusal(event, "an alias; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
+            raise _refusal(event, f"nested more than {DEPTH} deep")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader, and stricter."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping in which no key stands twice."""
+        found = super().construct_mapping(node, deep=True)
+        if len(found) < len(node.value):
+            seen = set[str]()
+            for key, _ in node.value:
+                if key.value in seen:
+                    raise _refusal(key, f"`{key.value}` stands here twice")
+                seen.add(key.value)
+        return found
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """A whole number in decimal digits."""
+        if not _INTEGER.fullmatch(node.value):
+            raise _refusal(node, f"{node.value} is not the same number to all programs; write its digits, or quote it")
+        return int(node.value)
+
+    def construct_truth(self, node: yaml.ScalarNode) -> bool:
+        """True or false in these words."""
+        if node.value.lower() not in _TRUTHS:
+            raise _refusal(node, f"{node.value} is not a truth to all programs; write true or false, or quote it")
+        return node.value.lower() == "true"
+
+
+def _refusal(place: Any, problem: str) -> yaml.MarkedYAMLError:
+    """`place`: a node or an event."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.construct_truth)

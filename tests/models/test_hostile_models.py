@@ -1,0 +1,219 @@
+"""Model directories of others: pickles, code, pointers elsewhere, wrong weights are refused by name; nothing runs."""
+
+import json
+import pickle
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlhf.errors import DataError
+from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
+from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("original") / "model"
+    save_model(tiny_policy(), tiny_tokenizer(), path, title="Tiny", summary="Random weights.")
+    return path
+
+
+@pytest.fixture
+def saved(original: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(original, tmp_path / "model")
+
+
+class Canary:
+    """Pickled, it makes a file where it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("load", [load_policy, load_tokenizer])
+@pytest.mark.parametrize("protocol", [0, 2, 4, "torch"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "config.json",
+        "training_args.bin",
+        "pytorch_model.bin",
+        "optimizer.pt",
+        "rng_state.pth",
+        "vectors.npy",
+        "deeper/notes.txt",
+    ],
+)
+def test_a_pickle_is_refused_by_name_and_never_opened(saved: Path, name: str, protocol: Any, load: Any) -> None:
+    canary, file = saved.parent / "canary", saved / name
+    if name.endswith(".txt") and protocol == 0:
+        pytest.skip("plain text, which nothing takes for a pickle")
+    file.parent.mkdir(exist_ok=True)
+    if protocol == "torch":
+        torch.save(Canary(canary), file)
+    else:
+        file.write_bytes(pickle.dumps(Canary(canary), protocol))
+    with pytest.raises(DataError, match=file.name):
+        load(saved)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "key"),
+    [
+        ("config.json", {"auto_map": {"AutoConfig": "evil.Config"}}, "auto_map"),
+        ("config.json", {"text_config": {"auto_map": {"AutoModel": "owner/name--evil.Model"}}}, "auto_map"),
+        ("config.json", {"parts": [{"trust_remote_code": True}]}, "trust_remote_code"),
+        ("config.json", {"_attn_implementation": "owner/kernel"}, "_attn_implementation"),
+        ("config.json", {"_attn_implementation_internal": "owner/kernel"}, "_attn_implementation_internal"),
+        ("config.json", {"text_config": {"attn_implementation": "owner/kernel"}}, "attn_implementation"),
+        ("config.json", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ("generation_config.json", {"custom_generate": "owner/name"}, "custom_generate"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}, "auto_map"),
+    ],
+)
+def test_a_configuration_that_runs_code_is_refused_by_its_key(
+    saved: Path, file: str, changes: dict[str, Any], key: str
+) -> None:
+    canary = saved.parent / "canary"
+    (saved / "evil.py").write_text(f"open({str(canary)!r}, 'w')")
+    edit(saved / file, **changes)
+    for load in (load_policy, load_tokenizer):
+        with pytest.raises(DataError, match=rf"{file} sets `{key}`"):
+            load(saved)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": "wide"}, "not a model that can be loaded"),
+        ({"hidden_size": 32}, "not a model that can be loaded"),
+        ({"num_hidden_layers": 3}, r"lacks model\.layers\.2"),
+        ({"num_hidden_layers": 1}, r"also holds model\.layers\.1"),
+        ({"model_type": "owner/name"}, "not a model that can be loaded"),
+    ],
+)
+def test_a_configuration_of_another_model_is_refused(saved: Path, changes: dict[str, Any], message: str) -> None:
+    edit(saved / "config.json", **changes)
+    with pytest.raises(DataError, match=message):
+        load_policy(saved)
+
+
+def test_an_adapter_points_to_another_model(saved: Path) -> None:
+    (saved / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/name"}))
+    with pytest.raises(DataError, match="is an adapter of another model"):
+        load_policy(saved)
+
+
+def test_an_index_that_names_a_file_elsewhere_is_refused(saved: Path) -> None:
+    (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "../model.bin"}}))
+    with pytest.raises(DataError, match=r"index\.json names '\.\./model\.bin'"):
+        load_policy(saved)
+
+
+def header(length: int, text: bytes, values: bytes = b"") -> bytes:
+    return length.to_bytes(8, "little") + text + values
+
+
+ONE = b'{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 7,
+        header(2**62, b"{}"),
+        header(2**30, b"{}"),
+        header(2, b"{}")[:-1],
+        header(6, b'{"a":1'),
+        header(len(ONE) * 2 + 11, b'{"a":' + ONE + b',"b":' + ONE + b"}", b"\x00" * 4),
+        header(len(ONE) + 6, b'{"a":' + ONE + b"}", b"\x00" * 3),
+        header(len(ONE) + 6, b'{"a":' + ONE.replace(b"[1]", b"[9]") + b"}", b"\x00" * 4),
+        header(len(ONE) + 6, b'{"a":' + ONE + b"}", b"\x00" * 400),
+    ],
+)
+def test_damaged_safetensors_are_refused_by_name(saved: Path, content: bytes) -> None:
+    (saved / "model.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"model\.safetensors is not safetensors"):
+        load_policy(saved)
+
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop(NAME), f"lacks {NAME}"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "also holds extra"),
+        (lambda weights: weights.update({NAME: weights[NAME].to(torch.int8)}), f"no real numbers in {NAME}"),
+        (lambda weights: weights.update({NAME: weights[NAME].T.contiguous()}), "not a model that can be loaded"),
+        (lambda weights: weights[NAME][3].fill_(float("nan")), f"NaN or infinity in {NAME}"),
+        (lambda weights: weights[NAME][3].fill_(float("inf")), f"NaN or infinity in {NAME}"),
+    ],
+)
+def test_wrong_weights_are_refused_by_name(saved: Path, change: Any, message: str) -> None:
+    weights = load_file(saved / "model.safetensors")
+    change(weights)
+    save_file(weights, saved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=message):
+        load_policy(saved)
+
+
+def test_a_policy_is_no_reward_model(saved: Path) -> None:
+    with pytest.raises(DataError, match=r"lacks score\.weight"):
+        load_reward_model(saved)
+
+
+def test_a_long_chat_template_is_refused(saved: Path) -> None:
+    (saved / "chat_template.jinja").write_text("{{ 1 }}" * 20_000)
+    with pytest.raises(DataError, match="more than 100,000 characters"):
+        load_tokenizer(saved)
+
+
+def test_a_directory_that_is_not_there_is_not_sought_on_the_hub(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    with pytest.raises(DataError, match="owner/name is no directory"):
+        load_policy("owner/name")
+    assert load_tokenizer(saved)
+    assert load_policy(saved)
+
+
+def test_a_model_of_the_hub_is_looked_through_too(monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path) -> None:
+    """A cache of the hub, as a download leaves it."""
+    commit = "0123456789" * 4
+    snapshot = shutil.copytree(saved, tmp_path / "hub/models--owner--name/snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_policy("owner/name", commit)
+    edit(snapshot / "config.json", auto_map={"AutoConfig": "evil.Config"})
+    with pytest.raises(DataError, match=r"config\.json sets `auto_map`"):
+        load_policy("owner/name", commit)
+    with pytest.raises(DataError, match=r"owner/other at 0.* cannot be fetched from the hub"):
+        load_policy("owner/other", commit)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"5", b"\xff", b'{"a":' * 10_000])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_damaged_file_is_named(saved: Path, name: str, content: bytes) -> None:
+    (saved / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} holds no JSON object"):
+        load_tokenizer(saved)

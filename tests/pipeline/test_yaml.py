@@ -1,0 +1,102 @@
+"""YAML is read by everybody alike, or not at all."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlhf.config import load_config
+from rlhf.config.reading import parse_yaml, read_yaml
+from rlhf.errors import ConfigError
+from rlhf.pipeline.graph import load_graph
+
+BOMB = "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "an alias; write the value out"),
+        ("a: &a [*a]", "an alias"),
+        ("a: " + "[" * 100_000, "nested more than 50 deep"),
+        ("a: !!python/object/apply:os.mkdir [canary]", "could not determine a constructor"),
+        ("a: !!python/name:os.system", "could not determine a constructor"),
+        ("a: {b: 1, c: 2, b: 3}", "`b` stands here twice"),
+        ("a: 1\n'a': 1", "`a` stands here twice"),
+        ("a: 010", "010 is not the same number to all programs"),
+        ("a: 0x10", "0x10 is not the same number"),
+        ("a: 1_000", "1_000 is not the same number"),
+        ("a: 1:30", "1:30 is not the same number"),
+        ("a: no", "no is not a truth to all programs"),
+        ("a: {on: 1}", "on is not a truth"),
+        ("a:\n\tb: 1", "found character that cannot start any token"),
+        ("a: 2020-02-31", "not YAML"),
+        ("a: \x00", "not YAML"),
+        ("? [a]\n: 1", "unhashable key"),
+        ("- a", "must hold a mapping, not list"),
+        ("", "must hold a mapping, not NoneType"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        parse_yaml(text, "here")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_said_in_quotes_or_plainly_stays() -> None:
+    text = "a: 'no'\nb: '010'\nc: true\nd: -10\ne: 0\nf: 1.5e-3\ng: ${HOME}\nh: [{x: 1}, {x: 1}]\ni: null"
+    plain = {"a": "no", "b": "010", "c": True, "d": -10, "e": 0, "f": 1.5e-3, "g": "${HOME}", "h": [{"x": 1}] * 2}
+    assert parse_yaml(text, "here") == plain | {"i": None}
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("a: " + "x" * (1 << 20))
+    with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
+        read_yaml(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed: 0", "seed: 00", "00 is not the same number"),
+        ("kl_coefficient: 0.1", "kl_coefficient: .nan", "kl_coefficient.*finite number"),
+        ("seed: 0", "seed: ${SEED}", "`seed` is '\\${SEED}'"),
+        ("seed: 0", "seed: 0\nseed: 1", "`seed` stands here twice"),
+    ],
+)
+def test_params(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = (Path(__file__).parents[2] / "params.yaml").read_text()
+    assert old in text
+    (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x",
+        "/etc/passwd",
+        "C:\\",
+        "a/b",
+        "-rf",
+        "$(id)",
+        "a\nb",
+        "x" * 300,
+        "é",
+        "e\u0301",
+        ".",
+        "..",
+        "a b",
+        "a;b",
+        "",
+    ],
+)
+def test_an_item_of_a_stage_is_a_name(workspace: Path, name: str) -> None:
+    """It becomes part of paths, and of a command that DVC hands to a shell."""
+    params = read_yaml(workspace / "params.yaml")
+    params["model"] |= {"kinds": [name], name: {"repeats": 1}}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ConfigError, match="is no name"):
+        load_graph(workspace)
