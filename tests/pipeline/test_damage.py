@@ -58,7 +58,7 @@ def restored(workspace: Path, file: Path) -> tuple[int, float]:
 
 def listened(workspace: Path, file: Path) -> str | None:
     said = file.read_bytes()
-    listener = _Listener(file, lambda *event: None)
+    listener = _Listener(workspace, "rows", lambda *event: None)
     file.write_bytes(said)
     listener.read()
     return listener.key
