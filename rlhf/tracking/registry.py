@@ -15,7 +15,7 @@ from rlhf import durable
 from rlhf.errors import DataError
 from rlhf.tracking.lineage import LINEAGE, Node, to_json, tree
 from rlhf.tracking.outputs import MANIFEST, DvcLock, Output, model_outputs, verify
-from rlhf.tracking.runs import STAGE, VALUE, Runs, key_name, link_models, log, stage_facts, stage_journal
+from rlhf.tracking.runs import VALUE, Runs, key_name, link_models, log, stage_facts, stage_journal
 from rlhf.tracking.store import Store, as_default, connect, expecting, locked, reaching, registering, transferring
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def look_up(store: Store, model: str) -> Registered:
 def _register(workspace: Path, store: Store, runs: Runs, output: Output) -> Registered:
     """Upload the files and make the version. What a crash left half done is used, not made twice."""
     verify(output.directory, output.digest)
-    run_id = runs.find(STAGE, output.key) or _new_run(workspace, store, runs, output)
+    run_id = runs.anywhere(output.key) or _new_run(workspace, store, runs, output)
     node = replace(tree(workspace, output), md5=None)  # DVC may not have committed it yet
     tags = {KEY: output.key, DIGEST: output.digest, "stage": output.receipt["stage"], **_upstream_tags(node)}
     filters = f"tags.{KEY} = '{output.key}' AND tags.{DIGEST} = '{output.digest}'"
@@ -187,7 +187,7 @@ def _description(store: Store, runs: Runs, node: Node) -> str:
     for child in node.walk():
         if child.key and child.key not in seen:
             seen.add(child.key)
-            run = runs.find(STAGE, child.key)
+            run = runs.anywhere(child.key)
             name = f"[{child.name}]({store.link(run)})" if run else child.name
             dvc = f", DVC `{child.md5}`" if child.md5 else ""
             lines.append(f"* {name}: {child.stage}, key `{child.key[:12]}`{dvc}")

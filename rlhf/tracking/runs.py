@@ -1,4 +1,7 @@
-"""MLflow runs of a workspace: one parent a pipeline run, one nested run a stage key, each found again by its tag."""
+"""MLflow runs of a workspace: one parent a pipeline run, one nested run a stage key, each found again by its tags.
+
+Workspaces that share an experiment, as clones do, have runs of their own: what each did is told by its own journals.
+"""
 
 import json
 import re
@@ -6,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from rlhf import durable
 from rlhf.tracking.journal import read
 from rlhf.tracking.outputs import DvcLock, flatten
 from rlhf.tracking.store import Store, locked
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 STAGE, PIPELINE, PARENT = "rlhf.stage_key", "rlhf.run_id", "mlflow.parentRunId"
+WORKSPACE = "rlhf.workspace"
 _DIGEST = 36  # MLflow refuses longer digests of data sets
 _NO_DATA = ("models/", "reports/")  # inputs that are not data sets: models have edges of their own
 _KEY = 250  # characters of a key
@@ -38,17 +44,27 @@ class Runs:
     def __init__(self, store: Store, workspace: Path) -> None:
         self._store = store
         self._workspace = workspace
+        self._me = _name_of(workspace)
         self._ids: dict[tuple[str, str], str] = {}
+        self._elsewhere: dict[tuple[str, str], str] = {}
         found: dict[tuple[str, str], list[Run]] = {}
         for run in _runs(store):
-            for tag in {STAGE, PIPELINE} & run.data.tags.keys():
-                found.setdefault((tag, run.data.tags[tag]), []).append(run)
+            tags = run.data.tags
+            for name in ((tag, tags[tag]) for tag in (STAGE, PIPELINE) if tag in tags):
+                if tags.get(WORKSPACE) == self._me:
+                    found.setdefault(name, []).append(run)
+                else:
+                    self._elsewhere[name] = run.info.run_id
         for name, runs in found.items():
             self._ids[name] = self._only(runs)
 
     def find(self, tag: str, value: str) -> str | None:
-        """Id of the run whose `tag` (STAGE or PIPELINE) has `value`."""
+        """Id of this workspace's run whose `tag` (STAGE or PIPELINE) has `value`."""
         return self._ids.get((tag, value))
+
+    def anywhere(self, key: str) -> str | None:
+        """Id of a run that did the work of a stage key: this workspace's, or else another's."""
+        return self._ids.get((STAGE, key)) or self._elsewhere.get((STAGE, key))
 
     def stage(self, name: str, key: str) -> str:
         """Id of the run of a stage key, made when there is none."""
@@ -60,11 +76,12 @@ class Runs:
 
     def _make(self, tag: str, value: str, name: str, journal: Path) -> str:
         """Make a run that begins when its journal does, unless another process has just made it."""
-        start, same = next(read(journal), None) if journal.exists() else None, f"tags.`{tag}` = '{value}'"
+        start, tags = next(read(journal), None) if journal.exists() else None, {tag: value, WORKSPACE: self._me}
+        same = " AND ".join(f"tags.`{name}` = '{text}'" for name, text in tags.items())
         with locked(self._workspace / ".rlhf/runs.lock", 60.0, "makes runs in MLflow"):
             if not (made := list(_runs(self._store, same))):
                 time = milliseconds(start["time"]) if start else None
-                self._store.client.create_run(self._store.experiment_id, time, {tag: value}, name)
+                self._store.client.create_run(self._store.experiment_id, time, tags, name)
                 made = list(_runs(self._store, same))
             self._ids[tag, value] = self._only(made)
         return self._ids[tag, value]
@@ -158,6 +175,15 @@ def milliseconds(time: float) -> int:
 def key_name(name: str) -> str:
     """`name` without what MLflow refuses in keys: align@dpo becomes align.dpo."""
     return re.sub(r"[^\w./ :-]", ".", name)[:_KEY]
+
+
+def _name_of(workspace: Path) -> str:
+    """What tells this workspace from others of an experiment: drawn once, and kept when the directory is moved."""
+    file = workspace / ".rlhf/workspace"
+    with locked(workspace / ".rlhf/runs.lock", 60.0, "makes runs in MLflow"):
+        if not file.exists():
+            durable.write_text(file, f"{uuid4().hex}\n")
+        return file.read_text(encoding="utf-8").strip()
 
 
 def _runs(store: Store, condition: str = "") -> "Iterator[Run]":

@@ -183,7 +183,7 @@ class Sender:
         """A tag for each stage, and all of them as the run's description, with links to the runs that did the work."""
         tags, rows = {}, ["| stage | state | run | |", "|---|---|---|---|"]
         for name, record in stages.items():
-            run = self.runs.find(STAGE, record.get("key") or "")
+            run = self.runs.anywhere(record.get("key") or "")
             link = f"[{run[:8]}]({self.store.link(run)})" if run else ""
             tags[f"stage.{name}"] = f"{record['state']} {run or ''}".strip()
             rows.append(f"| {name} | {record['state']} | {link} | {record.get('message') or ''} |")

@@ -14,8 +14,8 @@ from rlhf.tracking.sent import load_sent
 from rlhf.tracking.store import connect
 from tests.conftest import wait_until
 from tests.tracking.conftest import Server
-from tests.tracking.stored import assert_agrees, runs_by_stage
-from tests.tracking.workspace import GRAPH, Workspace
+from tests.tracking.stored import assert_agrees, points, runs_by_stage
+from tests.tracking.workspace import GRAPH, MODEL_STAGES, STEPS, Workspace, make_workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +62,35 @@ def test_another_store_gets_everything(
     monkeypatch.delenv("RLHF_EXPERIMENT")
     assert sync(workspace.path) == Exit.DONE
     assert_agrees(workspace)
+
+
+@pytest.mark.integration
+def test_two_workspaces_at_once_have_runs_of_their_own_and_models_in_common(
+    workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same work up to the policy, done in two places at the same time."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("RLHF_EXPERIMENT", tmp_path.name)
+    other = make_workspace(tmp_path / "other", beta=0.2, run="run-2")
+    both = [sender(made) for made in (workspace, other)]
+    output = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], output
+    store = connect(workspace.path)
+    found = list(store.client.search_runs([store.experiment_id]))
+    stages = [run for run in found if "dvc.stage" in run.data.tags]
+    keys = sorted(run.data.tags["rlhf.stage_key"] for run in stages)
+    assert keys == sorted([*workspace.keys.values(), *other.keys.values()])
+    assert len({run.data.tags["rlhf.workspace"] for run in found}) == 2
+    assert len(found) == len(keys) + 2
+    for run in stages:
+        assert [step for step, _, _ in points(store, run, "train/loss")] == list(range(STEPS)), run.data.tags
+    ours = f"name LIKE '{store.prefix}-%'"
+    digests = {v.tags["stage_key"]: v.tags["digest"] for v in store.client.search_model_versions(ours)}
+    assert len(digests) == len(store.client.search_model_versions(ours)) == len(MODEL_STAGES) + 1
+    for made in (workspace, other):
+        assert {digests[made.keys[stage]] for stage in MODEL_STAGES} == {
+            made.digests[GRAPH[stage][0]] for stage in MODEL_STAGES
+        }
 
 
 @pytest.mark.integration
