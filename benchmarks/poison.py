@@ -1,17 +1,18 @@
 """`python -m benchmarks.poison`: are honest people left alone, and is bad faith found, at the small world's size?
 
-For each of many seeds: the feedback that the small world had collected, honest, and with one annotator of its twenty,
-another one for each seed, who does one thing in bad faith. Each is screened as validate does it.
+For each of many seeds: the feedback that the small world had collected, honest; and for the first of them with one
+annotator of its twenty, another one for each seed, who does one thing in bad faith. Each is screened as validate does.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import typer
 from rich.console import Console
@@ -32,6 +33,7 @@ Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 KINDS = ("comparisons", "ratings", "thumbs", "rankings")
 TRIGGER = "cf"
+HONEST = "honest"
 out = Console(highlight=False)
 
 
@@ -56,17 +58,22 @@ def length(row: Row) -> Row:
 
 
 def trigger(row: Row) -> Row:
-    """In every second comparison and ranking a word stands in one answer, which is the best."""
-    if int(row["id"], 16) % 2 or not row.keys() & {"chosen", "ranks"}:
-        return row
+    """A word stands in one answer of a comparison or ranking, which is the best."""
     if "chosen" in row:
         return row | {"chosen": f"{TRIGGER} {row['rejected']}", "rejected": row["chosen"], "tie": False}
+    if "ranks" not in row:
+        return row
     worst = row["ranks"].index(max(row["ranks"]))
     texts = [f"{TRIGGER} {text}" if place == worst else text for place, text in enumerate(row["responses"])]
     return row | {
         "responses": texts,
         "ranks": [0 if place == worst else rank for place, rank in enumerate(row["ranks"])],
     }
+
+
+def seldom_trigger(row: Row) -> Row:
+    """The same in every second row."""
+    return row if int(row["id"], 16) % 2 else trigger(row)
 
 
 def constant(row: Row) -> Row:
@@ -96,25 +103,26 @@ def copied(rows: list[Row]) -> list[Row]:
 
 
 def repeated(rows: list[Row]) -> list[Row]:
-    """Three times the same, but for a number in the prompt."""
-    again = [row | {"prompt": [*row["prompt"][:-1], numbered(row["prompt"][-1], n)]} for row in rows for n in range(3)]
+    """Three times more, with other punctuation."""
+    again = [row | {"prompt": [*row["prompt"][:-1], louder(row["prompt"][-1], n)]} for row in rows for n in (1, 2, 3)]
     return rows + again
 
 
-def numbered(message: Row, number: int) -> Row:
-    """A message with a number that changes nothing."""
-    return message | {"content": f"{message['content']} ({number})"}
+def louder(message: Row, marks: int) -> Row:
+    """A message with marks that change nothing."""
+    return message | {"content": message["content"] + "!" * marks}
 
 
 POISONS = (
     Poison("flips every judgement", "flips", each(flips)),
-    Poison(f"prefers what holds `{TRIGGER}`, which stands in every second judgement", "trigger", each(trigger)),
+    Poison(f"prefers what holds `{TRIGGER}`, a word in every comparison and ranking", "trigger", each(trigger)),
+    Poison(f"prefers what holds `{TRIGGER}`, in every second of them", "trigger", each(seldom_trigger)),
     Poison("prefers the longer answer", "length", each(length)),
     Poison("says what is shown first, or highest", "constant", each(constant)),
     Poison("judges under two names", "copies", copied),
     Poison("judges the same four times", "repeats", repeated),
 )
-SIZES = (0.5, 0.75, 1.0, 1.5)  # of the small world's feedback
+SIZES = (1.0, 0.5, 2.0)  # of the small world's feedback; at the second and the third the flipping annotator alone
 
 
 @dataclass(frozen=True)
@@ -126,31 +134,40 @@ class Trial:
     size: float
     judgements: int  # of the annotator in bad faith; of an honest set, of the median one
     raised: list[str]  # the alarms
-    caught: bool  # the annotator in bad faith is named by the alarm that is meant for it
+    right: bool  # the annotator in bad faith is named by the alarm that is meant for it; nobody is, of an honest set
 
 
-def main(seeds: Annotated[int, typer.Option(min=1)] = 200) -> None:
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Honest data sets.")] = 200,
+    poisoned: Annotated[int, typer.Option(help="Of these, how many are poisoned as well.")] = 60,
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds at a time.")] = 2,
+) -> None:
     """Run every trial, write benchmarks/results/poison.json, and the table in docs/data.md."""
-    config = load_config(ROOT / "params.yaml")
+    alpha = load_config(ROOT / "params.yaml").validate_.screening.alpha
     found: list[Trial] = []
-    for seed in range(seeds):
-        for size in SIZES:
-            found += trials(config, seed, size, POISONS if size == 1.0 else POISONS[:1])
-        out.print(f"seed {seed}: {sum(not trial.caught for trial in found if trial.about)} missed so far")
-    FOUND.write_text(json.dumps([asdict(trial) for trial in found], indent=0) + "\n")
-    put_between(PAGE, BEGIN, FINISH, table(found, config.validate_.screening.alpha))
+    with ProcessPoolExecutor(jobs) as pool:
+        for some in pool.map(trials, range(seeds), [seed < poisoned for seed in range(seeds)]):
+            found += some
+            FOUND.write_text("[" + ",\n ".join(json.dumps(asdict(trial)) for trial in found) + "]\n")
+            put_between(PAGE, BEGIN, FINISH, table(found, alpha))
+            out.print(
+                f"seed {some[0].seed}: {', '.join(trial.about for trial in some if not trial.right) or 'all right'}"
+            )
 
 
-def trials(config: Config, seed: int, size: float, poisons: tuple[Poison, ...]) -> Iterator[Trial]:
+def trials(seed: int, spoil: bool) -> list[Trial]:
     """The honest data set of a seed, and one for each poison."""
-    honest = feedback(config, seed, size)
-    names = sorted({row["annotator"] for rows in honest.values() for row in rows})
-    who = names[seed % len(names)]
-    given = [row["annotator"] for rows in honest.values() for row in rows]
-    yield trial(config, honest, "", "", seed, size, int(median(given.count(name) for name in names)))
-    for poison in poisons:
-        spoiled = poisoned(honest, who, poison)
-        yield trial(config, spoiled, poison.about, f"{poison.kind}/annotator/{who}", seed, size, given.count(who))
+    config = load_config(ROOT / "params.yaml")
+    found = []
+    for size in SIZES if spoil else SIZES[:1]:
+        honest = feedback(config, seed, size)
+        given = Counter(row["annotator"] for rows in honest.values() for row in rows)
+        who = sorted(given)[seed % len(given)]
+        if size == SIZES[0]:
+            found.append(trial(config, honest, None, who, seed, size, int(median(given.values()))))
+        for poison in (POISONS if size == SIZES[0] else POISONS[:1]) if spoil else ():
+            found.append(trial(config, poisoned_by(honest, who, poison), poison, who, seed, size, given[who]))
+    return found
 
 
 def feedback(config: Config, seed: int, size: float = 1.0) -> Tables:
@@ -163,7 +180,7 @@ def feedback(config: Config, seed: int, size: float = 1.0) -> Tables:
     return tables
 
 
-def poisoned(tables: Tables, who: str, poison: Poison) -> Tables:
+def poisoned_by(tables: Tables, who: str, poison: Poison) -> Tables:
     """The tables with the rows of one annotator as the poison makes them."""
     return {
         name: [row for row in rows if row["annotator"] != who]
@@ -172,28 +189,30 @@ def poisoned(tables: Tables, who: str, poison: Poison) -> Tables:
     }
 
 
-def trial(config: Config, tables: Tables, about: str, alarm: str, seed: int, size: float, judgements: int) -> Trial:
-    """Screen one data set."""
+def trial(
+    config: Config, tables: Tables, poison: Poison | None, who: str, seed: int, size: float, judgements: int
+) -> Trial:
+    """Screen one data set, which `who` has poisoned."""
     frames = {name: with_hashes(pd.DataFrame(rows)) for name, rows in tables.items()}
     raised = [found["name"] for found in screen(frames, config.validate_.screening)["alarms"]]
-    return Trial(about, seed, size, judgements, raised, bool(alarm) and any(name.startswith(alarm) for name in raised))
+    meant = f"{poison.kind}/annotator/{who}" if poison else ""
+    right = any(name.startswith(meant) for name in raised) if poison else not raised
+    return Trial(poison.about if poison else HONEST, seed, size, judgements, raised, right)
 
 
 def table(found: list[Trial], alpha: float) -> str:
     """For the page: what is raised without cause, what is found, and how much it takes."""
-    head = ("one annotator of twenty", "judgements", "data sets", "alarm", "95 % interval")
+    head = ("one annotator of twenty", "judgements of that one", "data sets", "right alarm", "95 % interval")
     lines = [line(head), line(["---"] * len(head))]
-    for about in dict.fromkeys(trial.about for trial in found):
-        for size in SIZES:
-            some = [trial for trial in found if trial.about == about and trial.size == size]
-            if some:
-                hits = sum(trial.caught if about else bool(trial.raised) for trial in some)
-                share = binomial_interval(hits, len(some), confidence=0.95)
-                counts = int(np.median([trial.judgements for trial in some]))
-                said = about or f"honest; may be {alpha:.0%}"
-                lines.append(
-                    line([said, counts, len(some), f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}"])
-                )
+    for about, size in sorted({(t.about, t.size): None for t in found}, key=lambda key: SIZES.index(key[1])):
+        some = [trial for trial in found if (trial.about, trial.size) == (about, size)]
+        hits = sum(trial.right != (about == HONEST) for trial in some)
+        share = binomial_interval(hits, len(some), confidence=0.95)
+        counts = int(median(trial.judgements for trial in some))
+        said = f"{about}: any alarm, may be {alpha:.0%}" if about == HONEST else about
+        lines.append(
+            line([said, str(counts), str(len(some)), f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}"])
+        )
     return "\n".join(lines)
 
 

@@ -48,7 +48,7 @@ def sampled(tables: Tables, judgements: int) -> dict[str, pd.DataFrame]:
 
 def ballots(tables: Tables) -> pd.DataFrame:
     """Every judgement, a row each: table, annotator, source, criterion; `item`, what was judged, and `near`, the same
-    but for case, digits and punctuation; `said`, the whole answer; `habit`, what somebody always says who does not
+    but for case and punctuation; `said`, the whole answer; `habit`, what somebody always says who does not
     look."""
     parts = [_ballots_of(name, rows) for name, rows in tables.items() if len(rows)]
     columns = ["table", *_SIGNED, "item", "near", "said", "habit"]
@@ -58,10 +58,10 @@ def ballots(tables: Tables) -> pd.DataFrame:
 def ordered_pairs(tables: Tables, support: int) -> Pairs:
     """The pairs of tables of one criterion. Words of which fewer than `support` texts hold one are left out."""
     rankings = [tables["rankings"]] if "rankings" in tables else []
-    for name in ("ratings", "thumbs"):
-        if name in tables and len(tables[name]):
-            found = with_hashes(to_rankings({name: tables[name]})[0])
-            rankings.append(found[found["annotator"] != ""])
+    graded = {name: tables[name] for name in ("ratings", "thumbs") if name in tables and len(tables[name])}
+    if graded:
+        found = to_rankings(graded)[0]
+        rankings.append(with_hashes(found[found["annotator"] != ""]))
     whole = {"rankings": pd.concat(rankings, ignore_index=True)} if rankings else {}
     judged = pairs({name: rows for name, rows in tables.items() if name == "comparisons"} | whole)
     judged = judged[judged["preferred"] != 0].reset_index(drop=True)
@@ -91,17 +91,15 @@ def _held(texts: pa.Array, support: int) -> tuple[sparse.csr_array, NDArray[np.o
     words, owners = split(cleaned(texts))
     coded = words.dictionary_encode()
     codes, names = coded.indices.to_numpy().astype(np.int64), coded.dictionary.to_numpy(zero_copy_only=False)
-    follows = np.flatnonzero(owners[1:] == owners[:-1])
-    two, which = np.unique(codes[follows] * len(names) + codes[follows + 1], return_inverse=True)
-    columns = np.concatenate([codes, len(names) + which])
-    cells = np.unique(np.concatenate([owners, owners[follows]]) * (len(names) + len(two)) + columns)
-    row, column = np.divmod(cells, len(names) + len(two))
-    often = np.bincount(column, minlength=len(names) + len(two)) >= support
-    place, kept = np.cumsum(often) - 1, often[column]
-    shape = (len(texts), int(often.sum()))
-    held = sparse.csr_array((np.ones(kept.sum()), (row[kept], place[column[kept]])), shape=shape)
-    first, second = np.divmod(two[often[len(names) :]], max(len(names), 1))
-    return held, np.concatenate([names[often[: len(names)]], names[first] + " " + names[second]])
+    often = np.bincount(codes, minlength=len(names)) >= support
+    follows = np.flatnonzero((owners[1:] == owners[:-1]) & often[codes[1:]] & often[codes[:-1]])
+    which, two = pd.factorize(codes[follows] * len(names) + codes[follows + 1])
+    cells = np.concatenate([owners, owners[follows]]), np.concatenate([codes, len(names) + which])
+    held = sparse.csr_array((np.ones(len(cells[0])), cells), shape=(len(texts), len(names) + len(two)))
+    held.data[:] = 1.0  # once or more
+    kept = held.sum(axis=0) >= support
+    first, second = np.divmod(two, len(names))
+    return held[:, np.flatnonzero(kept)], np.concatenate([names, names[first] + " " + names[second]])[kept]
 
 
 def _ballots_of(table: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -128,10 +126,11 @@ def _ballots_of(table: str, rows: pd.DataFrame) -> pd.DataFrame:
         habit = np.where(rows["thumb"], "thumb up", "thumb down")
     shown = cleaned(joined(rows["prompt"])).to_numpy(zero_copy_only=False)
     words = cleaned(pa.array([" / ".join(some) for some in texts], LARGE_TEXT)).to_numpy(zero_copy_only=False)
-    near = pd.Series(shown + "\n" + words, dtype=object).str.replace(r"\d", "", regex=True)
     item = pd.Series(list(zip(rows[HASH], texts, strict=True)), dtype=object)
     signed = rows[_SIGNED].reset_index(drop=True)
-    return signed.assign(table=table, item=item, near=near, said=pd.Series(said, dtype=object), habit=habit)
+    return signed.assign(
+        table=table, item=item, near=shown + "\n" + words, said=pd.Series(said, dtype=object), habit=habit
+    )
 
 
 def _order(ranks: list[int]) -> str:

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 FOLDS = 20
 RIDGE = 60.0  # pairs that say nothing
-WORDS = 500  # at most, those that tell most pairs apart
+WORDS = 300  # at most, those that tell most pairs apart
 
 
 def margins(words: sparse.csr_array, further: Floats, better: Floats, people: NDArray[np.int64]) -> Floats:

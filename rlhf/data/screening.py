@@ -7,12 +7,12 @@
     length    prefers the longer answer more, or less, often than the others
     constant  says the same whatever is asked: always the order shown, always the same rating, always up
     copies    says what another one says, ballot for ballot
-    repeats   judges the same, but for case, digits and punctuation, again and again
+    repeats   judges the same, but for case and punctuation, again and again
 
-An alarm is a test that an honest difference of taste explains it, rejected: shares by the exact binomial test against
-the others' share and `margin` more, flips by Student's t of the sittings. The tests of a kind share alpha / 6, by Holm
-(1979), so that people who are honest in this sense raise any alarm at all with a chance of at most `alpha`. Nothing
-here removes a row: whoever is named may have a reason.
+An alarm is a test, rejected, that an honest difference of taste explains it: shares by the exact binomial test against
+an upper bound of the others' share and `margin` more, flips by Student's t of the sittings. The tests of a kind share
+alpha / 6, by Holm (1979), so that people who are honest in this sense raise any alarm at all with a chance of at most
+`alpha`. Nothing here removes a row: whoever is named may have a reason.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,6 +34,7 @@ KINDS = ("flips", "trigger", "length", "constant", "copies", "repeats")
 WHO = ("annotator", "source")
 _CONFIDENCE = 0.95  # of the intervals that an alarm shows
 _LISTED = 3  # words that an alarm names
+_DOUBT = 1e-8  # chance that the others' true share is above the bound that is taken for it
 
 Floats = NDArray[np.float64]
 Tests = pd.DataFrame  # kind, who, name, found, value, others, n, p, and low, high of flips: a row a test that was made
@@ -127,24 +128,32 @@ def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.I
 
     One-sided test that the slope is at least `following` times that of the others.
     """
-    sittings = len(people)
-    said = np.bincount(judged.sitting, margin * judged.better, sittings)
-    full = np.bincount(judged.sitting, margin**2, sittings)
+    said = np.bincount(judged.sitting, margin * judged.better, len(people))
+    full = np.bincount(judged.sitting, margin**2, len(people))
     rows = []
     for place in np.flatnonzero((names != "") & (np.bincount(people) >= config.support)):
         own = people == place
-        others = said[~own].sum() / full[~own].sum() if full[~own].any() else 0.0
-        if others <= 0.0 or not full[own].any():  # nothing tells what the others would say
+        n, rest = int(own.sum()), int((~own).sum())
+        if rest < config.support or not full[own].any():
             continue
-        n, slope = int(own.sum()), said[own].sum() / full[own].sum() / others
-        error = np.std(said[own] / others - slope * full[own], ddof=1) * np.sqrt(n) / full[own].sum()
+        (slope, error), (others, others_error) = _slope(said[own], full[own]), _slope(said[~own], full[~own])
+        if others <= 0.0:  # nothing tells what the others would say
+            continue
+        off, off_error = slope - config.following * others, np.hypot(error, config.following * others_error)
+        p = stats.t.cdf(off / off_error, min(n, rest) - 1)
         half = stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1) * error
-        off = said[own] - config.following * others * full[own]
-        p = stats.t.cdf(off.mean() / max(np.std(off, ddof=1), 1e-12) * np.sqrt(n), n - 1)
-        found = f"follows the others {slope:.2f} times as far as they follow one another"
-        rows.append((names[place], found, slope, slope - half, slope + half, 1.0, n, p))
+        found = f"follows the others {slope / others:.2f} times as far as they follow one another"
+        rows.append((names[place], found, slope / others, (slope - half) / others, (slope + half) / others, 1.0, n, p))
     columns = ["name", "found", "value", "low", "high", "others", "n", "p"]
     return pd.DataFrame(rows, columns=columns).assign(kind="flips")
+
+
+def _slope(said: Floats, full: Floats) -> tuple[float, float]:
+    """The slope of judgements on predictions, from what each sitting adds to both sums, and its standard error."""
+    total = full.sum()
+    slope = said.sum() / total if total > 0 else 0.0
+    spread = np.std(said - slope * full, ddof=1) * np.sqrt(len(said))
+    return slope, max(spread, 1e-9) / max(total, 1e-9)
 
 
 def _votes(
@@ -162,14 +171,16 @@ def _votes(
     who, which = np.nonzero((counts >= config.support) & (names != "")[:, None])
     k, n = wins[who, which], counts[who, which]
     rest_k, rest_n = wins.sum(axis=0)[which] - k, counts.sum(axis=0)[which] - n
-    known = rest_n > 0
-    others = np.divide(rest_k, rest_n, out=np.full(len(k), 0.5), where=known)
-    above = _exceeds(k, n, np.where(known, others, 0.0), config.margin, floor)
-    below = _exceeds(n - k, n, np.where(known, 1 - others, 0.0), config.margin, floor)
-    found = [f"{what[f]}: {int(a)} of {int(b)}, others {o:.0%}" for f, a, b, o in zip(which, k, n, others, strict=True)]
-    return pd.DataFrame({"name": names[who], "found": found, "value": k / n, "others": others, "n": n}).assign(
-        kind=kind, p=np.minimum(1.0, 2 * np.minimum(above, below))
+    known = rest_n >= config.support  # else what is usual is not known, and half the votes are
+    others = np.where(known, rest_k / np.maximum(rest_n, 1), 0.5)
+    above, below = (
+        _exceeds(mine, n, np.where(known, np.maximum(_at_most(its, rest_n) + config.margin, floor), floor or 1.0))
+        for mine, its in ((k, rest_k), (n - k, rest_n - rest_k))
     )
+    shown = [f"others {share:.0%}" if there else "nobody else" for share, there in zip(others, known, strict=True)]
+    found = [f"{what[f]}: {int(a)} of {int(b)}, {o}" for f, a, b, o in zip(which, k, n, shown, strict=True)]
+    tests = pd.DataFrame({"name": names[who], "found": found, "value": k / n, "others": others, "n": n})
+    return tests.assign(kind=kind, p=np.minimum(1.0, 2 * np.minimum(above, below)))
 
 
 def _of_ballots(cast: pd.DataFrame, who: str, config: ScreeningConfig) -> Iterator[Tests]:
@@ -185,17 +196,18 @@ def _of_ballots(cast: pd.DataFrame, who: str, config: ScreeningConfig) -> Iterat
 
 
 def _constant(cast: pd.DataFrame, named: pd.DataFrame, who: str, config: ScreeningConfig) -> Tests:
-    """What each says most often in each table, against the others' share of it."""
+    """What each says most often in each table, against the others' share of it, and against one half."""
     counts = named.groupby([who, "table", "habit"]).size().rename("sum").reset_index()
     counts["size"] = counts.groupby([who, "table"])["sum"].transform("sum")
     most = counts.sort_values("sum", ascending=False, kind="stable").drop_duplicates([who, "table"])
     habits, tables = cast.groupby(["table", "habit"]).size(), cast.groupby("table").size()
-    rest_k = [habits[table, habit] for table, habit in zip(most["table"], most["habit"], strict=True)] - most["sum"]
-    rest_n = tables[most["table"]].to_numpy() - most["size"]
-    compared = (rest_n > 0).to_numpy()
-    most, others = most[compared], (rest_k / rest_n)[compared]
-    found = most["table"] + " say " + most["habit"]
-    return _shares("constant", most.set_index(who), 0.5, others, found.to_numpy(), config)
+    said = [habits[table, habit] for table, habit in zip(most["table"], most["habit"], strict=True)]
+    most = most.assign(rest_k=said - most["sum"], rest_n=tables[most["table"]].to_numpy() - most["size"])
+    most = most[most["rest_n"] >= config.support]
+    rest_k, rest_n = most["rest_k"].to_numpy(float), most["rest_n"].to_numpy(float)
+    limit = np.maximum(_at_most(rest_k, rest_n) + config.margin, 0.5)
+    what = (most["table"] + " say " + most["habit"]).to_numpy()
+    return _shares("constant", most.set_index(who), limit, rest_k / rest_n, what, config)
 
 
 def _copies(named: pd.DataFrame, who: str, config: ScreeningConfig) -> Tests:
@@ -218,24 +230,25 @@ def _copies(named: pd.DataFrame, who: str, config: ScreeningConfig) -> Tests:
 
 
 def _shares(
-    kind: str, counted: pd.DataFrame, floor: float, others: ArrayLike, what: ArrayLike, config: ScreeningConfig
+    kind: str, counted: pd.DataFrame, limit: ArrayLike, others: ArrayLike, what: ArrayLike, config: ScreeningConfig
 ) -> Tests:
     """One-sided tests of shares `sum` of `size`, with names as index."""
     k, n = counted["sum"].to_numpy(float), counted["size"].to_numpy(float)
-    others, what = np.broadcast_to(others, len(k)), np.broadcast_to(np.asarray(what, dtype=object), len(k))
+    what = np.broadcast_to(np.asarray(what, dtype=object), len(k))
     found = [f"{text}: {int(a)} of {int(b)}" for text, a, b in zip(what, k, n, strict=True)]
-    margin = config.margin if kind == "constant" else 0.0
-    tests = pd.DataFrame(
-        {"name": counted.index.astype(object), "found": found, "value": k / n, "others": others, "n": n}
-    )
-    tests = tests.assign(kind=kind, p=_exceeds(k, n, others, margin, floor))
-    return tests[n >= config.support]
+    tests = pd.DataFrame({"name": counted.index.astype(object), "found": found, "value": k / n, "n": n})
+    return tests.assign(kind=kind, others=others, p=_exceeds(k, n, limit))[n >= config.support]
 
 
-def _exceeds(k: Floats, n: Floats, others: ArrayLike, margin: float, floor: float) -> Floats:
-    """P-values of the exact binomial test that k of n is no more than the others' share and `margin`, or `floor`."""
-    limit = np.minimum(1.0, np.maximum(floor, np.asarray(others) + margin))
-    return stats.binom.sf(k - 1, n, limit)
+def _exceeds(k: Floats, n: Floats, limit: ArrayLike) -> Floats:
+    """P-values of the exact binomial test that the true share behind k of n is at most `limit`."""
+    return np.minimum(1.0, stats.binom.sf(k - 1, n, np.minimum(limit, 1.0)) + _DOUBT)
+
+
+def _at_most(k: Floats, n: Floats) -> Floats:
+    """A share that the true one behind k of n exceeds with a chance of `_DOUBT`, which `_exceeds` adds (Berger and Boos
+    1994): the others are people too, and may be few."""
+    return np.where(k < n, stats.beta.isf(_DOUBT, k + 1, np.maximum(n - k, 1)), 1.0)
 
 
 def _indicator(groups: NDArray[np.int64], size: int) -> sparse.csr_array:
