@@ -131,10 +131,10 @@ def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.I
     said = np.bincount(judged.sitting, margin * judged.better, len(people))
     full = np.bincount(judged.sitting, margin**2, len(people))
     rows = []
-    for place in np.flatnonzero((names != "") & (np.bincount(people) >= config.support)):
+    for place, name in enumerate(names):
         own = people == place
         n, rest = int(own.sum()), int((~own).sum())
-        if rest < config.support or not full[own].any():
+        if not name or min(n, rest) < config.support or not full[own].any():
             continue
         (slope, error), (others, others_error) = _slope(said[own], full[own]), _slope(said[~own], full[~own])
         if others <= 0.0:  # nothing tells what the others would say
@@ -143,7 +143,7 @@ def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.I
         p = stats.t.cdf(off / off_error, min(n, rest) - 1)
         half = stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1) * error
         found = f"follows the others {slope / others:.2f} times as far as they follow one another"
-        rows.append((names[place], found, slope / others, (slope - half) / others, (slope + half) / others, 1.0, n, p))
+        rows.append((name, found, slope / others, (slope - half) / others, (slope + half) / others, 1.0, n, p))
     columns = ["name", "found", "value", "low", "high", "others", "n", "p"]
     return pd.DataFrame(rows, columns=columns).assign(kind="flips")
 
@@ -230,7 +230,7 @@ def _copies(named: pd.DataFrame, who: str, config: ScreeningConfig) -> Tests:
 
 
 def _shares(
-    kind: str, counted: pd.DataFrame, limit: ArrayLike, others: ArrayLike, what: ArrayLike, config: ScreeningConfig
+    kind: str, counted: pd.DataFrame, limit: ArrayLike, others: Floats | float, what: ArrayLike, config: ScreeningConfig
 ) -> Tests:
     """One-sided tests of shares `sum` of `size`, with names as index."""
     k, n = counted["sum"].to_numpy(float), counted["size"].to_numpy(float)

@@ -113,7 +113,7 @@ def test_a_source_is_screened_as_a_person_is() -> None:
 def test_few_judgements_are_not_tested_and_alpha_is_respected() -> None:
     flipping = poisoned_by(honest(), WHO, POISONS[0])
     assert alarms(flipping, support=200) == {}
-    assert not [name for name in alarms(flipping, alpha=1e-9) if name.startswith("flips")]
+    assert alarms(flipping, alpha=1e-30) == {}
 
 
 def test_more_judgements_than_are_looked_at_are_those_of_as_many_prompts() -> None:
