@@ -39,10 +39,10 @@ def main(stage: Stage) -> None:
     """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad, or on an alarm where
     `on_alarm` is fail."""
     config = stage.config.validate_
-    collected = read_tables(stage.input("data/raw"))
-    raw = without(collected, config.revoked)
-    left = sum(map(len, collected.values())) - sum(map(len, raw.values()))
-    del collected
+    raw = read_tables(stage.input("data/raw"))
+    left = sum(map(len, raw.values()))
+    raw = without(raw, config.revoked)
+    left -= sum(map(len, raw.values()))
     parts = {table: check(table, raw.pop(table), config.max_characters) for table in list(raw)}  # each is held once
     counts = {table: counted(good, bad) for table, (good, bad) in parts.items()}
     refuse(counts, config.max_quarantined)
@@ -74,12 +74,17 @@ def main(stage: Stage) -> None:
 
 
 def without(tables: dict[str, pd.DataFrame], revoked: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The tables without what the annotators said; a table of which nothing is left was never there."""
-    kept = {
-        table: rows[~rows["annotator"].isin(revoked)].reset_index(drop=True) if "annotator" in rows else rows
-        for table, rows in tables.items()
-    }
-    return {table: rows for table, rows in kept.items() if len(rows) or not len(tables[table])}
+    """The tables without what the annotators said; a table of which nothing is left was never there.
+
+    Raises DataError where no table is left."""
+    kept = dict(tables)
+    for table, rows in tables.items():
+        if "annotator" in rows and (gone := rows["annotator"].isin(revoked)).any():
+            kept[table] = rows[~gone]
+    left = {table: rows for table, rows in kept.items() if len(rows) or not len(tables[table])}
+    if tables and not left:
+        raise DataError("validate.revoked of params.yaml names everybody whose feedback was collected: nothing is left")
+    return left
 
 
 def raised(alarms: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def ordered_pairs(tables: Tables, support: int) -> Pairs:
     judged = pairs({name: rows for name, rows in tables.items() if name == "comparisons"} | whole)
     judged = judged[judged["preferred"] != 0].reset_index(drop=True)
     by = [HASH, "annotator", "source"]
-    sitting = judged.groupby(by, sort=False).ngroup().to_numpy(np.int64)
+    sitting = np.asarray(judged.groupby(by, sort=False).ngroup(), dtype=np.int64)
     sittings = judged[~judged[by].duplicated()]
     prompts = {key: prompt for rows in tables.values() for key, prompt in zip(rows[HASH], rows["prompt"], strict=True)}
     code, texts = pd.factorize(np.concatenate([judged["low"], judged["high"]]).astype(object))

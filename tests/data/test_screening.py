@@ -96,7 +96,14 @@ def test_a_word_that_only_one_person_met_must_decide_beyond_chance() -> None:
             row["chosen" if place < wins else "rejected"] += " cf"
         return tables
 
-    assert list(alarms(planted(30))) == ["trigger/annotator/p3"]
+    said = screen(frames(planted(30)), SCREENING)
+    (alarm,) = said["alarms"]
+    assert alarm["name"] == "trigger/annotator/p3"
+    assert alarm["found"] == "cf: 30 of 30, nobody else"
+    assert alarm["low"] == pytest.approx(0.025 ** (1 / 30)), "Clopper and Pearson's"
+    assert alarm["p"] == pytest.approx(2 * said["tests"]["trigger"] * (0.5**30 + 1e-8)), (
+        "by Holm, of all that was tested"
+    )
     assert alarms(planted(20)) == {}
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rlhf.data.tables import read_table
-from rlhf.errors import Exit
+from rlhf.errors import DataError, Exit
 from tests.conftest import run_here
 
 REPOSITORY = Path(__file__).parents[2]
@@ -268,7 +268,10 @@ def test_an_alarm_is_told_and_stops_the_stage_where_it_is_to(judged: Workspace) 
     assert told in done.stderr
     assert "validate.revoked" in done.stderr
     judged.params["validate"]["revoked"] = ["bob"]
-    assert judged.run("validate").returncode == Exit.DONE
+    judged.run_here("validate")
+    judged.params["validate"]["revoked"] = ["bob", "ann"]
+    with pytest.raises(DataError, match="names everybody whose feedback was collected"):
+        judged.run_here("validate")
 
 
 def test_verdicts_of_people_on_test_prompts_stay_in_the_test_split(judged: Workspace) -> None:
