@@ -138,7 +138,7 @@ class Trial:
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="Honest data sets.")] = 200,
+    seeds: Annotated[int, typer.Option(min=1, help="Worlds whose honest feedback is screened.")] = 200,
     poisoned: Annotated[int, typer.Option(help="Of these, how many are poisoned as well.")] = 60,
     jobs: Annotated[int, typer.Option(min=1, help="Seeds at a time.")] = 2,
 ) -> None:
@@ -156,7 +156,7 @@ def main(
 
 
 def trials(seed: int, spoil: bool) -> list[Trial]:
-    """The honest data set of a seed, and one for each poison."""
+    """The honest data set of a seed, and if it is to be spoiled one for each poison."""
     config = load_config(ROOT / "params.yaml")
     found = []
     for size in SIZES if spoil else SIZES[:1]:
@@ -165,7 +165,8 @@ def trials(seed: int, spoil: bool) -> list[Trial]:
         who = sorted(given)[seed % len(given)]
         if size == SIZES[0]:
             found.append(trial(config, honest, None, who, seed, size, int(median(given.values()))))
-        for poison in (POISONS if size == SIZES[0] else POISONS[:1]) if spoil else ():
+        poisons = POISONS if size == SIZES[0] else POISONS[:1]
+        for poison in poisons if spoil else ():
             found.append(trial(config, poisoned_by(honest, who, poison), poison, who, seed, size, given[who]))
     return found
 
