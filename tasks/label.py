@@ -2,7 +2,7 @@
 people believe.
 
 The simulated people rank the samples by every criterion that they know, whichever `reward.criteria` names: so no
-reward model is trained again when another one comes, goes or weighs more.
+reward model is trained again when another one comes, goes or weighs more. Who is revoked is not asked.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def main(stage: Stage) -> None:
     """
     tables = read_tables(stage.input("data/clean"))
     samples = read_rows(stage.input("data/samples"), "samples")
-    annotators = World(stage.config.world, stage.seed).annotators
+    annotators = World(stage.config.world, stage.seed).annotators.without(stage.config.validate_.revoked)
     group = stage.config.label.group
     if group is not None:
         tables = of_group(tables, group)

@@ -1,6 +1,12 @@
-"""validate: keep the good rows, quarantine the bad ones with every reason, split by prompt, report on the whole set."""
+"""validate: keep the good rows, quarantine the bad ones with every reason, split by prompt, report on the whole set,
+and raise an alarm about annotators and sources that look as if they acted in bad faith.
+
+What revoked annotators said leaves before anything is counted: the tables and the report are, byte for byte, those of
+a collection without it.
+"""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import pandas as pd
@@ -10,6 +16,7 @@ from rlhf.data.contamination import seen
 from rlhf.data.prompts import all_prompts, split_keys, with_hashes
 from rlhf.data.quarantine import check
 from rlhf.data.report import report
+from rlhf.data.screening import screen
 from rlhf.data.splits import split_of
 from rlhf.data.tables import TEXT, read_tables, write_frame
 from rlhf.errors import DataError
@@ -29,9 +36,13 @@ class Counts:
 
 
 def main(stage: Stage) -> None:
-    """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad."""
+    """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad, or on an alarm where
+    `on_alarm` is fail."""
     config = stage.config.validate_
     raw = read_tables(stage.input("data/raw"))
+    left = sum(map(len, raw.values()))
+    raw = without(raw, config.revoked)
+    left -= sum(map(len, raw.values()))
     parts = {table: check(table, raw.pop(table), config.max_characters) for table in list(raw)}  # each is held once
     counts = {table: counted(good, bad) for table, (good, bad) in parts.items()}
     refuse(counts, config.max_quarantined)
@@ -42,6 +53,10 @@ def main(stage: Stage) -> None:
         splits = {key: split_of(key, config.splits) for key in keys.unique()}
         clean[table] = rows.assign(split=keys.map(splits).astype(object))
     clean["prompts"] = clean["prompts"].assign(seen=seen(clean))
+    screening = screen(clean, config.screening)
+    alarms = [f"{alarm['name']} ({alarm['found']})" for alarm in screening["alarms"]]
+    if alarms and config.screening.on_alarm == "fail":
+        raise DataError(f"{raised(alarms)}\nTo go on all the same, set validate.screening.on_alarm to warn")
     _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
     stage.report(
         "reports/validate.json",
@@ -49,10 +64,36 @@ def main(stage: Stage) -> None:
             "tables": {table: asdict(count) for table, count in counts.items()},
             "prompts": len(clean["prompts"]),
             "set": report(clean),
+            "screening": screening,
         },
     )
     kept, gone = (sum(getattr(count, name) for count in counts.values()) for name in ("kept", "quarantined"))
-    stage.summary(f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts")
+    said = f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts"
+    said += f"; {left:,} rows of revoked annotators left out" if config.revoked else ""
+    stage.summary(said + (f"\n{raised(alarms)}" if alarms else ""))
+
+
+def without(tables: dict[str, pd.DataFrame], revoked: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The tables without what the annotators said; a table of which nothing is left was never there.
+
+    Raises DataError where no table is left."""
+    kept = dict(tables)
+    for table, rows in tables.items():
+        if "annotator" in rows and (gone := rows["annotator"].isin(revoked)).any():
+            kept[table] = rows[~gone]
+    left = {table: rows for table, rows in kept.items() if len(rows) or not len(tables[table])}
+    if tables and not left:
+        raise DataError("validate.revoked of params.yaml names everybody whose feedback was collected: nothing is left")
+    return left
+
+
+def raised(alarms: Sequence[str]) -> str:
+    """The alarms, and what to do."""
+    return (
+        "Feedback that may have been given in bad faith:\n" + "\n".join(f"  {alarm}" for alarm in alarms) + "\n"
+        "Look at these judgements. Name an annotator in validate.revoked of params.yaml to learn without what that one "
+        "said, or the alarm, as kind/who/name, in gate.accepted_alarms to let it stand"
+    )
 
 
 def counted(clean: pd.DataFrame, bad: pd.DataFrame) -> Counts:

@@ -33,7 +33,7 @@ OUTSIDE = {
     "evaluation": TENSORS,
     "gate": {"numpy", "scipy"},
     "judges": {"httpx", "numpy"},
-    "data": {"pandas", "pandera", "datasets", "pyarrow", "numpy"},
+    "data": {"pandas", "pandera", "datasets", "pyarrow", "numpy", "scipy"},
     "world": {"numpy"},
     "tracking": {"mlflow", "requests", "sqlalchemy", "yaml"},
 }
@@ -42,7 +42,7 @@ INSIDE = {room: set(ORDER[: ORDER.index(room)]) for room in ORDER} | {
     "models": {"objectives", "batching"},
     "gate": set(),
     "judges": {"gate"},
-    "data": {"world"},
+    "data": {"gate", "world"},
     "world": set(),
     "tracking": {"gate"},
 }

@@ -115,6 +115,7 @@ def _label(node: "Node", known: bool) -> Text:
     if known:
         return Text.assemble(*parts, ("  (see above)", "dim"))
     facts = {"key": node.key and node.key[:12], "dvc": node.md5 and node.md5[:12], "commit": _short(node.commit)}
+    facts |= {"without": ", ".join(node.params.get("validate.revoked") or ())}
     said = [f"{name} {value}" for name, value in facts.items() if value]
     return Text.assemble(*parts, *((f"  {fact}", "dim") for fact in [*filter(None, [node.version]), *said]))
 

@@ -113,11 +113,26 @@ class SplitShares(Section):
         return self
 
 
+class ScreeningConfig(Section):
+    """When an annotator or a source raises an alarm (rlhf/data/screening.py)."""
+
+    alpha: float = Field(gt=0.0, lt=0.5)  # chance that honest people raise any
+    on_alarm: Literal["warn", "fail"]  # warn: the gate stops what is trained on it; fail: nothing is trained
+    judgements: Count  # looked at, at most: those of as many prompts
+    support: int = Field(ge=5)  # judgements below which nothing is tested
+    following: float = Field(ge=0.0, lt=1.0)  # of the others, as a share of how far they follow one another
+    margin: Share  # by which a share may differ from the others'
+    copied: Share  # of what two people both judged, said alike
+    repeated: Share  # of somebody's judgements that repeat an earlier one
+
+
 class ValidateConfig(Section):
-    """How much of a table may be bad, and how prompts are split."""
+    """How much of a table may be bad, whose judgements do not count, and how prompts are split."""
 
     max_quarantined: Share  # of any one table; above it the stage fails
     max_characters: int = Field(ge=1)  # of a prompt or a response; longer rows are quarantined
+    revoked: list[Annotated[str, Field(min_length=1)]]  # annotators whose judgements leave before anything else
+    screening: ScreeningConfig
     splits: SplitShares
 
 

@@ -7,7 +7,7 @@ run is enough. Prompts of one template share a run or two and still ask for diff
 Llama 2 does (Touvron et al. 2023, arXiv:2307.09288, A.6: dirty from 0.8 on). A prompt of fewer than 13 words is seen,
 1, where a training text is the same words, else not, 0.
 
-Words are runs of letters and digits in lower case. A prompt is the words of all its messages in a row.
+Words are those of rlhf/data/words.py. A prompt is the words of all its messages in a row.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rlhf.data.tables import Prompt
+from rlhf.data.words import LARGE_TEXT, cleaned, joined, split
 
 RUN = 13  # words
-_TEXT = pa.large_string()  # a table may hold more than 2 GB
 _AT_ONCE = 50_000  # texts; bounds memory
 _TEXTS = ("response", "chosen", "rejected", "responses", "text")  # columns; people judge the same answers often
 _WEIGHTS = np.random.default_rng(0).integers(2**63, size=RUN, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -37,14 +36,14 @@ def seen(tables: Mapping[str, pd.DataFrame]) -> NDArray[np.float64]:
     test = (prompts["split"] == "test").to_numpy()
     shares = np.zeros(len(prompts))
     if test.any():
-        shares[test] = seen_shares(_joined(prompts["prompt"][test]), _trained_on(tables))
+        shares[test] = seen_shares(joined(prompts["prompt"][test]), _trained_on(tables))
     return shares
 
 
 def seen_shares(prompts: pa.Array, trained_on: Iterable[pa.Array]) -> NDArray[np.float64]:
     """(prompts,) shares of words, of texts against all texts of the arrays in `trained_on`."""
-    clean = _cleaned(prompts)
-    words, owners = _words(clean)
+    clean = cleaned(prompts)
+    words, owners = split(clean)
     vocabulary = pc.unique(words)
     starts, hashes = _runs(_codes(words, vocabulary), owners)
     known = pd.Index(np.unique(hashes))
@@ -52,9 +51,9 @@ def seen_shares(prompts: pa.Array, trained_on: Iterable[pa.Array]) -> NDArray[np
     met, same = np.zeros(len(known), dtype=bool), np.zeros(len(short), dtype=bool)
     for texts in trained_on:
         for start in range(0, len(texts), _AT_ONCE):
-            some = _cleaned(texts.slice(start, _AT_ONCE))
+            some = cleaned(texts.slice(start, _AT_ONCE))
             same |= pc.is_in(short, value_set=some).to_numpy(zero_copy_only=False)
-            theirs, whose = _words(some)
+            theirs, whose = split(some)
             places = known.get_indexer(pd.Index(_runs(_codes(theirs, vocabulary), whose)[1]))
             met[places[places >= 0]] = True
     covered = np.zeros(len(words), dtype=bool)
@@ -70,26 +69,10 @@ def _trained_on(tables: Mapping[str, pd.DataFrame]) -> Iterator[pa.Array]:
     for table, rows in tables.items():
         kept = rows["split"] != "test"
         if table == "prompts":
-            yield _joined(rows["prompt"][kept])
+            yield joined(rows["prompt"][kept])
         for column in (name for name in _TEXTS if name in rows):
             texts = rows[column][kept]
-            yield pc.unique(pa.array(texts.explode() if column == "responses" else texts, _TEXT))
-
-
-def _joined(prompts: Iterable[Prompt]) -> pa.Array:
-    return pa.array([" ".join(message["content"] for message in prompt) for prompt in prompts], _TEXT)
-
-
-def _cleaned(texts: pa.Array) -> pa.Array:
-    """Words with one space between them."""
-    spaced = pc.replace_substring_regex(pc.utf8_lower(texts), r"[^\pL\pN]+", " ")
-    return pc.utf8_trim(spaced, " ")
-
-
-def _words(cleaned: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Every word of the texts in a row, and the place of the text that it is of. An empty text has one empty word."""
-    lists = pc.split_pattern(cleaned, " ")
-    return lists.flatten(), pc.list_parent_indices(lists).to_numpy()
+            yield pc.unique(pa.array(texts.explode() if column == "responses" else texts, LARGE_TEXT))
 
 
 def _codes(words: pa.Array, vocabulary: pa.Array) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from rlhf.data.tables import of_each_prompt
 Tables = Mapping[str, pd.DataFrame]
 Report = dict[str, Any]
 
-_PAIR = [HASH, "criterion", "annotator", "low", "high", "preferred"]
+_PAIR = [HASH, "criterion", "annotator", "source", "low", "high", "preferred"]
 _JUDGED = [HASH, "criterion", "low", "high"]  # what two judgements of a pair must share to speak of the same
 _LISTS = {"responses", "ranks", "statements", "votes"}
 _NOT_WORDS = re.compile(r"[\W_]+")
@@ -77,9 +77,9 @@ def duplicates(table: str, rows: pd.DataFrame) -> Report:
 
 
 def pairs(tables: Tables) -> pd.DataFrame:
-    """Every two answers that a comparison or a ranking judges: prompt_hash, criterion, annotator, `low` and `high` (the
-    answers in the order of their text), `preferred` (1: low is better, -1: high is better, 0: tie), and `unit`, one
-    number for all judgements of the same two by the same criterion."""
+    """Every two answers that a comparison or a ranking judges: prompt_hash, criterion, annotator, source, `low` and
+    `high` (the answers in the order of their text), `preferred` (1: low is better, -1: high is better, 0: tie), and
+    `unit`, one number for all judgements of the same two by the same criterion."""
     found = [pd.DataFrame(columns=_PAIR)]
     if "comparisons" in tables:
         found.append(_compared(tables["comparisons"]))
@@ -189,11 +189,11 @@ def _compared(rows: pd.DataFrame) -> pd.DataFrame:
     in_order = rows["chosen"] < rows["rejected"]
     preferred = np.where(rows["tie"].astype(bool), 0, np.where(in_order, 1, -1))
     low, high = rows["chosen"].where(in_order, rows["rejected"]), rows["rejected"].where(in_order, rows["chosen"])
-    return rows[[HASH, "criterion", "annotator"]].assign(low=low, high=high, preferred=preferred)
+    return rows[[HASH, "criterion", "annotator", "source"]].assign(low=low, high=high, preferred=preferred)
 
 
 def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
-    answers = rows[[HASH, "criterion", "annotator", "responses", "ranks"]].reset_index(names="row")
+    answers = rows[[HASH, "criterion", "annotator", "source", "responses", "ranks"]].reset_index(names="row")
     answers = answers.explode(["responses", "ranks"], ignore_index=True)
     both = answers.merge(answers[["row", "responses", "ranks"]], on="row", suffixes=("", "_other"))
     both = both[both["responses"] < both["responses_other"]]

@@ -3,6 +3,7 @@
 What a stage reads but does not declare, DVC does not watch: it would go on using an old output after a change.
 """
 
+import re
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, cast
@@ -10,6 +11,8 @@ from typing import Any, cast
 from rlhf.config import Config
 from rlhf.config.section import Section
 from rlhf.errors import ConfigError
+
+_VALIDATE = "validate_"  # attribute of the section `validate`: pydantic has a method of that name
 
 
 def declared_view(config: Config, keys: Sequence[str], stage: str) -> Config:
@@ -19,7 +22,8 @@ def declared_view(config: Config, keys: Sequence[str], stage: str) -> Config:
 
 def declared_sections(config: Config, keys: Sequence[str]) -> list[Section]:
     """The sections of `config` that `keys` name."""
-    return [value for key in keys if isinstance(value := attrgetter(key)(config), Section)]
+    attributes = (re.sub(r"^validate\b", _VALIDATE, key) for key in keys)
+    return [value for name in attributes if isinstance(value := attrgetter(name)(config), Section)]
 
 
 class _View:
@@ -30,7 +34,7 @@ class _View:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._section, name)
-        key = self._prefix + name.removesuffix("_")  # the section `validate` is the attribute `validate_`
+        key = self._prefix + ("validate" if name == _VALIDATE else name)
         if key in self._keys:
             return value
         if any(other.startswith(key + ".") for other in self._keys):

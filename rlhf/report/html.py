@@ -48,6 +48,7 @@ def render_report(workspace: Path, decision: Decision, receipts: Mapping[str, Ma
         figures=figures(workspace, summary),
         tables=tables(validation),
         whole_set=flatten(validation.get("set") or {}),
+        alarms=(validation.get("screening") or {}).get("alarms", ()),
         receipts=receipts,
         inputs=inputs(receipts),
         versions=next((receipt.get("versions", {}) for receipt in receipts.values()), {}),

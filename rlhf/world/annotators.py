@@ -4,7 +4,7 @@ An annotator's score of an answer is gold + own taste for length and politeness 
 criterion `harmless` it is that part of gold alone. Letters: A annotators, K answers to one prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from random import Random
 from typing import Any
@@ -46,11 +46,23 @@ class Annotators:
         places = [place for place, own in enumerate(self.groups) if own == group]
         if not places:
             raise DataError(f"The world has no annotator of group `{group}`; its groups are {', '.join(GROUPS)}.")
+        return self._only(places)
+
+    def without(self, names: Collection[str]) -> "Annotators":
+        """Those of other names. Raises DataError where nobody is left."""
+        places = [place for place, own in enumerate(self.names) if own not in names]
+        if not places:
+            raise DataError(
+                "validate.revoked of params.yaml names everybody who could be asked. Leave somebody to ask."
+            )
+        return self._only(places)
+
+    def _only(self, places: Sequence[int]) -> "Annotators":
         members = copy(self)
         members.names = [self.names[place] for place in places]
         members.groups = [self.groups[place] for place in places]
         members.beliefs = [self.beliefs[place] for place in places]
-        members.taste = self.taste[places]
+        members.taste = self.taste[list(places)]
         return members
 
     def by(self, criterion: str) -> "Annotators":

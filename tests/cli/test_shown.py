@@ -24,6 +24,15 @@ def text(shown: Console) -> str:
     return shown.file.getvalue()
 
 
+def test_lineage_says_whose_judgements_were_left_out() -> None:
+    from rlhf.cli.models import _label
+    from rlhf.tracking.lineage import Node
+
+    node = Node("data/clean", "validate", key="ab" * 32, params={"validate.revoked": ["mallory", "eve"]})
+    assert "without mallory, eve" in str(_label(node, False))
+    assert "without" not in str(_label(Node("data/clean", "validate", params={"validate.revoked": []}), False))
+
+
 def test_the_end_of_a_run_holds_numbers_what_does_not_pass_and_answers(tmp_path: Path) -> None:
     summary = load_summary(made_workspace(tmp_path))
     shown = console(200)

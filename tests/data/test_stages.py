@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from rlhf.data.tables import read_table
-from rlhf.errors import Exit
+from rlhf.errors import DataError, Exit
 from tests.conftest import run_here
 
 REPOSITORY = Path(__file__).parents[2]
@@ -208,3 +209,86 @@ def test_the_small_world_has_no_bad_row(workspace: Workspace) -> None:
     assert kept.pop("beliefs") > 0  # of three groups, on every opinion that was asked for
     assert kept == sizes
     assert sum(count["quarantined"] for count in tables.values()) == 0
+
+
+def compared(number: int, annotator: str, *, bad: bool = False) -> dict[str, Any]:
+    """A comparison of two answers to one of forty questions."""
+    texts = [f"Answer {number % 7} of many.", f"Answer {number % 5} at length."]
+    chosen, rejected = texts if (number + len(annotator)) % 3 else texts[::-1]
+    return ROWS[number % 40] | {"chosen": "" if bad else chosen, "rejected": rejected, "annotator": annotator}
+
+
+@pytest.fixture
+def judged(workspace: Workspace) -> Workspace:
+    """The workspace with comparisons in place of demonstrations."""
+    columns = {"prompt": "question", "chosen": "chosen", "rejected": "rejected", "annotator": "annotator"}
+    workspace.params["collect"]["sources"][0] |= {"table": "comparisons", "columns": columns}
+    return workspace
+
+
+def test_a_revoked_annotator_was_never_there(judged: Workspace, tmp_path_factory: Any) -> None:
+    """Rows of hers are first, twins of others' rows, bad ones, and the only ones on some prompts."""
+    hers = [compared(n, "mallory", bad=n == 7) for n in (*range(40), 3, 3)]
+    others = [compared(n, who, bad=n == 11) for n in range(30) for who in ("ann", "bob")]
+    judged.rows([row for pair in zip_longest(hers, others) for row in pair if row])
+    judged.params["validate"]["revoked"] = ["mallory"]
+    judged.run_here("collect", "validate")
+    twin = Workspace(tmp_path_factory.mktemp("twin"))
+    twin.params["collect"] = judged.params["collect"]
+    twin.rows(others)
+    twin.run_here("collect", "validate")
+    tables, expected = (
+        {
+            path.relative_to(place.path / "data"): path.read_bytes()
+            for path in (place.path / "data/clean").glob("*.parquet")
+        }
+        for place in (judged, twin)
+    )
+    assert tables == expected
+    assert len(tables) == 2
+    assert (judged.path / "reports/validate.json").read_bytes() == (twin.path / "reports/validate.json").read_bytes()
+    bad, expected_bad = (read_table(place.path / "data/quarantine", "comparisons") for place in (judged, twin))
+    assert len(bad) == 2
+    assert bad.drop(columns="row").astype(str).equals(expected_bad.drop(columns="row").astype(str))
+    judged.params["validate"]["revoked"] = []
+    judged.run_here("validate")
+    assert judged.report("validate")["tables"]["comparisons"]["rows"] == 102
+
+
+def test_an_alarm_is_told_and_stops_the_stage_where_it_is_to(judged: Workspace) -> None:
+    judged.rows([compared(n, "ann") | {"annotator": who} for n in range(80) for who in ("ann", "bob")])
+    done = judged.run("collect", "validate")
+    assert done.returncode == Exit.DONE, done.stderr
+    told = "copies/annotator/ann + bob (of what both judged they say the same: 80 of 80)"
+    assert told in done.stdout + done.stderr
+    assert judged.report("validate")["screening"]["raised"]["copies"] == 1
+    judged.params["validate"]["screening"]["on_alarm"] = "fail"
+    done = judged.run("validate")
+    assert done.returncode == Exit.DATA
+    assert told in done.stderr
+    assert "validate.revoked" in done.stderr
+    judged.params["validate"]["revoked"] = ["bob"]
+    judged.run_here("validate")
+    judged.params["validate"]["revoked"] = ["bob", "ann"]
+    with pytest.raises(DataError, match="names everybody whose feedback was collected"):
+        judged.run_here("validate")
+
+
+def test_verdicts_of_people_on_test_prompts_stay_in_the_test_split(judged: Workspace) -> None:
+    """Whoever lists imported verdicts as a source of feedback teaches nothing with them: splits go by prompt."""
+    judged.rows([compared(n, "ann") for n in range(40)])
+    judged.run_here("collect", "validate")
+    splits = {row["question"]: split_of(judged, row["question"]) for row in ROWS}
+    leaked = [question for question, split in splits.items() if split == "test"]
+    assert leaked
+    judged.rows([compared(n, "ann") for n in range(40)] + [{**compared(0, "eve"), "question": q} for q in leaked])
+    judged.run_here("collect", "validate")
+    rows = read_table(judged.path / "data/clean", "comparisons")
+    assert set(rows.loc[rows["annotator"] == "eve", "split"]) == {"test"}
+    assert judged.report("validate")["set"]["overlap"]["prompts"] == 0
+
+
+def split_of(workspace: Workspace, question: str) -> str:
+    prompts = read_table(workspace.path / "data/clean", "prompts")
+    (split,) = prompts.loc[[prompt[0]["content"] == question for prompt in prompts["prompt"]], "split"]
+    return str(split)

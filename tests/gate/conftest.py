@@ -170,7 +170,10 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
         },
         "reward": {"overall": REWARD},
         "referee": REWARD,
-        "validation": {"set": {"overlap": {"prompts": 0, "same_words": 3, "conversations": 0, "test_prompts": 500}}},
+        "validation": {
+            "set": {"overlap": {"prompts": 0, "same_words": 3, "conversations": 0, "test_prompts": 500}},
+            "screening": {"judgements": 1600, "alarms": []},
+        },
         "receipt": {"inputs": {name: INPUTS[name] for name in MADE_FROM}},
         "policy_digest": "aa",
         "champion": "ff",

@@ -76,6 +76,7 @@ def longer_where_better(evidence: Evidence) -> Evidence:
     )
 
 
+ALARM = {"name": "flips/annotator/mallory", "found": "follows the others -0.70 times as far"}
 SPOILED: dict[str, tuple[Spoil, str]] = {
     "policy_bytes": (lambda e: replace(e, policy_digest="zz"), "fail"),
     "reference_bytes": (lambda e: with_metric(e, "reference_digest", value="zz"), "fail"),
@@ -136,6 +137,10 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     ),
     "reward_calibration": (lambda e: with_metric(e, "overall", "ece", value=0.3, report="reward"), "fail"),
     "reward_length_bias": (lambda e: with_metric(e, "overall", "length_spearman", value=-0.9, report="reward"), "fail"),
+    "feedback_alarms": (
+        lambda e: with_metric(e, "screening", "alarms", value=[ALARM], report="validation"),
+        "fail",
+    ),
     "kl": (lambda e: with_rows(e, kl=e.rows["kl"] + 60), "fail"),
     "gold_gain": (worse, "fail"),
     "referee_gain": (
@@ -256,6 +261,7 @@ NUMBERS = [
     ("evaluation", "documents"),
     ("validation", "set", "overlap", "prompts"),
     ("validation", "set", "overlap", "conversations"),
+    ("validation", "screening", "judgements"),
     ("reward", "overall", "accuracy", "low"),
     ("reward", "overall", "accuracy", "high"),
     ("reward", "overall", "ece"),
@@ -337,6 +343,21 @@ def test_a_number_deep_in_a_report_that_is_none_is_found(
         with_metric(evidence(), "set", "overlap", "test_prompts", value=math.nan, report="validation"),
     ):
         assert outcomes(spoiled, thresholds)["finite_numbers"] == "fail"
+
+
+def test_an_alarm_about_the_feedback_is_answered_for_by_name(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    alarmed = with_metric(evidence(), "screening", "alarms", value=[ALARM], report="validation")
+    stopped = found(alarmed, thresholds, "feedback_alarms")
+    assert stopped.stops
+    assert "flips/annotator/mallory (follows the others -0.70 times as far)" in stopped.reason
+    for accepted, passes in (("flips/annotator/mallory", True), ("flips/annotator/alice", False)):
+        answered = thresholds.model_copy(update={"accepted_alarms": [accepted]})
+        assert found(alarmed, answered, "feedback_alarms").passed is passes
+    for lost in ([{"found": "no name"}], [ALARM, ALARM], ["flips"], None):
+        broken = with_metric(evidence(), "screening", "alarms", value=lost, report="validation")
+        assert found(broken, thresholds, "feedback_alarms").outcome == "error"
 
 
 def test_an_interval_of_few_decides_nothing(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:

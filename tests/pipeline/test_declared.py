@@ -6,7 +6,7 @@ import pytest
 
 from rlhf.config import Config, load_config
 from rlhf.errors import ConfigError
-from rlhf.pipeline.declared import declared_view
+from rlhf.pipeline.declared import declared_sections, declared_view
 from tests.conftest import ROOT
 
 
@@ -21,6 +21,10 @@ def test_declared_sections_are_the_real_ones(view: Config) -> None:
     assert view.align.dpo is not None
     assert view.align.dpo == config.align.dpo
     assert view.validate_ == config.validate_
+    assert declared_sections(config, ["validate", "validate.screening", "seed"]) == [
+        config.validate_,
+        config.validate_.screening,
+    ]
 
 
 @pytest.mark.parametrize(

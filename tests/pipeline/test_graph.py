@@ -84,6 +84,23 @@ def test_another_weight_trains_no_reward_model_but_the_referee(tmp_path: Path) -
     assert reading == {"referee", "align@ppo", "align@dpo", "evaluate@ppo", "evaluate@dpo", "gate"}
 
 
+def test_revoking_an_annotator_runs_all_that_stands_on_the_feedback_and_nothing_collects_again() -> None:
+    graph = load_graph(ROOT)
+    revoked = "validate.revoked"
+    stale = {
+        n for n, spec in graph.stages.items() if any((revoked + ".").startswith(k + ".") for k in spec.params[PARAMS])
+    }
+    assert stale == {"validate", "label"}
+    for name in graph.stages:  # in their order
+        if stale & set(graph.upstream[name]):
+            stale.add(name)
+    assert graph.stages.keys() - stale == {"collect"}
+    accepted = "gate.accepted_alarms"
+    assert {
+        n for n, s in graph.stages.items() if any((accepted + ".").startswith(k + ".") for k in s.params[PARAMS])
+    } == {"gate"}, "to let an alarm stand trains nothing again"
+
+
 @pytest.mark.parametrize(
     ("stages", "names"),
     [

@@ -20,7 +20,9 @@ def html(workspace: Path) -> str:
 def test_hostile_text_is_shown_wherever_it_can_come_from(workspace: Path) -> None:
     hostile = "</td><script>1</script>\u202e"
     path = workspace / "reports/validate.json"
-    path.write_text(json.dumps({"tables": {hostile: {"rows": 1, "kept": 1, "quarantined": 0, "reasons": {}}}}))
+    alarm = {"name": hostile, "found": hostile, "value": 0.9, "low": 0.8, "high": 1.0, "n": 40}
+    counts = {hostile: {"rows": 1, "kept": 1, "quarantined": 0, "reasons": {}}}
+    path.write_text(json.dumps({"tables": counts, "screening": {"judgements": 40, "alarms": [alarm]}}))
     (workspace / "reports/collect.json").write_text(json.dumps({hostile: 1}))
     receipts = {
         hostile: {"stage": hostile, "key": hostile, "inputs": {hostile: hostile}, "versions": {hostile: hostile}}
@@ -29,7 +31,7 @@ def test_hostile_text_is_shown_wherever_it_can_come_from(workspace: Path) -> Non
     assert Page(html).open == []
     assert "script" not in Page(html).tags
     assert "\u202e" not in html
-    assert html.count("&lt;/td&gt;&lt;script&gt;1&lt;/script&gt;⟨U+202E⟩") >= 8
+    assert html.count("&lt;/td&gt;&lt;script&gt;1&lt;/script&gt;⟨U+202E⟩") >= 10
 
 
 def test_nothing_is_fetched(html: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rlhf.config.editing import set_params
@@ -233,3 +235,22 @@ def test_one_group_alone(frames: dict[str, pd.DataFrame]) -> None:
     assert len(mine["prompts"]) == len(frames["prompts"])
     with pytest.raises(DataError, match="Groups: coast, inland, upland"):
         of_group(frames, "island")
+
+
+def test_who_is_revoked_is_not_asked(
+    frames: dict[str, pd.DataFrame], samples: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    everybody = [f"annotator-{number:02d}" for number in range(1, 21)]
+    set_params(tmp_path / "params.yaml", [f"validate.revoked=[{', '.join(everybody[:-2])}, somebody]"])
+    for name in ("samples", "clean"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(samples[:40]), tmp_path / "data/samples/samples.parquet")
+    run_here(tmp_path, "label", label)
+    judged = read_tables(tmp_path / "data/judgements")["rankings"]
+    assert set(judged["annotator"]) == set(everybody[-2:])
+    assert set(judged["criterion"]) == set(CRITERIA)
+    set_params(tmp_path / "params.yaml", [f"validate.revoked=[{', '.join(everybody)}]"])
+    with pytest.raises(DataError, match="names everybody who could be asked"):
+        run_here(tmp_path, "label", label)

@@ -1,11 +1,11 @@
-"""What the policy was aligned with deserves trust."""
+"""What the policy was aligned with, and what that has learned from, deserve trust."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unusable, number
-from rlhf.gate.findings import against, point, worst
+from rlhf.gate.findings import against, fact, point, worst
 from rlhf.gate.records import Check, Interval
 
 
@@ -58,12 +58,33 @@ def reward_length_bias(evidence: Evidence, config: GateConfig) -> Check:
     return _worst(evidence, of)
 
 
+def feedback_alarms(evidence: Evidence, config: GateConfig) -> Check:
+    """Nobody whose judgements the models learned from is under an alarm of validate that nobody has answered for."""
+    screened, alarms = (
+        number(evidence.validation, "screening", "judgements"),
+        evidence.validation["screening"].get("alarms"),
+    )
+    listed = alarms if isinstance(alarms, list) else [alarms]
+    named = {alarm.get("name"): alarm.get("found") for alarm in listed if isinstance(alarm, Mapping)}
+    if None in named or len(named) != len(listed):
+        raise Unusable("screening.alarms of the report of validate does not name each alarm once")
+    waiting = [f"{name} ({found})" for name, found in named.items() if name not in config.accepted_alarms]
+    return fact(
+        not waiting,
+        f"{screened:.0f} judgements raise {len(named) or 'no'} alarms"
+        + (", which gate.accepted_alarms names" if named else ""),
+        f"alarms about the feedback: {'; '.join(waiting)}. Name the annotator in validate.revoked of params.yaml, or "
+        "the alarm in gate.accepted_alarms",
+    )
+
+
 CHECKS = (
     reward_accuracy,
     reward_short_answers,
     reward_calibration,
     reward_length_bias,
     referee_accuracy,
+    feedback_alarms,
 )
 
 

@@ -1,0 +1,30 @@
+"""Texts as words: runs of letters and digits, in lower case."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from rlhf.data.tables import Prompt
+
+LARGE_TEXT = pa.large_string()  # a table may hold more than 2 GB
+
+
+def joined(prompts: Iterable[Prompt]) -> pa.Array:
+    """Each prompt as one text: all its messages in a row."""
+    return pa.array([" ".join(message["content"] for message in prompt) for prompt in prompts], LARGE_TEXT)
+
+
+def cleaned(texts: pa.Array) -> pa.Array:
+    """The words of each text with one space between them."""
+    spaced = pc.replace_substring_regex(pc.utf8_lower(texts), r"[^\pL\pN]+", " ")
+    return pc.utf8_trim(spaced, " ")
+
+
+def split(texts: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Every word of cleaned texts in a row, and the place of the text that it is of. An empty text has one, which is
+    empty."""
+    lists = pc.split_pattern(texts, " ")
+    return lists.flatten(), pc.list_parent_indices(lists).to_numpy()
