@@ -55,8 +55,9 @@ $(PPO_ORACLE): $(STAMP)
 run: setup
 	@$(BIN)/rlhf run $(ARGS)
 
+# Two processes with one thread each; a file's tests stay together, for they share servers and trained models.
 test: setup $(ORACLE)
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 # The readers of data on broken files, far longer than a test may take.
 fuzz: setup

@@ -40,6 +40,7 @@ def write_comparisons(file: Path, rows: int, seed: int = 0) -> None:
         "defects": pa.ListArray.from_arrays(
             pa.array(np.concatenate([[0], np.cumsum(noted)]), pa.int32()), pa.repeat("prompt is not text", noted.sum())
         ),
+        "unreadable": pa.nulls(rows, TEXT),
         "rejected_prompt": pa.nulls(rows, MESSAGES),
     }
     schema = pa.schema(raw_columns("comparisons"))

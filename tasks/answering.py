@@ -11,7 +11,9 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import decode, encode_prompts, encode_turns
+from rlhf.batching.ragged import Ragged
 from rlhf.evaluation.answers import Answers, answer, of_samples, samples_of, score
+from rlhf.evaluation.serving import greedy
 from rlhf.manifest import sha256
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_tokenizer
@@ -106,6 +108,17 @@ def answer_again(
     )
     progress = partial(stage.progress, label="sft again")
     return samples_of(cached(path, lambda: of_samples(draw(sft, asked, progress=progress, **settings))))
+
+
+def answer_probes(
+    stage: Stage, policy: PreTrainedModel, prompts: Sequence[list[int]], *, max_tokens: int, eos: int
+) -> list[list[int]]:
+    """The policy's greedy answers, which whoever serves it must give, too."""
+    settings = {"max_tokens": max_tokens, "eos": eos}
+    digest = stage.inputs[f"models/policy/{stage.item}"]
+    path = stage.kept(greedy, policy=digest, arithmetic=arithmetic(policy), prompts=prompts, **settings)
+    kept = cached(path, lambda: Ragged.of(greedy(policy, prompts, **settings)).arrays("answers"))
+    return [ids.tolist() for ids in Ragged.named(kept, "answers")]
 
 
 def judged_by(stage: Stage) -> list[str]:

@@ -21,7 +21,7 @@ from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.evaluation.diversity import distinct_2
 from rlhf.evaluation.rows import answer_rows
-from rlhf.evaluation.serving import files, greedy, serving
+from rlhf.evaluation.serving import files, serving
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
 from rlhf.models.cached import arithmetic
@@ -32,7 +32,7 @@ from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards, load_judge
 from rlhf.rollouts.sampling import Sampler
-from tasks.answering import Speaker, answer_again, answer_all, answer_as_champion, champion_of, in_turn
+from tasks.answering import Speaker, answer_again, answer_all, answer_as_champion, answer_probes, champion_of, in_turn
 from tasks.judging import judge
 from tasks.probes import probe
 
@@ -126,7 +126,8 @@ def serve(
     and what the policy said, is kept in `rows`/serving.json: the promotion asks it again."""
     config, max_tokens = stage.config.evaluate.serving, stage.config.tokens.response
     asked = [prompt["prompt"] for prompt in prompts[: config.prompts]]
-    answers = greedy(policy, encoded[: config.prompts], max_tokens=max_tokens, eos=tokenizer.eos_token_id)
+    ids = encoded[: config.prompts]
+    answers = answer_probes(stage, policy, ids, max_tokens=max_tokens, eos=tokenizer.eos_token_id)
     record = {"prompts": asked, "answers": answers, "max_tokens": max_tokens, "timeout": config.timeout}
     (rows / "serving.json").write_text(json.dumps(record), encoding="utf-8")
     return serving(

@@ -26,6 +26,11 @@ TOY = Path(__file__).parent / "pipeline" / "toy"
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: who works on them is not the last to end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_collection_finish() -> None:
     """What has been imported stays: the garbage collector need not walk through it again and again."""
     gc.collect()

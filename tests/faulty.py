@@ -1,10 +1,11 @@
 """A proxy before a real server that does to its requests what networks and dying servers do."""
 
+import re
 import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -112,15 +113,21 @@ class Faulty:
             self._open.add(server)
             back = threading.Thread(target=_pump, args=(server, client), daemon=True)
             back.start()
-            _pump(client, server)
+            _pump(client, server, self._renamed)
             back.join()
             self._open.discard(server)
 
     def _ask(self, request: bytes) -> bytes:
         """The server's whole answer to a request."""
         with socket.create_connection(self.server) as server:
-            server.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+            server.sendall(self._renamed(request).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
             return b"".join(iter(lambda: server.recv(65536), b""))
+
+    def _renamed(self, request: bytes) -> bytes:
+        """The request with the server's own name, since servers answer to no other."""
+        host, port = self.server
+        own = rf"(?i)\r\nhost: 127\.0\.0\.1:{self.port}\r\n"
+        return re.sub(own.encode(), f"\r\nHost: {host}:{port}\r\n".encode(), request)
 
 
 @contextmanager
@@ -148,9 +155,9 @@ def _message(client: socket.socket) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def _pump(source: socket.socket, target: socket.socket, change: Callable[[bytes], bytes] = bytes) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
-            target.sendall(data)
+            target.sendall(change(data))
     with suppress(OSError):
         target.shutdown(socket.SHUT_WR)

@@ -11,8 +11,9 @@ import pytest
 
 from benchmarks.crash import Trials, Work
 from rlhf import durable
+from rlhf.errors import DiskFull
 from rlhf.failpoints import reach
-from rlhf.pipeline import faults, fingerprint
+from rlhf.pipeline import fingerprint
 from rlhf.training.checkpoint import Checkpoints
 from tests.conftest import TOY
 
@@ -93,7 +94,14 @@ def file_by_file(temporary: Path, target: Path) -> None:
 BREAKS = {
     "outputs appear at once": (durable, "publish", file_by_file, "moving", "kill", "neither old nor new"),
     "training goes on": (Checkpoints, "restore", lambda *_: (0, []), "stepped", "kill", "steps were taken twice"),
-    "a full disk is told": (faults, "_disk_is_full", lambda error: False, "written", "full", "it ended with 1, not 15"),
+    "a full disk is told": (
+        DiskFull,
+        "behind",
+        lambda error, place: None,
+        "written",
+        "full",
+        "it ended with 1, not 15",
+    ),
 }
 
 

@@ -25,7 +25,7 @@ from rlhf.judges.door import between
 from rlhf.judges.people import add_verdicts, write_tasks
 from rlhf.judges.people import tasks as compared
 from rlhf.manifest import sha256, write_manifest
-from rlhf.models.loading import load_policy, save_model
+from rlhf.models.loading import load_policy, save_model, scalar_model_from
 from rlhf.models.small import make_llama, train_tokenizer
 from rlhf.pipeline.champion import Pinned, pin
 from rlhf.tracking.champions import FILES
@@ -83,7 +83,8 @@ def workspace(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path)
     set_params(tmp_path / "params.yaml", [f"{key}={value}" for key, value in SETTINGS.items()])
     for path in ("models/sft", "models/reward/overall", "models/referee"):
-        save_model(tiny_policy(), tiny_tokenizer(), tmp_path / path, title="tiny", summary="A test.")
+        model = tiny_policy() if path == "models/sft" else scalar_model_from(tmp_path / "models/sft", seed=0)
+        save_model(model, tiny_tokenizer(), tmp_path / path, title="tiny", summary="A test.")
         (tmp_path / path / "receipt.json").write_text(
             json.dumps({"stage": path, "key": path, "inputs": {}, "params": {}})
         )
@@ -95,7 +96,7 @@ def workspace(tmp_path: Path) -> Path:
         for answer, rank in zip(row["responses"], row["ranks"], strict=True)
     ]
     prompts = [
-        {"id": str(n), "use_case": "", "seen": 0.0, **{key: row[key] for key in ("prompt", "split")}}
+        {"id": str(n), "use_case": "", "kind": "user", "seen": 0.0, **{key: row[key] for key in ("prompt", "split")}}
         for n, row in enumerate(rows)
     ]
     for table, content in {"judgements/rankings": rows, "judgements/thumbs": thumbs, "clean/prompts": prompts}.items():
@@ -160,8 +161,8 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     assert run(workspace, "align@kto", align)["steps"] == 1, "16 thumbs by two criteria"
     kept = set((workspace / ".work/cache").iterdir())
     run(workspace, "evaluate@kto", evaluate)
-    assert len(set((workspace / ".work/cache").iterdir()) - kept) == 2, (
-        "the answers of SFT are there already, to prompts and to probes"
+    assert len(set((workspace / ".work/cache").iterdir()) - kept) == 3, (
+        "the policy's to prompts, to probes and greedy ones; those of SFT are there already"
     )
 
 
@@ -237,7 +238,7 @@ def test_whoever_reads_a_model_that_an_adapter_taught_needs_none(
     on_the_way, last = run(workspace, "evaluate@ppo", evaluate)["path"]
     assert (on_the_way["policy"], last["policy"]) == ("step-00000001", "policy")
     for judge in ("proxy", "referee"):
-        assert (last["lead"][judge]["value"], last["lead"][judge]["error"], last["lead"]["gold"]) == (0, 0, None)
+        assert (last["lead"][judge]["value"], last["lead"][judge]["high"], last["lead"]["gold"]) == (0, 0, None)
         ahead = last[judge]["value"] - on_the_way[judge]["value"]
         assert on_the_way["lead"][judge]["value"] == pytest.approx(ahead, rel=1e-3)
     names = ("base", "sft", "reward/helpful", "policy/ppo")

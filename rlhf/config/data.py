@@ -9,7 +9,6 @@ from rlhf.config.section import CRITERION, HUB_ID, Count, Section, Share
 
 Table = Literal["demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs", "prompts", "texts"]
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # neither an address nor a path that leads out of here
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]  # a branch or a tag moves; a commit does not
 
 Criterion = Annotated[str, Field(pattern=f"^{CRITERION}$")]
@@ -43,8 +42,6 @@ class HubData(Section):
 
     @model_validator(mode="after")
     def _names_a_split(self) -> "HubData":
-        if self.revision and not _HUB_ID.fullmatch(self.path):
-            raise ValueError(f"`path` is {self.path!r}, which is no id of the hub, such as owner/name")
         if self.revision and not self.split:
             raise ValueError("`split` is null; a data set of the hub needs one, such as train")
         if self.revision and not re.fullmatch(HUB_ID, self.path):

@@ -36,6 +36,7 @@ POLL = 0.1  # seconds between two looks at the process and its events
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 ANSWER = 2.0  # seconds that a stage has to write where it is
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_THREAD = re.compile(r"^(?:Current t|T)hread 0x", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)  # of faulthandler
 FULL = ("No space left on device", "database or disk is full")  # in DVC's words, and SQLite's
 _EXITED = re.compile(r"exited with (-?\d+)")
@@ -205,7 +206,7 @@ def _where(stage: int | None, log: Path, workspace: Path) -> str:
     while not frames and time.monotonic() < deadline:
         time.sleep(POLL)
         dump = log.read_bytes()[begins:].decode("utf-8", "replace")
-        frames = _FRAME.findall(dump.partition("Current thread")[2])
+        frames = _FRAME.findall(_THREAD.split(dump)[-1])  # the main thread comes last
     ours = [frame for frame in frames if _is_ours(Path(frame[0]), workspace)]
     for file, line, function in (ours or frames)[:1]:
         return f"{words}in {function} of {file}, line {line}"

@@ -44,8 +44,7 @@ class Snapshots:
     def _keep(self, number: int) -> None:
         self._directory.mkdir(exist_ok=True)
         target = self._directory / f"step-{number:08d}.safetensors"
-        own = target.with_name(
-            f"{durable.PARTIAL}{os.getpid()}-{target.name}"
-        )  # under `accelerate launch` every process comes here
-        save_file(whole_weights(merged_weights(self._model)), own)
-        durable.publish(own, target)
+        weights = whole_weights(merged_weights(self._model))  # every process joins; the first writes
+        if os.environ.get("RANK", "0") == "0":
+            save_file(weights, durable.partial(target))
+            durable.publish(durable.partial(target), target)

@@ -124,7 +124,7 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
     assert task_states(result.id, workspace)["rows"] == ("Completed", "2 rows")
     records = list(read(workspace / f".rlhf/runs/{result.id}.jsonl"))
     assert [record["kind"] for record in records] == ["start", *["stage"] * 4, "decision", "end"]
-    (kept,) = (workspace / ".rlhf/decisions").iterdir()
+    (kept,) = (workspace / ".rlhf/decisions").glob("[!.]*")
     assert records[-2]["digest"] == kept.name == sha256(workspace / "reports/gate/decision.json")
     assert Ledger.of(workspace).judged() == {"": []}
     assert records[0]["params"]["model"]["large"] == {"repeats": 2}

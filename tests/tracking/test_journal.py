@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.errors import Busy, DataError
-from rlhf.tracking.journal import Journal, alive, read, read_from
+from rlhf.tracking.journal import FORMAT, Journal, alive, read, read_from
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_every_torn_tail_is_cut_and_writing_goes_on(path: Path) -> None:
 
 
 FIELDS = st.dictionaries(
-    st.text(max_size=5).filter(lambda key: key not in ("kind", "time", "crc")), st.text(max_size=9)
+    st.text(max_size=5).filter(lambda key: key not in ("kind", "time", "crc", "format")), st.text(max_size=9)
 )
 LIVES = st.lists(st.tuples(st.lists(FIELDS, max_size=3), st.binary(max_size=40), st.integers(0, 60)), max_size=5)
 
@@ -60,7 +60,8 @@ def test_whatever_dies_how_often_every_record_stays(lives: list[tuple[list[dict[
             with Journal(path) as journal:
                 for fields in records:
                     journal.write("note", time=1.5, **fields)
-                    expected.append({"kind": "note", "time": 1.5, **fields})
+                    begins = {} if expected else {"format": FORMAT}
+                    expected.append({"kind": "note", "time": 1.5, **begins, **fields})
                 whole = path.stat().st_size
                 journal.write("note", time=2.5, text="not acknowledged")
             os.truncate(path, min(path.stat().st_size - 1, whole + torn))

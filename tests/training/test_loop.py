@@ -173,22 +173,29 @@ class Signalled(Written):
             os.kill(os.getpid(), self._number)
 
 
+def leave(number: int, frame: object) -> None:
+    raise SystemExit(22)
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    """Signals as a stage takes them, whatever runs the tests."""
+    taken = {signal.SIGTERM: leave, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in taken.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handled")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", range(TOTAL))
 def test_a_signal_waits_for_the_next_checkpoint_and_loses_nothing(number: int, step: int, tmp_path: Path) -> None:
     """At whichever step it comes: the iteration is finished, and the next process goes on after it."""
-
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(22)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        recorder = Signalled(number, step)
-        with pytest.raises((SystemExit, KeyboardInterrupt)):
-            learn(tmp_path / "left", recorder=recorder, checkpoint_every=99)
-        assert signal.getsignal(signal.SIGTERM) is leave
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    recorder = Signalled(number, step)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        learn(tmp_path / "left", recorder=recorder, checkpoint_every=99)
+    assert signal.getsignal(signal.SIGTERM) is leave
     end = (step // ITERATION + 1) * ITERATION
     assert [row["step"] for row in recorder.rows] == list(range(end))
     rest = Written()
@@ -199,6 +206,7 @@ def test_a_signal_waits_for_the_next_checkpoint_and_loses_nothing(number: int, s
     assert history == expected[1]
 
 
+@pytest.mark.usefixtures("handled")
 def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     class Impatient(Written):
         def log(self, step: int, values: dict[str, float]) -> None:
