@@ -14,12 +14,13 @@ from rlhf.gate.approval import Approval, check, sign, signed_approval, verified
 from rlhf.gate.ledger import Champion, Ledger
 from rlhf.tracking import champions
 from rlhf.tracking.journal import read
+from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import Output, find_output, verify
 from rlhf.tracking.registry import Registered, find, register_outputs
 from rlhf.tracking.runs import Runs, stage_journal
 from rlhf.tracking.served import require_served
 from rlhf.tracking.standing import DECISION, PARAMS, Standing, keep, require_untouched, standing
-from rlhf.tracking.store import Store, connect, locked, reaching
+from rlhf.tracking.store import Store, connect, reaching
 
 
 @dataclass(frozen=True)

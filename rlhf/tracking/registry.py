@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rlhf import durable
 from rlhf.errors import DataError
 from rlhf.tracking.lineage import LINEAGE, Node, to_json, tree
+from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import MANIFEST, DvcLock, Output, model_outputs, verify
 from rlhf.tracking.runs import VALUE, Runs, key_name, link_models, log, stage_facts, stage_journal
-from rlhf.tracking.store import Store, as_default, connect, expecting, locked, reaching, registering, transferring
+from rlhf.tracking.store import Store, as_default, connect, expecting, reaching, registering, transferring
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

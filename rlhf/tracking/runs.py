@@ -13,8 +13,9 @@ from uuid import uuid4
 
 from rlhf import durable
 from rlhf.tracking.journal import read
+from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import DvcLock, flatten
-from rlhf.tracking.store import Store, locked
+from rlhf.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from rlhf.errors import DataError, DiskFull, Exit, ServiceError, UserError
 from rlhf.garbage import loading
+from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import model_outputs
 from rlhf.tracking.promotion import mirror
 from rlhf.tracking.registry import register_outputs
 from rlhf.tracking.sending import Sender
 from rlhf.tracking.sent import load_sent
-from rlhf.tracking.store import connect, locked, patience, reaching
+from rlhf.tracking.store import connect, patience, reaching
 
 TICK = 1.0  # seconds between two passes while following: one batch a run a second
 

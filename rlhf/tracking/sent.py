@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import durable
+from rlhf.tracking.locks import locked
 
 
 @dataclass
@@ -38,10 +39,8 @@ class Sent:
     def save(self) -> None:
         """Write the state, whole or not at all."""
         state = {"journals": {name: asdict(entry) for name, entry in self.journals.items()}, "versions": self.versions}
-        durable.make_private(self.path.parent)
-        mine = self.path.with_suffix(f".{os.getpid()}")  # two processes may send at once
-        durable.write_json(mine, {**state, "sha256": _sha256(state)})
-        os.replace(mine, self.path)
+        with locked(self.path.with_suffix(".lock"), 60.0, "notes what was sent"):
+            durable.write_json(self.path, {**state, "sha256": _sha256(state)})
 
 
 def load_sent(workspace: Path) -> Sent:

@@ -13,8 +13,8 @@ from rlhf import durable, manifest
 from rlhf.config.reading import read_yaml
 from rlhf.errors import DataError, GateRefused, require_format
 from rlhf.gate.records import FORMAT
+from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import DvcLock
-from rlhf.tracking.store import locked
 
 DECISION = "reports/gate/decision.json"
 PAGES = ("reports/gate.html", "reports/report.html")  # the same for a reader

@@ -1,10 +1,8 @@
 """The MLflow store of a workspace: how to reach it, under which experiment, and what its failures are to a user."""
 
-import fcntl
 import logging
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,10 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from rlhf import durable, telemetry
-from rlhf.errors import Busy, ServiceError
+from rlhf import telemetry
+from rlhf.errors import ServiceError
 from rlhf.failpoints import reach
 from rlhf.secrets import redact
+from rlhf.tracking.locks import locked
 from rlhf.tracking.sent import tracking_uri
 
 if TYPE_CHECKING:
@@ -176,23 +175,6 @@ def _in_time(call: str) -> Iterator[None]:
 def registering(workspace: Path) -> AbstractContextManager[None]:
     """Hold what a process must hold that looks whether a model or an edge is there and then makes it."""
     return locked(workspace / ".rlhf/registry.lock", 600.0, "registers models")
-
-
-@contextmanager
-def locked(path: Path, seconds: float, what: str) -> Iterator[None]:
-    """Hold the kernel's lock on `path`, waiting for it at most `seconds`. Raises Busy, saying `what` another does."""
-    durable.make_private(path.parent)
-    deadline = time.monotonic() + seconds
-    with open(path, "ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Busy(f"Another process {what} ({path} is locked). Wait until it ends") from None
-                time.sleep(0.05)
-        yield
 
 
 def _experiment(client: "MlflowClient", name: str, workspace: Path) -> str:

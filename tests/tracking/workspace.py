@@ -60,6 +60,8 @@ def make_workspace(path: Path, beta: float = 0.1, run: str = "run-1") -> Workspa
     made = Workspace(path, {}, {SOURCE: hashlib.sha256(b"{}\n").hexdigest()})
     (path / "sources").mkdir(parents=True, exist_ok=True)
     (path / SOURCE).write_bytes(b"{}\n")
+    (path / ".rlhf").mkdir(mode=0o700, exist_ok=True)
+    (path / ".rlhf/workspace").write_text(f"{path.name}\n")  # which is drawn, else
     lock: dict[str, Any] = {}
     for position, (stage, (output, inputs)) in enumerate(GRAPH.items()):
         params: dict[str, Any] = {"seed": 0}
