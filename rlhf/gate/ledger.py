@@ -10,6 +10,7 @@ SQLite survives a crash, and does not notice a flipped bit in a row. So each row
 values, that of a generation also of the seal before it; whoever opens the ledger checks them all first.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -194,17 +195,20 @@ class Ledger:
     def _create(self) -> None:
         """An empty ledger, which appears with its tables or not at all: a file without them is a damaged one."""
         durable.make_private(self.path.parent)
-        own = self.path.with_name(f"{durable.PARTIAL}{os.getpid()}-{time.monotonic_ns()}-{self.path.name}")
-        try:
-            with closing(_connect(own)) as connection, connection:
-                for statement in ("BEGIN", *_SCHEMA):
-                    connection.execute(statement)
-            if not self.path.exists():
-                os.link(own, self.path)
-        except FileExistsError:
-            return  # another was first
-        finally:
-            own.unlink(missing_ok=True)
+        with open(self.path.with_suffix(".lock"), "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another may be making it
+            if self.path.exists():
+                return
+            own = durable.partial(self.path)
+            for left in self.path.parent.glob(f"{own.name}*"):  # by one that was killed, with SQLite's journal
+                left.unlink()
+            try:
+                with closing(_connect(own)) as connection, connection:
+                    for statement in ("BEGIN", *_SCHEMA):
+                        connection.execute(statement)
+                os.replace(own, self.path)
+            finally:
+                own.unlink(missing_ok=True)
         durable.sync_directory(self.path.parent)
 
     def _open(self, connection: sqlite3.Connection) -> None:
