@@ -18,7 +18,7 @@ from tests.conftest import ROOT
         ("http://127.0.0.1:4200/runs/align@ppo", "http://127.0.0.1:4200/runs/align@ppo"),
         ("http://a:b@h, then http://c:d@i", "http://a:***@h, then http://c:***@i"),
         ("models:/policy@champion is not there; write to me@here.org", None),
-        ("sqlite:////work/small@world/mlflow.db", None),
+        ("sqlite:////data/small@world/mlflow.db", None),
     ],
 )
 def test_an_address_keeps_its_user_and_loses_its_password(text: str, shown: str | None) -> None:
