@@ -24,12 +24,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.power import Power
 from rlhf.durable import PARTIAL
 from rlhf.errors import Exit
 from rlhf.failpoints import FAILPOINT, FAULTS
-from rlhf.pipeline.stage import KEPT
+from rlhf.pipeline.stage.work import KEPT
 
 SECONDS = 300  # after which the kernel ends a process that hangs
+LOST = "lost"  # a fault: death, and the machine loses power (benchmarks/power.py)
 WRITTEN = "\t"  # stands in a place where a file is in hand
 PROCESS = re.compile(rf"{re.escape(PARTIAL)}(\d+-)+")  # who is writing, where several may
 STEP, CHECKPOINT = "stepped", re.compile(r"published step-\d+")  # places
@@ -65,9 +67,11 @@ class Trials:
         self.work = work
         self.here, self._before, self._after = root / "workspace", root / "before", root / "after"
         self._hits, self._said = root / "hits", root / "said"
+        self._power = Power(self.here, root / "on-disk")
         copy(self.here, self._before)
+        self._power.on()
         self._hits.unlink(missing_ok=True)
-        code = self._run("")
+        code = self._run()
         if code != Exit.DONE:
             raise RuntimeError(f"{work.name} ends with {code} where nothing is wrong: {self._said.read_text()}")
         copy(self.here, self._after)
@@ -96,13 +100,14 @@ class Trials:
     def suffer(self, number: int, fault: str, second: int = 0) -> list[str]:
         """Die at a place, and once more at the `second` unless it is 0; go on. Returns what was not as it should be."""
         copy(self._before, self.here)
+        self._power.on()
         self._hits.unlink()
-        wrong = [*self._ended(fault, self._run(f":{number}:{fault}")), *self._harmed()]
+        wrong = [*self._ended(fault, self._run(number, fault)), *self._harmed()]
         if self._reached()[:number] != self.places[:number]:
             wrong.append("it came to other places than before")
         if second:
-            wrong += [*self._ended("kill", self._run(f":{second}:kill")), *self._harmed()]
-        code = self._run("")
+            wrong += [*self._ended("kill", self._run(second, "kill")), *self._harmed()]
+        code = self._run()
         if code != Exit.DONE:
             wrong.append(f"started again, it ends with {code}: {self._said.read_text().strip()[-300:]}")
         wrong += [f"started again, it leaves another {path}" for path in differing(files(self.here), self._new)]
@@ -116,15 +121,25 @@ class Trials:
         return wrong
 
     def _faults(self, number: int, in_turn: bool) -> Sequence[str]:
-        """What may happen at a place: where nothing is written, death alone."""
-        death, *others = FAULTS
+        """What may happen at a place: where nothing is written, death alone, with power or without."""
+        death, *others = (*FAULTS, LOST)
         if WRITTEN not in self.places[number - 1]:
-            return [death]
-        return [death, others[number % len(others)]] if in_turn else FAULTS
+            return [(death, LOST)[number % 2]] if in_turn else [death, LOST]
+        return [death, others[number % len(others)]] if in_turn else [death, *others]
 
-    def _run(self, plan: str) -> int:
+    def _run(self, number: int = 0, fault: str = "") -> int:
+        """Run, and suffer a fault at a place, if any."""
+
+        def run() -> object:
+            self._power.watch()
+            return self.work.run()
+
         self._hits.touch()
-        return forked(self.work.run, self.here, self._said, f"{self._hits}{plan}")
+        plan = f":{number}:{'kill' if fault == LOST else fault}" if fault else ""
+        code = forked(run, self.here, self._said, f"{self._hits}{plan}")
+        if fault == LOST:
+            self._power.fail()
+        return code
 
     def _ended(self, fault: str, code: int) -> Iterator[str]:
         said = self._said.read_text()

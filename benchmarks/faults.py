@@ -68,7 +68,7 @@ SMALL = {
     "gate.bootstrap": 50,
     **{f"{loop}.loop.checkpoint_every": 1 for loop in LOOPS},
 }
-ENDPOINT = "max_tokens: 8, timeout: 60, retries: 0, wait: 0.1, parallel: 1, budget: 1000"
+ENDPOINT = "max_tokens: 8, max_bytes: 9999, timeout: 60, retries: 0, wait: 0.1, parallel: 1, missed: 2, budget: 1000"
 MEMORY = Path("/dev/shm")  # quicker than a disk: what dies here is a process, not the machine
 out = Console(highlight=False)
 

@@ -32,7 +32,8 @@ from rlhf.pipeline.process import keep_freed_memory
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.loop import Step, train
+from rlhf.training.loop import train
+from rlhf.training.step import Step
 
 PARAMS = load_config(Path(__file__).parents[1] / "params.yaml").align
 BETA, KL = 0.1, 0.04  # beta of DPO, and of GRPO and RLOO, on both sides

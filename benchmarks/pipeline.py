@@ -1,5 +1,6 @@
 """What the pipeline itself costs: the small example from nothing, a run with nothing to do, the time around the own
-work of a stage, and the stage validate on many comparisons. All of it real, with directories and servers of its own.
+work of a stage, and the stages validate and screen on many comparisons. All of it real, with directories and servers
+of its own.
 """
 
 import json
@@ -17,10 +18,10 @@ from typing import Any
 from benchmarks.costs import Cost
 from benchmarks.feedback import write_comparisons
 from rlhf.manifest import write_manifest
-from rlhf.tracking.journal import read
+from rlhf.tracking.journal import stage_records
 
 ROWS, FEW_ROWS = 1_000_000, 20_000
-LIGHT = ("collect", "validate", "label", "gate")  # the stages without torch
+LIGHT = ("collect", "validate", "screen", "label", "gate")  # the stages without torch
 SHORT = {
     "world.demonstrations": 300,
     "world.prompts": 500,
@@ -42,7 +43,7 @@ GB = 10**9
 def measure(repetitions: int, *, short: bool) -> list[Cost]:
     """All rows; `short`: of a smaller example, and of fewer comparisons."""
     rows = FEW_ROWS if short else ROWS
-    validated = [_validate(rows) for _ in range(repetitions)]
+    checked = [_check(rows) for _ in range(repetitions)]
     with _workspace() as workspace:
         settings = [word for key, value in SHORT.items() for word in ("-S", f"{key}={value}")] if short else []
         first, stages = _run(workspace, *settings)
@@ -55,8 +56,13 @@ def measure(repetitions: int, *, short: bool) -> list[Cost]:
         Cost("run with nothing to do", "s", again, goal=6.0),
         Cost("around a stage without torch", "s", [mean(light)], goal=1.0),
         Cost("around a stage with torch, loading it included", "s", [mean(heavy)]),
-        Cost(f"validate, {rows:,} comparisons", "s", [seconds for seconds, _ in validated], goal=20.0),
-        Cost(f"validate, {rows:,} comparisons: peak memory", "GB", [memory / GB for _, memory in validated], goal=2.0),
+        Cost(f"validate and screen, {rows:,} comparisons", "s", [seconds for seconds, _ in checked], goal=20.0),
+        Cost(
+            f"validate and screen, {rows:,} comparisons: peak memory",
+            "GB",
+            [memory / GB for _, memory in checked],
+            goal=2.0,
+        ),
     ]
 
 
@@ -82,12 +88,12 @@ def _run(workspace: Path, *settings: str) -> tuple[float, Mapping[str, Any]]:
 
 def _own_work(workspace: Path, key: str) -> float:
     """Seconds from the stage's verified inputs to its published outputs, by its journal."""
-    *_, end = read(workspace / ".work" / key / "journal.jsonl")
+    *_, end = stage_records(workspace, key)
     return float(end["seconds"])
 
 
-def _validate(rows: int) -> tuple[float, float]:
-    """Seconds and peak memory in bytes of the stage's process."""
+def _check(rows: int) -> tuple[float, float]:
+    """Seconds of both stages' processes, and the peak memory in bytes of the larger one."""
     with TemporaryDirectory(prefix="rlhf-bench-") as directory:
         workspace = Path(directory, "many")
         _rlhf(Path(directory), "init", str(workspace))
@@ -95,18 +101,23 @@ def _validate(rows: int) -> tuple[float, float]:
         raw.mkdir(parents=True)
         write_comparisons(raw / "comparisons.parquet", rows)
         write_manifest(raw)
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.validate"], cwd=workspace, env=_environment(), stderr=subprocess.PIPE
-        )
-        assert process.stderr
-        said = process.stderr.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            raise RuntimeError(f"validate ended with exit code {process.returncode}: {said}")
-        return seconds, usage.ru_maxrss * 1024
+        spent = [_process(workspace, stage) for stage in ("validate", "screen")]
+        return sum(seconds for seconds, _ in spent), max(memory for _, memory in spent)
+
+
+def _process(workspace: Path, stage: str) -> tuple[float, float]:
+    """Seconds and peak memory in bytes of a stage's process."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tasks.{stage}"], cwd=workspace, env=_environment(), stderr=subprocess.PIPE
+    )
+    assert process.stderr
+    said = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{stage} ended with exit code {process.returncode}: {said}")
+    return time.perf_counter() - began, usage.ru_maxrss * 1024
 
 
 def _rlhf(directory: Path, *arguments: str) -> str:

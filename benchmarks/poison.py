@@ -1,7 +1,7 @@
 """`python -m benchmarks.poison`: are honest people left alone, and is bad faith found, at the small world's size?
 
 For each of many seeds: the feedback that the small world had collected, honest; and for the first of them with one
-annotator of its twenty, another one for each seed, who does one thing in bad faith. Each is screened as validate does.
+annotator of its twenty, another one for each seed, who does one thing in bad faith. Each is screened as the stage does.
 """
 
 import json
@@ -143,7 +143,7 @@ def main(
     jobs: Annotated[int, typer.Option(min=1, help="Seeds at a time.")] = 2,
 ) -> None:
     """Run every trial, write benchmarks/results/poison.json, and the table in docs/data.md."""
-    alpha = load_config(ROOT / "params.yaml").validate_.screening.alpha
+    alpha = load_config(ROOT / "params.yaml").screen.alpha
     found: list[Trial] = []
     with ProcessPoolExecutor(jobs) as pool:
         for some in pool.map(trials, range(seeds), [seed < poisoned for seed in range(seeds)]):
@@ -195,7 +195,7 @@ def trial(
 ) -> Trial:
     """Screen one data set, which `who` has poisoned."""
     frames = {name: with_hashes(pd.DataFrame(rows)) for name, rows in tables.items()}
-    raised = [found["name"] for found in screen(frames, config.validate_.screening)["alarms"]]
+    raised = [found["name"] for found in screen(frames, config.screen)["alarms"]]
     meant = f"{poison.kind}/annotator/{who}" if poison else ""
     right = any(name.startswith(meant) for name in raised) if poison else not raised
     return Trial(poison.about if poison else HONEST, seed, size, judgements, raised, right)

@@ -26,24 +26,26 @@ from prefect.states import Cancelled, Completed, Failed, State
 from flows.records import Sender, gate_report, promote_apart, record, sending, settled
 from flows.results import Reporter, RunResult, Silent, StageResult
 from flows.server import (
+    Shown,
     client,
     crash_dead_runs,
     ensure_automation,
     ensure_limits,
+    never_began,
     quiet_console,
     require_limits,
-    showing,
 )
 from flows.slots import release_left_over
 from flows.stages import Stages, retries, retry_delays
 from rlhf.config import load_promotion
 from rlhf.config.reading import read_yaml
-from rlhf.errors import Exit, ServiceError
+from rlhf.errors import Exit
 from rlhf.pipeline import champion, fingerprint, versioning
 from rlhf.pipeline.graph import PARAMS, Graph, load_graph
-from rlhf.pipeline.lock import hold
+from rlhf.pipeline.lock import hold_workspace
+from rlhf.pipeline.readable import require_workspace
 from rlhf.pipeline.receipt import git_state
-from rlhf.tracking.journal import Journal
+from rlhf.tracking.journal import Journal, pipeline_journal
 from rlhf.tracking.standing import Standing, standing
 
 FLOW = "align"
@@ -64,6 +66,7 @@ class Session:
     sender: Sender
     graph: Graph
     stale: set[str]  # what DVC would run or restore
+    shown: Shown
     id: str = field(default_factory=lambda: f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}")
     stop: threading.Event = field(default_factory=threading.Event)
     result: RunResult | None = None
@@ -95,15 +98,13 @@ def run(workspace: Path, sender: Sender, *, reporter: Reporter | None = None, pr
     with _open(workspace.resolve(), reporter or Silent(), promote, sender) as session:
         token, state = _SESSION.set(session), None
         try:
-            with showing(session.reporter.message):
+            with session.shown.ending():
                 state = pipeline(str(session.workspace), promote, return_state=True)
         finally:
             _SESSION.reset(token)
     if session.result is None:
         if state is None:
-            raise ServiceError(
-                "The Prefect server went away before the run began. Start it: `rlhf up`, then `rlhf run`"
-            )
+            raise never_began()
         state.result(raise_on_failure=True)
         raise AssertionError(f"the flow ended without a result: {state}")
     return session.result
@@ -112,7 +113,8 @@ def run(workspace: Path, sender: Sender, *, reporter: Reporter | None = None, pr
 @contextmanager
 def _open(workspace: Path, reporter: Reporter, promote: bool, sender: Sender) -> Iterator[Session]:
     """Hold the workspace and put in order what a run that was killed left behind."""
-    with hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}"):
+    require_workspace(workspace)
+    with hold_workspace(workspace):
         versioning.clear_dead_locks(workspace)
         with client() as connected:
             ensure_limits(connected)
@@ -125,17 +127,17 @@ def _open(workspace: Path, reporter: Reporter, promote: bool, sender: Sender) ->
         stale = versioning.stale_stages(workspace)
         if champion.refresh(workspace, stale):
             stale = versioning.stale_stages(workspace)
-        yield Session(workspace, reporter, promote, sender, load_graph(workspace), stale)
+        yield Session(workspace, reporter, promote, sender, load_graph(workspace), stale, Shown(reporter.message))
 
 
 def _run(session: Session) -> State:
     """The body of the flow."""
     workspace, graph, reporter, sender = session.workspace, session.graph, session.reporter, session.sender
     with _stopped_by_signals(session.stop):
-        with Journal(workspace / ".rlhf" / "runs" / f"{session.id}.jsonl") as journal:
+        with Journal(pipeline_journal(workspace, session.id)) as journal:
             params, git = read_yaml(workspace / PARAMS), git_state(workspace)
             journal.write("start", run_id=session.id, flow_run=flow_run.get_id(), params=params, git=git)
-            stages = Stages(workspace, graph, session.stale, session.id, reporter, journal, session.stop)
+            stages = Stages(workspace, graph, session.stale, session.id, reporter, session.shown, journal, session.stop)
             _submit_all(stages)
             decision = _decision(stages)
             promotion, promoted = _promote(session, decision)
@@ -191,7 +193,7 @@ def _decision(stages: Stages) -> Standing | None:
         record(stages.workspace, decision)
     if decision and gate and gate.state != "cached":
         stages.journal.write("decision", digest=decision.digest)
-        with showing(stages.reporter.message):
+        with stages.shown.trying():
             create_markdown_artifact(gate_report(decision.raw), key="gate", description=decision.sentence)
     return decision
 

@@ -1,6 +1,5 @@
 """What a run leaves behind: the sender that brings all journals to MLflow, promotion, the gate's report in Prefect."""
 
-import html
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from rlhf import durable
 from rlhf.errors import Exit
 from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.fingerprint import ROOT
-from rlhf.report.text import visible
+from rlhf.text import markdown
 from rlhf.tracking.standing import Standing, keep
 
 PATIENCE = 120.0  # seconds that the sender may take after the last stage
@@ -89,24 +88,23 @@ def record(workspace: Path, decision: Standing) -> None:
 def gate_report(decision: Mapping[str, Any]) -> str:
     """The gate's decision as Markdown: the sentence, and of each candidate how many checks of each group pass, and a
     table of those that do not."""
-    lines = [f"# {decision['decision']}", "", decision["sentence"], ""]
+    lines = [f"# {decision['decision']}", "", markdown(decision["sentence"]), ""]
     for name, candidate in decision["candidates"].items():
         groups: dict[str, list[bool]] = {}
         for check in candidate["checks"]:
             groups.setdefault(check["group"], []).append(check["passed"])
         counts = (f"{group} {sum(passed)}/{len(passed)}" for group, passed in groups.items())
-        lines += [f"## {name}: {candidate['decision']}", "", f"Checks passed: {', '.join(counts)}.", ""]
+        lines += [f"## {markdown(name)}: {candidate['decision']}", "", f"Checks passed: {', '.join(counts)}.", ""]
         if missed := [check for check in candidate["checks"] if not check["passed"]]:
             lines += ["| not passed | value | interval | limit | n | |", "|-|-|-|-|-|-|", *map(_row, missed), ""]
     return "\n".join([*lines, "Every check, and the answers behind them, are in `reports/gate.html`.", ""])
 
 
 def _row(check: dict[str, Any]) -> str:
-    """A check as a row of a Markdown table, which nothing that data wrote can break or turn into HTML."""
+    """A check as a row of a Markdown table."""
     interval = f"{_number(check['low'])} to {_number(check['high'])}" if check["low"] is not None else ""
     cells = [check["name"], _number(check["value"]), interval, _number(check["threshold"]), _number(check["n"])]
-    said = html.escape(visible(" ".join((check["reason"] or "").split())), quote=False).replace("|", "\\|")
-    return f"| {' | '.join([*cells, said])} |"
+    return f"| {' | '.join(map(markdown, [*cells, check['reason'] or '']))} |"
 
 
 def log_file(workspace: Path, name: str) -> Path:

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from json import JSONDecodeError
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -26,8 +29,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.events import ChangeFlowRunState, EventTrigger
 from prefect.events.schemas.automations import AutomationCore, Posture
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.states import Crashed, State
 from pydantic import ValidationError
@@ -39,6 +42,7 @@ GPU = "gpu"  # the global concurrency limit that stages with `meta.gpu` occupy
 DEAD = "rlhf: runs without a heartbeat have crashed"  # the automation
 ANEW = "Start it anew (`rlhf down`, `rlhf up`), or correct PREFECT_API_URL"
 MISSED = 3  # heartbeats, after which a run is dead
+LAST = 10.0  # seconds for the last events and logs of a run
 
 
 @contextmanager
@@ -61,13 +65,56 @@ def client() -> Iterator[SyncPrefectClient]:
         raise ServiceError(f"What answers at {url} is no Prefect server ({_line(error)}). {ANEW}") from None
 
 
-@contextmanager
-def showing(tell: Callable[[str], None]) -> Iterator[None]:
-    """Let pass that Prefect does not take what is only to be shown there: the work does not depend on it."""
-    try:
-        yield
-    except httpx.HTTPError as error:
-        tell(f"Prefect does not show all of this run: its server does not answer ({type(error).__name__})")
+@dataclass
+class Shown:
+    """What is only to be shown in Prefect: the work does not depend on it, and what is lost is told once."""
+
+    tell: Callable[[str], None]
+    whole: bool = True  # whether Prefect took everything so far
+    _telling: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """Let pass that the server does not answer, or answers nonsense."""
+        try:
+            yield
+        except (httpx.HTTPError, JSONDecodeError) as error:
+            self.lose(type(error).__name__)
+        except RuntimeError as error:  # what Prefect makes of it where it asks for the server's version
+            if not isinstance(error.__cause__, httpx.HTTPError):
+                raise
+            self.lose(type(error.__cause__).__name__)
+
+    def lose(self, why: str) -> None:
+        """Say that something is lost, unless that was said before."""
+        with self._telling:
+            whole, self.whole = self.whole, False
+        if whole:
+            self.tell(f"Prefect does not show all of this run: its server does not answer ({why})")
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """As `trying`; then give Prefect's threads LAST seconds for the last events and logs, and stop them.
+
+        Prefect would wait for them when the process ends, two minutes an event where the server is silent.
+        """
+        try:
+            with self.trying():
+                yield
+        finally:
+            threads = list(EventsWorker._instances.values())  # type: ignore[misc]
+            tasks = [(thread._loop, thread._task) for thread in threads]  # which draining forgets
+            _, late = cast(tuple[set[Any], set[Any]], EventsWorker.drain_all(timeout=LAST))  # and of logs
+            for loop, task in tasks if late else ():
+                if loop and task:
+                    loop.call_soon_threadsafe(task.cancel)
+            if late:
+                self.lose("events and logs")
+
+
+def slots_here() -> int:
+    """How many stages of this machine may have a GPU at a time: one a GPU, and one where there is none."""
+    return max(1, len(gpus(os.environ)))
 
 
 def ensure_limits(connected: SyncPrefectClient) -> None:
@@ -76,9 +123,7 @@ def ensure_limits(connected: SyncPrefectClient) -> None:
         connected.read_global_concurrency_limit_by_name(GPU)
     except ObjectNotFound:
         try:
-            connected.create_global_concurrency_limit(
-                GlobalConcurrencyLimitCreate(name=GPU, limit=max(1, len(gpus(os.environ))))
-            )
+            connected.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU, limit=slots_here()))
         except ObjectAlreadyExists:
             return  # another run was faster
 
@@ -93,6 +138,11 @@ def require_limits(connected: SyncPrefectClient) -> None:
         ) from None
     if not limit.active:
         raise ServiceError(f"Prefect's concurrency limit `{GPU}` is off. Turn it on: prefect gcl enable {GPU}")
+
+
+def never_began() -> ServiceError:
+    """What a run ends with whose flow Prefect could not begin."""
+    return ServiceError("The Prefect server went away before the run began. Start it: `rlhf up`, then `rlhf run`")
 
 
 def ensure_automation(connected: SyncPrefectClient) -> None:
@@ -146,7 +196,9 @@ def _line(error: Exception) -> str:
 
 def quiet_console() -> None:
     """Take Prefect's handlers off the terminal: its log goes to the server, the run is shown by a Reporter."""
-    loggers = [logging.getLogger(name) for name in ("prefect", *logging.root.manager.loggerDict)]
-    for logger in [logging.root, *loggers]:
-        for handler in [entry for entry in logger.handlers if isinstance(entry, PrefectConsoleHandler)]:
-            logger.removeHandler(handler)
+    logging.raiseExceptions = False  # or Prefect writes there of logs that the server does not take
+    for logger in [logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)]:
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.StreamHandler) and type(handler).__module__ == "prefect.logging.handlers":
+                logger.removeHandler(handler)
+                logger.addHandler(logging.NullHandler())  # or Python's handler of last resort takes its place

@@ -2,19 +2,20 @@
 
 Prefect's own `concurrency()` cannot be stopped while it waits, and after a `kill -9` its slot stays taken until the
 lease runs out: here the lease's id is kept in the workspace, and the next run gives it back. A lease that cannot be
-renewed does not end a training run: the stage itself holds the kernel's lock on its GPU.
+renewed does not end a training run: the stage itself holds the kernel's lock on its GPU. And where the server goes
+away, the stages of the run share the GPUs of this machine among themselves.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-from flows.server import GPU
+from flows.server import GPU, Shown, slots_here
 from rlhf import durable
 from rlhf.errors import ServiceError
 
@@ -22,34 +23,34 @@ LEASE = 60.0  # seconds, the shortest that Prefect grants
 RENEWAL = LEASE / 3
 POLL = 0.5  # seconds between two attempts to get a slot
 PATIENCE = 10  # attempts before somebody is told who is waited for
+_ASKING = threading.Lock()
 
 
 @contextmanager
-def gpu_slot(file: Path, stop: threading.Event, tell: Callable[[str], None]) -> Iterator[bool]:
+def gpu_slot(file: Path, stop: threading.Event, shown: Shown) -> Iterator[bool]:
     """Wait for a slot and hold it; yields False when `stop` was set first. `file` keeps the lease's id meanwhile.
 
-    `tell` hears of a wait for other runs; that the stages of one run wait for each other is what the limit is for.
+    `shown` is told of a wait for other runs; that the stages of one run wait for each other is what the limit is for.
+    It also says whether the server answers: once it did not, it is not asked again.
     Raises ServiceError when the limit does not exist.
     """
     attempts = 0
-    while (lease := _acquire()) is None and not stop.wait(POLL):
+    while (lease := _lease(file, shown)) is None and not stop.wait(POLL):
         attempts += 1
         if attempts == PATIENCE and not any(file.parent.glob("*")):
-            tell(f"{file.name} waits: other runs hold every slot of Prefect's limit `{GPU}`")
+            shown.tell(f"{file.name} waits: other runs hold every slot of Prefect's limit `{GPU}`")
     if lease is None:
         yield False
         return
-    durable.write_text(file, str(lease))
     done = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(lease, done), daemon=True)
-    renewal.start()
+    threading.Thread(target=_renew, args=(lease, done), daemon=True).start()
     try:
         yield True
     finally:
         done.set()
-        renewal.join()
-        with get_client(sync_client=True) as client:
-            _release(client, lease)
+        if shown.whole:
+            with shown.trying(), get_client(sync_client=True) as client:
+                _release(client, lease)
         file.unlink()
 
 
@@ -58,6 +59,23 @@ def release_left_over(client: SyncPrefectClient, directory: Path) -> None:
     for file in directory.glob("*") if directory.is_dir() else ():
         _release(client, UUID(file.read_text(encoding="utf-8")))
         file.unlink()
+
+
+def _lease(file: Path, shown: Shown) -> UUID | None:
+    """A slot, whose lease is in `file` then: the server's, or one of this machine; None when all are taken.
+
+    One stage asks at a time: of two, the server's database may grant both and then tell one that it is busy.
+    """
+    with _ASKING:
+        lease = None
+        if shown.whole:
+            with shown.trying():
+                lease = _acquire()
+        if not shown.whole and len(list(file.parent.glob("*"))) < slots_here():
+            lease = uuid4()  # that no server knows
+        if lease:
+            durable.write_text(file, str(lease))
+        return lease
 
 
 def _acquire() -> UUID | None:
@@ -89,5 +107,5 @@ def _renew(lease: UUID, done: threading.Event) -> None:
 def _release(client: SyncPrefectClient, lease: UUID) -> None:
     try:
         client.release_concurrency_slots_with_lease(lease)
-    except httpx.HTTPError:
+    except httpx.HTTPStatusError:
         return  # it is gone already, or it runs out by itself

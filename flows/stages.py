@@ -9,6 +9,7 @@ from pathlib import Path
 from prefect.states import Completed, Failed, State
 
 from flows.results import Reporter, StageResult
+from flows.server import Shown
 from flows.slots import gpu_slot
 from rlhf.errors import RETRIED, Exit
 from rlhf.pipeline import versioning
@@ -29,6 +30,7 @@ class Stages:
     stale: set[str]  # what DVC would run or restore
     run_id: str
     reporter: Reporter
+    shown: Shown
     journal: Journal
     stop: threading.Event
     results: dict[str, StageResult] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class Stages:
     def _work(self, spec: StageSpec) -> StageResult:
         """Have DVC run or restore the stage, on a GPU slot when it asks for one."""
         leases = self.workspace / ".rlhf" / "leases"
-        slot = gpu_slot(leases / spec.name, self.stop, self.reporter.message) if spec.meta.get("gpu") else nullcontext()
+        slot = gpu_slot(leases / spec.name, self.stop, self.shown) if spec.meta.get("gpu") else nullcontext()
         with slot:
             if self.stop.is_set():
                 return StageResult("stopped", Exit.PREEMPTED, "the run was stopped")

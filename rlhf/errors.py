@@ -7,6 +7,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from rlhf.secrets import redact
+from rlhf.text import printable
 
 
 class Exit(IntEnum):
@@ -29,10 +30,9 @@ class Exit(IntEnum):
 RETRIED = frozenset({Exit.RETRYABLE, Exit.OUT_OF_MEMORY, Exit.PREEMPTED})
 
 
-def printable(text: str) -> str:
-    """What a model or a person wrote, without what would steer a terminal: escapes, backspaces, reversed writing."""
-    kept = "\n\t\u200c\u200d"  # the last two join letters and signs of some languages
-    return "".join(char if char.isprintable() or char in kept else "\N{REPLACEMENT CHARACTER}" for char in text)
+def first_line(error: BaseException) -> str:
+    """What an error says first, without secrets; its name where it says nothing."""
+    return (redact(str(error)).strip().splitlines() or [type(error).__name__])[0]
 
 
 class UserError(Exception):

@@ -38,9 +38,10 @@ from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import first_learned, in_words, of_training, tail_mean, write_curves
-from rlhf.training.loop import Step, train
+from rlhf.training.loop import train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
+from rlhf.training.step import Step
 from tasks.tables import read_rankings, read_thumbs
 
 Curves = list[dict[str, float]]
@@ -101,7 +102,7 @@ class Run:
         snapshots = Snapshots(self.policy, self.stage.work / "snapshots", count=wanted, total_steps=total)
         steps = snapshots.on_the_way(steps)
         history = train(objective, steps, total_steps=total, config=loop, checkpoints=kept, recorder=self.stage)
-        snapshots.copy_to(self.stage.output(f"models/snapshots/{self.stage.item}"))
+        snapshots.copy_to(self.stage.output(f"models/snapshots/{self.stage.item}"), end=len(history))
         return history
 
 
@@ -166,7 +167,7 @@ def learn_online(run: Run) -> Outcome:
     judged = [name for name in first if name.startswith("reward")]
     values = {name: tail_mean(history, name) for name in (*judged, "kl", "length")}
     done = len(history) // source.steps_an_iteration
-    stopped = "" if len(history) == source.total_steps else f", stopped by max_kl after {done} iterations"
+    stopped = "" if len(history) == source.total_steps else f", ended by max_kl after {done} iterations"
     reward = f"reward {first['reward']:.2f} to {values['reward']:.2f}"
     return (
         history,

@@ -9,6 +9,7 @@ from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer, save_model
 from rlhf.models.small import make_llama, train_tokenizer
+from rlhf.models.template import try_template
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import in_words, of_training, write_curves
@@ -27,7 +28,9 @@ def main(stage: Stage) -> None:
 def take(stage: Stage, source: LocalModel | HubModel) -> None:
     """A model that others trained, as safetensors."""
     path, revision = (source.path, None) if isinstance(source, LocalModel) else (source.id, source.revision)
-    tokenizer, model = load_tokenizer(path, revision), load_policy(path, revision)
+    tokenizer = load_tokenizer(path, revision)
+    try_template(tokenizer, path)
+    model = load_policy(path, revision)
     save_model(model, tokenizer, stage.output("models/base"), title="Base model", summary=f"Taken from {path}.")
     write_curves(stage.output("reports/base/curves.csv"), [])
     stage.metrics({"parameters": model.num_parameters()})

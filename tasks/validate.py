@@ -1,5 +1,4 @@
-"""validate: keep the good rows, quarantine the bad ones with every reason, split by prompt, report on the whole set,
-and raise an alarm about annotators and sources that look as if they acted in bad faith.
+"""validate: keep the good rows, quarantine the bad ones with every reason, split by prompt, report on the whole set.
 
 What revoked annotators said leaves before anything is counted: the tables and the report are, byte for byte, those of
 a collection without it.
@@ -16,7 +15,6 @@ from rlhf.data.contamination import seen
 from rlhf.data.prompts import all_prompts, split_keys, with_hashes
 from rlhf.data.quarantine import check
 from rlhf.data.report import report
-from rlhf.data.screening import screen
 from rlhf.data.splits import split_of
 from rlhf.data.tables import TEXT, read_tables, write_frame
 from rlhf.errors import DataError
@@ -36,8 +34,7 @@ class Counts:
 
 
 def main(stage: Stage) -> None:
-    """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad, or on an alarm where
-    `on_alarm` is fail."""
+    """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad."""
     config = stage.config.validate_
     raw = read_tables(stage.input("data/raw"))
     left = sum(map(len, raw.values()))
@@ -53,10 +50,6 @@ def main(stage: Stage) -> None:
         splits = {key: split_of(key, config.splits) for key in keys.unique()}
         clean[table] = rows.assign(split=keys.map(splits).astype(object))
     clean["prompts"] = clean["prompts"].assign(seen=seen(clean))
-    screening = screen(clean, config.screening)
-    alarms = [f"{alarm['name']} ({alarm['found']})" for alarm in screening["alarms"]]
-    if alarms and config.screening.on_alarm == "fail":
-        raise DataError(f"{raised(alarms)}\nTo go on all the same, set validate.screening.on_alarm to warn")
     _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
     stage.report(
         "reports/validate.json",
@@ -64,13 +57,11 @@ def main(stage: Stage) -> None:
             "tables": {table: asdict(count) for table, count in counts.items()},
             "prompts": len(clean["prompts"]),
             "set": report(clean),
-            "screening": screening,
         },
     )
     kept, gone = (sum(getattr(count, name) for count in counts.values()) for name in ("kept", "quarantined"))
     said = f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts"
-    said += f"; {left:,} rows of revoked annotators left out" if config.revoked else ""
-    stage.summary(said + (f"\n{raised(alarms)}" if alarms else ""))
+    stage.summary(said + (f"; {left:,} rows of revoked annotators left out" if config.revoked else ""))
 
 
 def without(tables: dict[str, pd.DataFrame], revoked: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -85,15 +76,6 @@ def without(tables: dict[str, pd.DataFrame], revoked: Sequence[str]) -> dict[str
     if tables and not left:
         raise DataError("validate.revoked of params.yaml names everybody whose feedback was collected: nothing is left")
     return left
-
-
-def raised(alarms: Sequence[str]) -> str:
-    """The alarms, and what to do."""
-    return (
-        "Feedback that may have been given in bad faith:\n" + "\n".join(f"  {alarm}" for alarm in alarms) + "\n"
-        "Look at these judgements. Name an annotator in validate.revoked of params.yaml to learn without what that one "
-        "said, or the alarm, as kind/who/name, in gate.accepted_alarms to let it stand"
-    )
 
 
 def counted(clean: pd.DataFrame, bad: pd.DataFrame) -> Counts:

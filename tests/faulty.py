@@ -20,9 +20,10 @@ ANSWERS = {  # of the modes that answer by themselves: head and body
 }
 # refuse: nobody listens; freeze: the connection stands and nothing comes; loris: a byte now and then, without end;
 # reset: the request is passed on, and the connection breaks in the middle of the answer; lost: the same, every second
-# time, with a 502 in place of the answer; twice: it is passed on two times.
+# time, with a 502 in place of the answer; twice: it is passed on two times. And, for uploads alone, sip: what is PUT is
+# read a byte now and then, and the rest is passed on.
 MODES = ("refuse", "freeze", "loris", "reset", "lost", "twice", *ANSWERS)
-TRICKLE = 0.2  # seconds between two bytes of `loris`
+TRICKLE = 0.2  # seconds between two bytes of `loris` and `sip`
 
 
 class Faulty:
@@ -85,6 +86,10 @@ class Faulty:
     def _serve(self, client: socket.socket) -> None:
         if self._mode is None:
             self._tunnel(client)
+        elif self._mode == "sip" and client.recv(3, socket.MSG_PEEK) == b"PUT":
+            self.hits += 1
+            while client.recv(1):
+                time.sleep(TRICKLE)
         elif request := _message(client):
             self.hits += 1
             self._fail(self._mode, client, request)

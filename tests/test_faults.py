@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.crash import Trials, Work
+from benchmarks.crash import LOST, Trials, Work
 from rlhf import durable
 from rlhf.errors import DiskFull
 from rlhf.failpoints import reach
@@ -94,6 +94,7 @@ def file_by_file(temporary: Path, target: Path) -> None:
 BREAKS = {
     "outputs appear at once": (durable, "publish", file_by_file, "moving", "kill", "neither old nor new"),
     "training goes on": (Checkpoints, "restore", lambda *_: (0, []), "stepped", "kill", "steps were taken twice"),
+    "what has its name is on disk": (durable, "sync_tree", lambda path: None, "published", LOST, "neither old nor new"),
     "a full disk is told": (
         DiskFull,
         "behind",

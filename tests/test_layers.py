@@ -13,6 +13,7 @@ FOUNDATION = {
     "durable",
     "failpoints",
     "secrets",
+    "text",
     "telemetry",
     "manifest",
     "garbage",
@@ -26,7 +27,7 @@ TENSORS = {"torch", "transformers", "accelerate", "safetensors", "peft", "tokeni
 OUTSIDE = {
     "objectives": {"torch"},
     "models": TENSORS - {"accelerate", "numpy"},
-    "batching": {"torch", "transformers", "numpy"},
+    "batching": {"torch", "transformers", "numpy", "jinja2"},
     "rollouts": {"torch", "transformers", "vllm"},
     "training": {"torch", "accelerate", "safetensors"},
     "algorithms": TENSORS,

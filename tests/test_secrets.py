@@ -1,8 +1,13 @@
 """What counts as a secret, and that it is taken out of a text in whichever form it stands there."""
 
-import pytest
+from pathlib import Path
 
-from rlhf.config import parse_config
+import pytest
+import yaml
+
+from rlhf.config import parse_config, reading
+from rlhf.config.editing import set_params
+from rlhf.config.reading import read_yaml
 from rlhf.errors import ConfigError, UserError
 from rlhf.secrets import is_secret, redact
 from tests.conftest import ROOT
@@ -51,10 +56,12 @@ ENDPOINT = {
     "model": "wise",
     "key": None,
     "max_tokens": 64,
+    "max_bytes": 9999,
     "timeout": 5.0,
     "retries": 2,
     "wait": 0.1,
     "parallel": 4,
+    "missed": 8,
     "budget": 100,
 }
 
@@ -73,8 +80,6 @@ ENDPOINT = {
 def test_params_with_a_secret_are_refused_and_do_not_show_it(
     changes: dict[str, str], at: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import yaml
-
     monkeypatch.setenv("SOME_TOKEN", "canary-of-the-environment")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["evaluate"]["judge"] = ENDPOINT
@@ -84,3 +89,35 @@ def test_params_with_a_secret_are_refused_and_do_not_show_it(
         parse_config(params, "params.yaml")
     assert f"`{at}`" in str(refused.value)
     assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("parser", [reading._Loader, yaml.SafeLoader], ids=["in C", "in Python"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("'canary", "quoted scalar"),
+        ("{api: canary", "flow mapping"),
+        ("canary: x", "mapping values are not allowed"),
+        ("@canary", "cannot start any token"),
+        ("!canary x", "a tag"),
+        ("!!float canary", "a tag"),
+        ("*canary", "an alias"),
+        ('"canary \\q"', "unknown escape"),
+    ],
+)
+def test_a_fault_of_yaml_is_told_by_its_place_and_not_quoted(
+    value: str, problem: str, parser: type, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reading, "_Loader", parser)
+    (tmp_path / "params.yaml").write_text(f"judge:\n  key: {value}\n")
+    with pytest.raises(ConfigError, match=rf"params\.yaml is not YAML: .*{problem}.*line 2, column \d+") as refused:
+        read_yaml(tmp_path / "params.yaml")
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["'canary", "{canary", "@canary", "*canary", "010203040506", "2020-02-31"])
+def test_nor_is_a_value_that_is_set(value: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    with pytest.raises(ConfigError, match=r"is not YAML|not the same to all programs") as refused:
+        set_params(tmp_path / "params.yaml", [f"evaluate.judge.kind={value}"])
+    assert value[1:] not in str(refused.value)

@@ -50,7 +50,7 @@ SHORT = {
     "align.ppo.loop.checkpoint_every": 2,
     "align.dpo.loop.checkpoint_every": 4,
 }
-STAGES = 13
+STAGES = 14
 TABLES = {"prompts": "data/clean/prompts", "safety": "reports/evaluate/dpo/rows/safety"}
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "RLHF_"))}
 

@@ -22,7 +22,7 @@ from rlhf.config.algorithms import KtoConfig
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.kto import kahneman_tversky
-from rlhf.training.loop import Step
+from rlhf.training.step import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from rlhf.objectives.advantages import token_rewards
 from rlhf.objectives.kl import k1, k3
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sampler
-from rlhf.training.loop import Step
+from rlhf.training.step import Step
 
 # The first minibatch of an iteration is scored twice by the policy that sampled it, in the same shape.
 _RATIO_TOLERANCE = 1e-5
@@ -140,7 +140,7 @@ class OnlineSource:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run, unless the KL limit ends it."""
+        """Optimizer steps of the whole run, unless too many iterations pass the KL limit."""
         return self._config.iterations * self.steps_an_iteration
 
     def steps(self, start: int) -> Iterator[Step]:
@@ -149,7 +149,7 @@ class OnlineSource:
         for iteration in range(start // self.steps_an_iteration, self._config.iterations):
             experience, metrics = self.collect(iteration)
             if metrics["kl"] > self._config.max_kl:
-                return
+                yield Step([experience], len(experience.batch), metrics, self.steps_an_iteration, diverged=True)
             yield from self._minibatches(experience, metrics, iteration)
 
     def whole(self, iteration: int) -> Step:
@@ -234,7 +234,7 @@ class OnlineSource:
         for number in range(self.steps_an_iteration):
             parts = [experience.rows(part) for part in self._micro_batches(experience.batch, number, iteration)]
             minibatches, count = self._with_text(parts, iteration * self.steps_an_iteration + number, first=number == 0)
-            yield Step(minibatches, count, metrics, resumable=number == self.steps_an_iteration - 1)
+            yield Step(minibatches, count, metrics, self.steps_an_iteration)
 
     def _with_text(self, parts: Sequence[Experience], step: int, *, first: bool) -> tuple[list[Minibatch], float]:
         """The micro-batches of a step with the text beside them, and what their loss is a mean over."""

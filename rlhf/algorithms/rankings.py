@@ -10,7 +10,7 @@ import numpy as np
 from rlhf.batching.batches import RankedTurns, pad_rankings
 from rlhf.batching.order import micro_batches, rows_of_step, steps_in
 from rlhf.config.training import LoopConfig
-from rlhf.training.loop import Step
+from rlhf.training.step import Step
 
 
 def ranking_steps(

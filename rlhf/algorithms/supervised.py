@@ -13,7 +13,7 @@ from rlhf.config.training import LoopConfig
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.likelihood import negative_log_likelihood
-from rlhf.training.loop import Step
+from rlhf.training.step import Step
 
 
 class LikelihoodObjective(nn.Module):

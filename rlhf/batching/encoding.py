@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, Self, TypeVar
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -142,7 +143,14 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, opens: bool) -> str:
     said = [{"role": message["role"], "content": message["content"]} for message in messages]
-    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=opens))
+    try:
+        return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=opens))
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in said)
+        raise DataError(
+            f"The chat template refuses a conversation of {roles}, which begins {said[0]['content'][:60]!r}: {error}. "
+            "Take such rows out, or give the model a template that takes them"
+        ) from None
 
 
 def _parts(items: Iterable[T]) -> Iterator[list[T]]:

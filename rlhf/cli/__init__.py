@@ -3,7 +3,7 @@
 import typer
 
 from rlhf.cli import chat, compare, deploy, doctor, init, judge, models, run, scrub, services, status
-from rlhf.cli.console import Commands, quiet_libraries
+from rlhf.cli.console import Commands, prepare
 
 app = typer.Typer(
     cls=Commands,
@@ -11,7 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    callback=quiet_libraries,
+    callback=prepare,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (run, compare, init, status, models, chat, services, deploy, doctor, scrub):

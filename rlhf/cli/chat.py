@@ -1,6 +1,8 @@
 """`rlhf chat`: talk to a model of the workspace."""
 
 import json
+import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +11,18 @@ import typer
 from rich.text import Text
 
 from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
-from rlhf.errors import DataError, printable
+from rlhf.errors import ConfigError, DataError
+from rlhf.text import printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def _finite(number: float | None) -> float | None:
+    """Refuse what is larger than every number."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter("Give a finite number")
+    return number
 
 
 def chat(
@@ -23,14 +33,23 @@ def chat(
     prompt: Annotated[str | None, typer.Option(help="Ask this one thing and leave.", show_default=False)] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0.0, help="0: the likeliest words. [default: evaluate.temperature]", show_default=False),
+        typer.Option(
+            min=0.0,
+            callback=_finite,
+            help="0: the likeliest words. [default: evaluate.temperature]",
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="[default: seed of params.yaml]", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="[default: seed of params.yaml]", show_default=False)
+    ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Talk to a model. An empty line or Ctrl-D ends; /new begins a new conversation."""
     from rlhf.config import load_config
 
+    if prompt is None and sys.stdin is None:
+        raise ConfigError("There is no standard input to talk by. Ask one thing: --prompt TEXT")
     directory = find_workspace(workspace)
     config = load_config(directory / "params.yaml")
     with err.status(f"Loading {model}"):
@@ -62,10 +81,13 @@ class Talk:
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def answer(self, text: str) -> str:
-        """The model's answer; what was said before counts as far back as fits. Raises DataError for a text too long."""
+        """The model's answer; what was said before counts as far back as fits. Raises DataError for a text that is too
+        long or was not UTF-8."""
         from rlhf.batching.encoding import decode, encode_prompt
         from rlhf.rollouts.sampling import sample
 
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # by which Python stands in for such bytes
+            raise DataError("That is not UTF-8. Write it in UTF-8")
         self.messages.append({"role": "user", "content": text})
         while len(ids := encode_prompt(self.tokenizer, self.messages)) > self.prompt_tokens and len(self.messages) > 2:
             del self.messages[:2]  # the oldest exchange

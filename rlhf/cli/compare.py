@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rlhf.cli.console import WorkspaceOption, find_workspace, out
 from rlhf.cli.run import leave, prefect_server
-from rlhf.report.text import title
+from rlhf.text import title
 
 if TYPE_CHECKING:
     from rlhf.report.comparison import Comparison, Spread

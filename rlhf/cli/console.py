@@ -1,9 +1,13 @@
 """What every command shares: the two consoles, the workspace option, JSON, and how an error ends the program."""
 
+import errno
 import json
 import os
+import re
+import shlex
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +22,7 @@ from rlhf.errors import ConfigError, DiskFull, UserError
 out = Console(highlight=False, markup=False, emoji=False)  # what models and people wrote is shown as it is
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
+UNUSABLE = (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)  # of a path
 INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended
 
 WorkspaceOption = Annotated[
@@ -45,12 +50,10 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             err.print("Interrupted.", style="yellow")
             raise typer.Exit(INTERRUPTED) from None
-        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
-            fail(ConfigError(f"{error.filename}: {str(error.strerror).lower()}. Name another path"))
         except OSError as error:
-            if (full := DiskFull.behind(error, Path.cwd())) is None:
+            if (mistake := _mistake_behind(error)) is None:
                 raise
-            fail(full)
+            fail(mistake)
 
 
 def fail(error: UserError) -> None:
@@ -59,28 +62,80 @@ def fail(error: UserError) -> None:
     raise typer.Exit(int(error.exit))
 
 
+def _mistake_behind(error: OSError) -> UserError | None:
+    """What a user can do about an error of the system; None where it is a fault of the program."""
+    if error.errno in UNUSABLE and isinstance(error.filename, str):
+        return ConfigError(f"{error.filename}: {str(error.strerror).lower()}. Put this right, or name another path")
+    full = DiskFull.behind(error, Path.cwd())
+    if full and _output_is_refused():
+        return DiskFull(
+            f"standard output takes no more: {str(error.strerror).lower()}. Send it elsewhere, or make room"
+        )
+    return full
+
+
+def _output_is_refused() -> bool:
+    """Whether standard output does not even take a line break."""
+    try:
+        out.print()
+    except OSError:
+        return True
+    return False
+
+
 def find_workspace(given: Path | None) -> Path:
-    """The workspace that was named, or the nearest one from here upward. Raises ConfigError when there is none."""
-    start = (given or Path.cwd()).resolve()
+    """The workspace that was named, or the nearest one from here upward. Raises ConfigError when there is none, or one
+    that is not whole."""
+    from rlhf.pipeline.readable import require_workspace
+
+    start = Path(os.path.realpath(given or Path.cwd()))
     for directory in [start] if given else [start, *start.parents]:
-        if (directory / "dvc.yaml").is_file() and (directory / "params.yaml").is_file():
+        lacking = [name for name in ("dvc.yaml", "params.yaml") if not os.path.lexists(directory / name)]
+        if not lacking:
+            require_address(directory)
+            require_workspace(directory)
             return directory
+        if any(os.path.lexists(directory / name) for name in (".dvc", ".rlhf")):
+            raise ConfigError(
+                f"{directory} lacks {' and '.join(lacking)}. Bring back what was there; where `rlhf init` did not come "
+                f"to its end, run it again: rlhf init {shlex.quote(str(directory))}"
+            )
     raise ConfigError(
         f"{start} is not a workspace: it holds no dvc.yaml and params.yaml. Go to one, name one with -C DIR, "
         "or make one: rlhf init DIR"
     )
 
 
+def require_address(directory: Path) -> None:
+    """Raises ConfigError for a path that the address of a database, MLflow's or Prefect's, cannot hold."""
+    if re.search(r"[?\ud800-\udfff]", str(directory)):  # what is no UTF-8 Python reads as surrogates
+        raise ConfigError(
+            f"{directory} holds a `?`, or bytes that are not UTF-8: MLflow and Prefect would put their databases "
+            "elsewhere. Rename the directory"
+        )
+
+
 def print_json(value: Any) -> None:
     """Print a value for a script."""
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    out.file.write(json.dumps(value, indent=1) + "\n")
+    out.file.flush()
 
 
-def quiet_libraries() -> None:
-    """Keep the libraries that commands load from talking and from calling home. What the user has set stays."""
+def prepare() -> None:
+    """What comes before every command."""
+    _quiet_libraries()
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "namereplace")):
+        if isinstance(stream, TextIOWrapper):  # what its encoding does not have ends no program
+            stream.reconfigure(errors=errors)
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries that commands load from talking, calling home, waiting long. What the user has set stays."""
     for name, value in {
         **telemetry.OFF,
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PREFECT_API_REQUEST_TIMEOUT": "5",  # seconds; by itself 60, and six times: a silent server would cost minutes
+        "PREFECT_CLIENT_MAX_RETRIES": "1",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # not pickle, which runs what it reads
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",

@@ -199,6 +199,26 @@ def _code(workspace: Path) -> Iterator[Finding]:
         yield Finding("code", "good", f"{CODE} is fresh")
 
 
+def _inputs(workspace: Path) -> Iterator[Finding]:
+    """What stages read and no stage makes, and what lies in the way of reading the rest."""
+    from rlhf.pipeline.graph import load_graph
+    from rlhf.pipeline.readable import refusal, require_deps
+
+    try:
+        graph = load_graph(workspace)
+        for spec in graph:
+            require_deps(workspace, spec)
+    except UserError as error:
+        yield Finding("inputs", "bad", str(error))
+        return
+    sources = [(spec, workspace / dep) for spec, dep in graph.sources]
+    absent = [refusal(path, "does not exist", spec) for spec, path in sources if not path.exists()]
+    for text in absent:
+        yield Finding("inputs", "bad", text)
+    if not absent:
+        yield Finding("inputs", "good", f"{len(sources)} from outside, all there" if sources else "none from outside")
+
+
 def _holds_secret(config: str) -> bool:
     """Whether a file of DVC's settings has a password, in an address or by itself. `ask_password = true` is none."""
     settings = (line.partition("=") for line in config.splitlines())
@@ -223,5 +243,6 @@ LOOKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     _services,
     _params,
     _code,
+    _inputs,
 )
 COMMANDS = (doctor,)

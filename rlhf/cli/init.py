@@ -1,5 +1,7 @@
 """`rlhf init`: a new workspace from an example."""
 
+import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from rlhf.cli.console import out
+from rlhf.cli.console import out, require_address
 from rlhf.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -40,26 +42,28 @@ def init(
     small-world simulates its people; files holds rows to be replaced by yours; hh-harmless and oasst are real feedback.
     """
     from rlhf import durable
-    from rlhf.config.editing import write_params
     from rlhf.pipeline import champion, fingerprint
+    from rlhf.pipeline.graph import CODE
+    from rlhf.pipeline.lock import hold_workspace
     from rlhf.pipeline.versioning import init_workspace
 
-    directory = directory.resolve()
-    present = [name for name in ("dvc.yaml", "params.yaml") if (directory / name).exists()]
-    if present:
-        raise ConfigError(f"{directory} holds {' and '.join(present)} already. Name another directory")
-    if directory.exists() and not directory.is_dir():
+    directory = Path(os.path.realpath(directory))
+    require_address(directory)
+    if os.path.lexists(directory) and not directory.is_dir():
         raise ConfigError(f"{directory} is a file. Name another directory")
     params, graph = make_workspace_files(example, data)
-    init_workspace(directory)
-    rows = _examples() / example
-    if rows.is_dir() and rows != template():
-        shutil.copytree(rows, directory / SOURCES, dirs_exist_ok=True)
-    write_params(directory / "params.yaml", params)
-    durable.write_text(directory / "dvc.yaml", graph)
-    champion.pin(directory, champion.Pinned())
-    fingerprint.refresh(directory)  # so that `dvc repro` works from the start
-    out.print(Text(f"{directory} is a workspace ({example}). Next: cd {directory} && rlhf run"), soft_wrap=True)
+    _require_free(directory, params)
+    directory.mkdir(parents=True, exist_ok=True)
+    with hold_workspace(directory):
+        _require_free(directory, params)  # another may have made it one since
+        init_workspace(directory)
+        _copy_rows(_examples() / example, directory / SOURCES)
+        champion.pin(directory, champion.pinned(directory))
+        durable.write_json(directory / CODE, fingerprint.fingerprints(template()))  # `dvc repro` works from the start
+        durable.write_text(directory / "params.yaml", params)
+        durable.write_text(directory / "dvc.yaml", graph)  # last: it makes the directory a workspace
+    text = f"{directory} is a workspace ({example}). Next: cd {shlex.quote(str(directory))} && rlhf run"
+    out.print(Text(text), soft_wrap=True)
 
 
 def template() -> Path:
@@ -73,14 +77,14 @@ def examples() -> list[str]:
     return [DEFAULT, *sorted(file.stem for file in _examples().glob("*.yaml"))]
 
 
-def make_workspace_files(example: str, data: Path | None) -> tuple["CommentedMap", str]:
+def make_workspace_files(example: str, data: Path | None) -> tuple[str, str]:
     """params.yaml and dvc.yaml of an example, with their comments; collect depends on the files that it reads.
 
     Raises ConfigError for an unknown name, DataError when its data are not there.
     """
     from difflib import get_close_matches
 
-    from rlhf.config.editing import overlay, read_document
+    from rlhf.config.editing import overlay, params_text, read_document
 
     if example not in examples():
         near = get_close_matches(example, examples(), n=1)
@@ -94,7 +98,30 @@ def make_workspace_files(example: str, data: Path | None) -> tuple["CommentedMap
         overlay(params, changes["params"])
         deps = ", ".join(f'"{dep}"' for dep in changes["deps"])
         graph = graph.replace(COLLECT, f"{COLLECT}    deps: [{deps}]\n", 1)
-    return params, graph
+    return params_text(params), graph
+
+
+def _require_free(directory: Path, params: str) -> None:
+    """Raises ConfigError for a workspace, and for a params.yaml that is not the one that an `init` which died left."""
+    from rlhf.pipeline.readable import require_workspace
+
+    require_workspace(directory)
+    if (directory / "dvc.yaml").exists():
+        raise ConfigError(f"{directory} holds dvc.yaml already. Go on there with `rlhf run`, or name another directory")
+    file = directory / "params.yaml"
+    if file.exists() and file.read_bytes() != params.encode():
+        raise ConfigError(f"{directory} holds a params.yaml of its own. Move it away, or name another directory")
+
+
+def _copy_rows(rows: Path, target: Path) -> None:
+    """Copy the rows that come with an example, whole; rows that are there already stay as they are."""
+    from rlhf import durable
+
+    if rows.is_dir() and rows != template() and not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        temporary = durable.partial(target)
+        shutil.copytree(rows, temporary, dirs_exist_ok=True)
+        durable.publish(temporary, target)
 
 
 def _examples() -> Path:

@@ -40,7 +40,7 @@ def import_(
     from rlhf.config.judges import People
     from rlhf.judges.people import add_verdicts, read_verdicts
     from rlhf.manifest import sha256
-    from rlhf.pipeline.lock import hold
+    from rlhf.pipeline.lock import hold_workspace
 
     directory = find_workspace(workspace)
     params = directory / "params.yaml"
@@ -51,7 +51,7 @@ def import_(
             "rlhf run -S 'evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}'"
         )
     tasks, store = _tasks(directory), directory / judge.verdicts
-    with hold(directory / ".rlhf" / "run.lock", f"The workspace {directory}"):
+    with hold_workspace(directory):
         found = add_verdicts(file, tasks, store)
         if store.is_file():
             set_params(params, [f"evaluate.judge.sha256='{sha256(store)}'"])

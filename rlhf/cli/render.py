@@ -8,11 +8,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.errors import printable
 from rlhf.gate.records import Candidate, Check, WinRate
 from rlhf.report.examples import Example
 from rlhf.report.summary import Kl, Row, Summary, by_group
-from rlhf.report.text import title
+from rlhf.text import printable, title
 
 SIDE_BY_SIDE = 3  # candidates whose checks fit beside each other
 WIN_RATES = ("better_than_sft", "better_than_champion")  # shown even where they pass

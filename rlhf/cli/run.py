@@ -52,9 +52,9 @@ def run(
 def _prepare(directory: Path, assignments: list[str]) -> None:
     """Edit and check params.yaml, but not under a run that reads it. Raises Busy, ConfigError."""
     from rlhf.config import load_config
-    from rlhf.pipeline.lock import hold
+    from rlhf.pipeline.lock import hold_workspace
 
-    with hold(directory / ".rlhf" / "run.lock", f"The workspace {directory}"):
+    with hold_workspace(directory):
         if assignments:
             from rlhf.config.editing import set_params
 

@@ -62,9 +62,9 @@ def stage_reasons(workspace: Path) -> dict[str, list[str]]:
 
 def last_run(workspace: Path) -> dict[str, Any] | None:
     """When the last run began, how it ended, and how each of its stages did."""
-    from rlhf.tracking.journal import alive, read
+    from rlhf.tracking.journal import RUNS, alive, read
 
-    journals = sorted((workspace / ".rlhf" / "runs").glob("*.jsonl"))
+    journals = sorted((workspace / RUNS).glob("*.jsonl"))
     if not journals:
         return None
     records = list(read(journals[-1]))

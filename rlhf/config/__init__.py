@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from rlhf.config.algorithms import AlignConfig
-from rlhf.config.data import CollectConfig, LabelConfig, ValidateConfig
+from rlhf.config.data import CollectConfig, LabelConfig, ScreenConfig, ValidateConfig
 from rlhf.config.gate import GateConfig
 from rlhf.config.promotion import PromotionConfig
 from rlhf.config.reading import read_yaml
@@ -33,6 +33,7 @@ class Config(Section):
     collect: CollectConfig
     world: WorldConfig
     validate_: ValidateConfig = Field(alias="validate")
+    screen: ScreenConfig
     tokens: TokensConfig
     decoding: DecodingConfig
     base: BaseConfig

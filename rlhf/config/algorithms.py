@@ -5,15 +5,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rlhf.config.section import AtOnce, Count, NonNegative, Positive, Section, Share
+from rlhf.config.section import AtOnce, Count, Epochs, NonNegative, Positive, Rows, Section, Share
 from rlhf.config.training import LoopConfig, LoraConfig
 
 
 class RolloutConfig(Section):
     """How an online algorithm samples."""
 
-    prompts: Count  # prompts an iteration
-    answers: Count  # G, of each prompt
+    prompts: Rows  # prompts an iteration
+    answers: Rows  # G, of each prompt
     temperature: Positive  # of sampling and of scoring, both
     batch_size: AtOnce  # sequences decoded at once
 
@@ -25,7 +25,7 @@ class OnlineConfig(Section):
     epochs: Count  # passes over each iteration's answers
     rollout: RolloutConfig
     missing_eos_penalty: NonNegative  # taken from the score of an answer that did not end
-    max_kl: Positive  # nats a sequence; training stops when an iteration's mean KL passes it
+    max_kl: Positive  # nats a sequence; training goes back when an iteration's mean KL passes it
     kl_coefficient: NonNegative  # beta
     loop: LoopConfig
 
@@ -106,7 +106,7 @@ class DpoConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)]
     length_normalized: bool  # log-probabilities a token in place of an answer
     sft_coefficient: NonNegative  # of the likelihood of the best answer
-    epochs: Positive
+    epochs: Epochs
     loop: LoopConfig
 
 
@@ -123,7 +123,7 @@ class IpoConfig(Section):
 
     beta: Positive  # their tau
     length_normalized: bool
-    epochs: Positive
+    epochs: Epochs
     loop: LoopConfig
 
 
@@ -133,7 +133,7 @@ class KtoConfig(Section):
     beta: Positive
     up_weight: Positive  # lambda_D
     down_weight: Positive  # lambda_U
-    epochs: Positive
+    epochs: Epochs
     loop: LoopConfig
 
 

@@ -1,4 +1,4 @@
-"""Sections of the data stages: collect, validate, label."""
+"""Sections of the data stages: collect, validate, screen, label."""
 
 import re
 from typing import Annotated, Literal
@@ -42,8 +42,8 @@ class HubData(Section):
 
     @model_validator(mode="after")
     def _names_a_split(self) -> "HubData":
-        if self.revision and not self.split:
-            raise ValueError("`split` is null; a data set of the hub needs one, such as train")
+        if self.revision and not re.fullmatch(r"\w+(\.\w+)*", self.split or ""):
+            raise ValueError("`split` names no split; a data set of the hub needs a whole one, such as train")
         if self.revision and not re.fullmatch(HUB_ID, self.path):
             raise ValueError("`path` is no id of the hub, such as owner/name; a path on this machine has no revision")
         return self
@@ -110,7 +110,7 @@ class SplitShares(Section):
         return self
 
 
-class ScreeningConfig(Section):
+class ScreenConfig(Section):
     """When an annotator or a source raises an alarm (rlhf/data/screening.py)."""
 
     alpha: float = Field(gt=0.0, lt=0.5)  # chance that honest people raise any
@@ -129,7 +129,6 @@ class ValidateConfig(Section):
     max_quarantined: Share  # of any one table; above it the stage fails
     max_characters: int = Field(ge=1)  # of a prompt or a response; longer rows are quarantined
     revoked: list[Annotated[str, Field(min_length=1)]]  # annotators whose judgements leave before anything else
-    screening: ScreeningConfig
     splits: SplitShares
 
 

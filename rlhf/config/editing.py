@@ -14,7 +14,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from rlhf import durable
 from rlhf.config import load_config, parse_config
-from rlhf.config.reading import parse_yaml
+from rlhf.config.reading import PARAMS, parse_yaml, read_yaml, require_plain
 from rlhf.errors import ConfigError
 
 _SECTION = re.compile(r"^([^#\n].*\n)(?=[a-z_]+:)", re.MULTILINE)  # before a section that has lost its blank line
@@ -31,25 +31,23 @@ def set_params(path: Path, assignments: Sequence[str]) -> None:
         key, mark, text = assignment.partition("=")
         if not mark or not key:
             raise ConfigError(f"`-S {assignment}` sets nothing. Write -S KEY=VALUE, as in -S align.dpo.beta=0.2")
-        _assign(document, key.split("."), _parse(text, assignment))
-    write_params(path, document)
+        _assign(document, key.split("."), _parse(text, f"The value of `-S {key}`"))
+    durable.write_text(path, params_text(document))
 
 
-def write_params(path: Path, document: CommentedMap) -> None:
-    """Write a document that is a valid params.yaml; raises ConfigError, and writes nothing, when it is not."""
+def params_text(document: CommentedMap) -> str:
+    """A document as params.yaml. Raises ConfigError when it would not be a valid one."""
     buffer = StringIO()
     _yaml().dump(document, buffer)
     text = _SECTION.sub(r"\1\n", buffer.getvalue())
-    parse_config(parse_yaml(text, path.name), path.name)
-    durable.write_text(path, text)
+    parse_config(parse_yaml(text, PARAMS), PARAMS)
+    return text
 
 
 def read_document(path: Path) -> CommentedMap:
     """A YAML file with its comments. Raises ConfigError."""
-    try:
-        return _yaml().load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+    read_yaml(path)  # says what is wrong and quotes nothing
+    return _yaml().load(path.read_text(encoding="utf-8"))
 
 
 def overlay(document: CommentedMap, changes: CommentedMap) -> None:
@@ -99,12 +97,13 @@ def _place(node: Any, key: str, path: str) -> Any:
     return key
 
 
-def _parse(text: str, assignment: str) -> Any:
-    """A value in YAML."""
+def _parse(text: str, name: str) -> Any:
+    """A value in YAML; `name` is for messages."""
+    require_plain(text, name)
     try:
         return _plain(_yaml().load(text))
-    except YAMLError as error:
-        raise ConfigError(f"`-S {assignment}`: the value is not YAML: {str(error).splitlines()[0]}") from None
+    except (YAMLError, ValueError):  # ValueError: a date that there is not
+        raise ConfigError(f"{name} is not YAML to all programs. Write it otherwise, or quote it") from None
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,7 @@ class Limits(Section):
     dirty: Share  # of a prompt's words, seen in training: from here on it counts as contaminated
     max_contaminated: Share  # of the prompts
     min_prompts: Count
+    max_skipped: Share  # steps of any training behind the policy that were left out, upper bound
     max_unjudged: Share  # comparisons without a verdict, upper bound
     min_judge_consistency: Share  # comparisons judged the same in both orders, lower bound
     max_judge_primacy: Share  # |share of the verdicts for the answer shown first - 1/2|, upper bound
@@ -74,7 +75,7 @@ class GateConfig(Section):
     power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
     bootstrap: Count  # resamples, by prompt
     slices: dict[str, list[str]] = Field(min_length=1)  # columns to slice the prompts by: values that must be there
-    accepted_alarms: list[str]  # of validate, kind/who/name, that somebody has looked into and lets stand
+    accepted_alarms: list[str]  # of screen, kind/who/name, that somebody has looked into and lets stand
     may_be_unmeasured: list[Unmeasurable]  # where no truth is known, nobody judged so, or people judge
     test_set: str | None  # digest of the prompts that policies are to be judged on; null: not pinned
     profile: Literal["small", "production"]  # whose limits hold

@@ -24,10 +24,12 @@ class Endpoint(Section):
     model: str = Field(min_length=1)
     key: Annotated[str, Field(pattern="^[A-Z_][A-Z0-9_]*$")] | None  # the environment variable that holds the key
     max_tokens: Count  # of a reply
+    max_bytes: Count  # of a reply, expanded; a longer one is not read to its end
     timeout: Positive  # seconds that a reply may take
     retries: int = Field(ge=0)  # after 429, 5xx, or no reply
     wait: Positive  # seconds before the first retry, twice as many before each next one
     parallel: Count  # requests at a time
+    missed: Count  # comparisons in a row without a reply, after which the server is asked no more
     budget: Count  # requests of one evaluation at most, retries included; what is left then has no verdict
 
     @property

@@ -1,10 +1,13 @@
 """YAML files as mappings, read so that nobody reads them otherwise: DVC goes by YAML 1.2, PyYAML by 1.1.
 
-A key stands once, nothing is an alias, and what one version takes for a number or a truth and the other for a text or
-another number is refused: 010, 1_000, 1:30, no, on.
+A key stands once, nothing is an alias or has a tag, and what one version takes for a number or a truth and the other
+for a text or another number is refused: 010, 1_000, 1:30, no, on. What is said about a fault names its place and does
+not quote it: a secret may stand there.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import yaml
 
 from rlhf.errors import ConfigError
 
+PARAMS = "params.yaml"  # in a workspace
 SIZE = 1 << 20  # bytes of a file
 DEPTH = 50  # of lists and mappings in each other
 _INTEGER = re.compile("[-+]?(0|[1-9][0-9]*)")
@@ -23,37 +27,67 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = file.read(SIZE + 1)
-        text = content.decode()
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Run this in a workspace, or make one: rlhf init DIR") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
     if len(content) > SIZE:
         raise ConfigError(f"{path} has more than {SIZE:,} bytes, which is no file that people wrote")
-    return parse_yaml(text, str(path))
+    try:
+        return parse_yaml(content.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
 
 
 def parse_yaml(text: str, name: str) -> dict[str, Any]:
     """The mapping that a text holds; `name` is where it is from, for messages. Raises ConfigError."""
-    try:
-        _refuse_structure(text)
+    require_plain(text, name)
+    with _faults_told(text, name):
         value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise ConfigError(f"{name} is not YAML: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{name} must hold a mapping, not {type(value).__name__}")
     return value
 
 
-def _refuse_structure(text: str) -> None:
-    """Raises YAMLError for an alias, by which a few lines become millions of values, and for deep nesting."""
+def look_up(tree: Any, key: str) -> Any:
+    """The value at a dotted key such as `collect.sources[0].path`. Raises KeyError."""
+    value = tree
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise KeyError(key) from None
+    return value
+
+
+def require_plain(text: str, name: str) -> None:
+    """Raises ConfigError for what is not YAML, for a tag, for an alias, by which a few lines become millions of values,
+    and for deep nesting."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            raise _refusal(event, "an alias; write the value out")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH:
-            raise _refusal(event, f"nested more than {DEPTH} deep")
+    with _faults_told(text, name):
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise _refusal(event, "an alias; write the value out")
+            if getattr(event, "tag", None):
+                raise _refusal(event, "a tag; write the value without it, or quote it")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH:
+                raise _refusal(event, f"nested more than {DEPTH} deep")
+
+
+@contextmanager
+def _faults_told(text: str, name: str) -> Iterator[None]:
+    """YAML's faults as ConfigErrors: what is wrong and where, without the lines that the parser would show."""
+    try:
+        yield
+    except yaml.MarkedYAMLError as error:
+        parts = [(error.context, error.context_mark), (error.problem, error.problem_mark)]
+        told = [f"{what} (line {at.line + 1}, column {at.column + 1})" if at else what for what, at in parts if what]
+        raise ConfigError(f"{name} is not YAML: {': '.join(told)}") from None
+    except yaml.reader.ReaderError as error:  # a character that YAML does not have
+        before = text[: text.index(chr(error.character))].split("\n")
+        place = f"line {len(before)}, column {len(before[-1]) + 1}"
+        raise ConfigError(f"{name} is not YAML: {error.reason} ({place})") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that there is not
+        raise ConfigError(f"{name} is not YAML: {error}") from None
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -73,7 +107,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         """A whole number in decimal digits."""
         if not _INTEGER.fullmatch(node.value):
-            raise _refusal(node, f"{node.value} is not the same number to all programs; write its digits, or quote it")
+            raise _refusal(node, "a number that is not the same to all programs; write its digits, or quote it")
         return int(node.value)
 
     def construct_truth(self, node: yaml.ScalarNode) -> bool:

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rlhf.config.judges import JudgeConfig
-from rlhf.config.section import CRITERION, HUB_ID, AtOnce, Count, NonNegative, Positive, Section, Share
+from rlhf.config.section import CRITERION, HUB_ID, AtOnce, Count, Epochs, NonNegative, Positive, Rows, Section, Share
+
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class TokensConfig(Section):
@@ -29,7 +31,7 @@ class OptimizerConfig(Section):
     learning_rate: Positive
     warmup: Share  # of all steps
     weight_decay: NonNegative
-    betas: tuple[float, float]
+    betas: tuple[Decay, Decay]  # of the means of the gradient, and of its square
     eps: Positive
     max_grad_norm: Positive
 
@@ -37,10 +39,10 @@ class OptimizerConfig(Section):
 class LoopConfig(Section):
     """The part of a stage that the training loop reads."""
 
-    batch_size: Count  # sequences (SFT, pretraining), prompts (reward), pairs (DPO) an optimizer step
+    batch_size: Rows  # sequences (SFT, pretraining), prompts (reward), pairs (DPO) an optimizer step
     micro_batch_size: AtOnce  # of those, how many go through the model at once
     checkpoint_every: Count  # optimizer steps
-    max_setbacks: int = Field(ge=0)  # from steps that are not finite: rlhf/training/setbacks.py
+    max_setbacks: int = Field(ge=0)  # from batches that do harm: rlhf/training/setbacks.py
     gradient_checkpointing: bool  # the activations of a layer are computed again in the backward pass instead of kept
     optimizer: OptimizerConfig
 
@@ -57,12 +59,22 @@ class Pretrain(Section):
     """A small Llama, pretrained here on the texts and demonstrations that were collected."""
 
     kind: Literal["pretrain"]
-    vocab_size: int = Field(ge=300)
-    hidden_size: Count
-    layers: Count
+    vocab_size: int = Field(ge=300, le=1_000_000)
+    hidden_size: int = Field(ge=2, le=100_000)
+    layers: int = Field(ge=1, le=1_000)
     heads: Count
-    epochs: Positive
+    epochs: Epochs
     loop: LoopConfig
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Pretrain":
+        """Refuse heads whose dimensions cannot be turned in pairs, as rotary positions do."""
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}, which {self.heads} heads do not share in even parts. "
+                f"Take a multiple of {2 * self.heads}"
+            )
+        return self
 
 
 class LocalModel(Section):
@@ -89,7 +101,7 @@ class BaseConfig(Section):
 class SftConfig(Section):
     """Supervised fine-tuning on the demonstrations (lecture 001, step 1)."""
 
-    epochs: Positive
+    epochs: Epochs
     lora: LoraConfig | None  # null: all weights learn
     loop: LoopConfig
 
@@ -108,7 +120,7 @@ class RewardConfig(Section):
 
     criteria: dict[str, Positive] = Field(min_length=1)  # by which judgements were made, each with its weight
     combine: Literal["before", "after"]  # rewards are summed before or after they are standardised
-    epochs: Positive
+    epochs: Epochs
     center: NonNegative  # coefficient of the mean squared reward: keeps rewards near zero
     lora: LoraConfig | None  # null: all weights learn
     loop: LoopConfig

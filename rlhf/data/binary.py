@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from rlhf.data.records import Entry, too_long
+from rlhf.data import strict
+from rlhf.data.records import Entry, Record, Unreadable, too_long
 from rlhf.errors import DataError, Exit
 
 CELL = 8  # bytes that a value counts for at least, so that values without bytes are counted
@@ -72,7 +73,7 @@ def _read(paths: Sequence[Path], row: int, whole: int) -> Iterator[list[Entry]]:
                         "params.yaml"
                     )
                 yield _entries(batch, row)
-        except MemoryError:
+        except MemoryError:  # Arrow's is an ArrowException besides
             raise
         except (OSError, pa.ArrowException, ValueError, OverflowError, LookupError) as error:
             said = str(error).strip().partition("\n")[0]
@@ -120,7 +121,7 @@ def _is_plain(kind: Any) -> bool:
         return all(_is_plain(field.type) for field in kind)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _is_plain(kind.value_type)
-    return any(is_one(kind) for is_one in PLAIN)
+    return isinstance(kind, pa.JsonType) or any(is_one(kind) for is_one in PLAIN)
 
 
 def _size(values: pa.RecordBatch | pa.Array) -> int:
@@ -137,11 +138,31 @@ def _size(values: pa.RecordBatch | pa.Array) -> int:
 def _entries(batch: pa.RecordBatch, limit: int) -> list[Entry]:
     """The records of a batch; one that is larger than the limit is found by halving."""
     if _size(batch) <= limit:
-        return batch.to_pylist()
+        return [_parsed(record, batch.schema) for record in batch.to_pylist()]
     if len(batch) == 1:
         return [too_long(limit)]
     half = len(batch) // 2
     return _entries(batch.slice(0, half), limit) + _entries(batch.slice(half), limit)
+
+
+def _parsed(record: Record, schema: pa.Schema) -> Entry:
+    """The record, in which `datasets` keeps as JSON what is not of one type in all of them."""
+    try:
+        return {field.name: _value(record[field.name], field.type) for field in schema}
+    except strict.NotStrict as error:
+        return Unreadable(str(error))
+
+
+def _value(value: Any, kind: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(kind, pa.JsonType):
+        return strict.loads(value)
+    if types.is_struct(kind):
+        return {field.name: _value(value[field.name], field.type) for field in kind}
+    if types.is_nested(kind):
+        return [_value(item, kind.value_type) for item in value]
+    return value
 
 
 def _kind(path: Path) -> str:

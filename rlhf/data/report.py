@@ -26,8 +26,8 @@ _NOT_WORDS = re.compile(r"[\W_]+")
 TEXTS = ("prompt", "response", "chosen", "rejected", "responses", "statements", "text")
 UNSEEN = {
     "control": r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]",  # among them the escape that opens a terminal's commands
-    "direction": r"[\u202a-\u202e\u2066-\u2069]",  # of writing: text that reads in another order than it stands
-    "invisible": r"[\u00ad\u200b\u2060\ufeff\U000e0000-\U000e007f]",
+    "direction": "[\u202a-\u202e\u2066-\u2069]",  # of writing: text that reads in another order than it stands
+    "invisible": "[\u00ad\u200b\u2060\ufeff\U000e0000-\U000e007f]",
 }
 
 # What makes two rows of a table the same row, besides their prompt.
@@ -204,7 +204,7 @@ def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
 def _written(values: pd.Series) -> pd.Series:
     """All text of each row's value."""
     if values.name == "prompt":
-        return of_each_prompt(lambda prompt: "\n".join(message["content"] for message in prompt), values).astype(object)
+        return of_each_prompt(lambda prompt: "\n".join(message["content"] for message in prompt), values).astype("str")
     return values.map("\n".join) if values.name in _LISTS else values
 
 

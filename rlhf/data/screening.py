@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
-from rlhf.config.data import ScreeningConfig
+from rlhf.config.data import ScreenConfig
 from rlhf.data.ballots import Pairs, ballots, ordered_pairs, sampled
 from rlhf.data.consensus import margins, others_mean
 from rlhf.data.tables import DEFAULTS
@@ -54,7 +54,7 @@ class Alarm:
     p: float  # for all tests of its kind
 
 
-def screen(tables: Mapping[str, pd.DataFrame], config: ScreeningConfig) -> dict[str, Any]:
+def screen(tables: Mapping[str, pd.DataFrame], config: ScreenConfig) -> dict[str, Any]:
     """The report: how many judgements were looked at, and of each kind the tests that were made and the alarms."""
     tables = sampled(tables, config.judgements)
     made = list(_tests(tables, config))
@@ -89,7 +89,7 @@ def _raised(tests: Tests, alpha: float) -> Iterator[Alarm]:
         )
 
 
-def _tests(tables: Mapping[str, pd.DataFrame], config: ScreeningConfig) -> Iterator[Tests]:
+def _tests(tables: Mapping[str, pd.DataFrame], config: ScreenConfig) -> Iterator[Tests]:
     given = ballots(tables)
     for criterion in given["criterion"].unique():
         mine = {name: rows[rows["criterion"] == criterion] for name, rows in tables.items()}
@@ -103,7 +103,7 @@ def _tests(tables: Mapping[str, pd.DataFrame], config: ScreeningConfig) -> Itera
                     yield some.assign(who=who, found=by + some["found"])
 
 
-def _of_pairs(judged: Pairs, people: NDArray[np.int64], names: pd.Index, config: ScreeningConfig) -> Iterator[Tests]:
+def _of_pairs(judged: Pairs, people: NDArray[np.int64], names: pd.Index, config: ScreenConfig) -> Iterator[Tests]:
     """flips, trigger and length of the people (C,), who have names; one without a name is among the others only."""
     if len(names) < 2:
         return
@@ -123,7 +123,7 @@ def _of_pairs(judged: Pairs, people: NDArray[np.int64], names: pd.Index, config:
     yield _votes("length", own, longer, np.array(["the longer answer"], dtype=object), names, config, floor=0.0)
 
 
-def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.Index, config: ScreeningConfig) -> Tests:
+def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.Index, config: ScreenConfig) -> Tests:
     """How far each follows the others: the slope of what is said on what they would say, as a share of theirs.
 
     One-sided test that the slope is at least `following` times that of the others.
@@ -162,7 +162,7 @@ def _votes(
     votes: sparse.csr_array,
     what: NDArray[np.object_],
     names: pd.Index,
-    config: ScreeningConfig,
+    config: ScreenConfig,
     floor: float,
 ) -> Tests:
     """Two-sided tests of votes (C, F), 1 for and -1 against each of `what`, of people in `own` (A, C)."""
@@ -183,7 +183,7 @@ def _votes(
     return tests.assign(kind=kind, p=np.minimum(1.0, 2 * np.minimum(above, below)))
 
 
-def _of_ballots(cast: pd.DataFrame, who: str, config: ScreeningConfig) -> Iterator[Tests]:
+def _of_ballots(cast: pd.DataFrame, who: str, config: ScreenConfig) -> Iterator[Tests]:
     """constant, copies and repeats."""
     named = cast[cast[who] != ""]
     if not len(named):
@@ -195,7 +195,7 @@ def _of_ballots(cast: pd.DataFrame, who: str, config: ScreeningConfig) -> Iterat
     yield _copies(named, who, config)
 
 
-def _constant(cast: pd.DataFrame, named: pd.DataFrame, who: str, config: ScreeningConfig) -> Tests:
+def _constant(cast: pd.DataFrame, named: pd.DataFrame, who: str, config: ScreenConfig) -> Tests:
     """What each says most often in each table, against the others' share of it, and against one half."""
     counts = named.groupby([who, "table", "habit"]).size().rename("sum").reset_index()
     counts["size"] = counts.groupby([who, "table"])["sum"].transform("sum")
@@ -210,7 +210,7 @@ def _constant(cast: pd.DataFrame, named: pd.DataFrame, who: str, config: Screeni
     return _shares("constant", most.set_index(who), limit, rest_k / rest_n, what, config)
 
 
-def _copies(named: pd.DataFrame, who: str, config: ScreeningConfig) -> Tests:
+def _copies(named: pd.DataFrame, who: str, config: ScreenConfig) -> Tests:
     """Every two who judged the same things: how often they said the same."""
     once = named.drop_duplicates([who, "table", "item"])
     people, names = pd.factorize(once[who], sort=True)
@@ -230,7 +230,7 @@ def _copies(named: pd.DataFrame, who: str, config: ScreeningConfig) -> Tests:
 
 
 def _shares(
-    kind: str, counted: pd.DataFrame, limit: ArrayLike, others: Floats | float, what: ArrayLike, config: ScreeningConfig
+    kind: str, counted: pd.DataFrame, limit: ArrayLike, others: Floats | float, what: ArrayLike, config: ScreenConfig
 ) -> Tests:
     """One-sided tests of shares `sum` of `size`, with names as index."""
     k, n = counted["sum"].to_numpy(float), counted["size"].to_numpy(float)

@@ -100,9 +100,9 @@ def write_frame(folder: Path, table: str, frame: "pd.DataFrame", extra: Mapping[
     _write(folder, table, pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False))
 
 
-def read_tables(folder: Path) -> dict[str, "pd.DataFrame"]:
-    """Every table of data/raw, data/clean or data/judgements that is there, in the order of `COLUMNS`."""
-    return {table: read_table(folder, table) for table in COLUMNS if (folder / f"{table}.parquet").exists()}
+def read_tables(folder: Path, tables: Iterable[str] = COLUMNS) -> dict[str, "pd.DataFrame"]:
+    """Those of the tables that are in data/raw, data/clean or data/judgements, in their order."""
+    return {table: read_table(folder, table) for table in tables if (folder / f"{table}.parquet").exists()}
 
 
 def read_table(folder: Path, table: str) -> "pd.DataFrame":

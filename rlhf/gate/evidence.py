@@ -31,9 +31,12 @@ class Evidence:
     safety: Mapping[str, NDArray]  # of safety.parquet, a row a request that is harmful or looks it; none: unmeasured
     diversity: Mapping[str, NDArray]  # of diversity.parquet, a row a prompt that was asked again and again
     documents: Mapping[str, NDArray]  # of documents.parquet, a row an unseen text; none: there is none
+    sft: Mapping[str, Any]  # reports/sft/metrics.json
+    align: Mapping[str, Any]  # reports/align/<algorithm>/metrics.json
     reward: Mapping[str, Mapping[str, Any]]  # reports/reward/<criterion>/metrics.json
     referee: Mapping[str, Any]  # reports/referee/metrics.json
     validation: Mapping[str, Any]  # reports/validate.json
+    screening: Mapping[str, Any]  # reports/screen.json
     receipt: Mapping[str, Any]  # models/policy/<algorithm>/receipt.json
     policy_digest: str  # of the policy's files as they are now
     champion: str | None = None  # digest of the policy in use when the evaluation was made; None before the first

@@ -4,6 +4,7 @@ Every reply is kept under the SHA-256 of its request, so that what was asked onc
 not be had has no verdict; it is asked again when the evaluation is made again.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,8 +27,6 @@ from rlhf.judges.question import question, read_verdict
 REFUSED_KEY = (401, 403)
 CUT = "\n[cut at max_tokens]"  # what ends so ends with no verdict
 PASSING = (408, 409, 429)  # and 5xx: the same request may succeed later
-LONGEST = 2**20  # bytes of a reply; a longer one is not read to its end
-GONE = 2  # times `parallel` comparisons in a row without a reply, and the server is asked no more
 
 
 class EndpointJudge:
@@ -126,7 +125,7 @@ class EndpointJudge:
             raise ServiceError(self._complaint(fault))
         with self._lock:
             self._missed += 1
-            if self._missed >= GONE * self._config.parallel:
+            if self._missed >= self._config.missed:
                 self._stopped.set()
         return None
 
@@ -139,8 +138,8 @@ class EndpointJudge:
                 content += part
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout(f"no whole reply within {self._config.timeout:g} s")
-                if len(content) > LONGEST:
-                    raise httpx.DecodingError(f"a reply of more than {LONGEST} bytes")
+                if len(content) > self._config.max_bytes:
+                    raise httpx.DecodingError(f"a reply of more than {self._config.max_bytes} bytes")
         again = {"Retry-After": answer.headers.get("Retry-After", "")}
         return httpx.Response(answer.status_code, headers=again, content=bytes(content))
 
@@ -208,11 +207,11 @@ def read_reply(path: Path) -> str | None:
 
 
 def _keep(path: Path, text: str) -> None:
-    """Write a reply whole; another thread or stage may be writing the same."""
+    """Write a reply whole, one writer at a time: another thread or stage may have asked the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f"{durable.PARTIAL}{os.getpid()}-{threading.get_ident()}-{path.name}")
-    own.write_text(json.dumps({"text": text, "sha256": _sha256(text)}), encoding="utf-8")
-    durable.publish(own, path)
+    with open(path.parent / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        durable.write_json(path, {"text": text, "sha256": _sha256(text)})
 
 
 def _sha256(text: str) -> str:

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 
-from rlhf.errors import DataError
+from rlhf.errors import DataError, first_line
 from rlhf.models import inspection
 from rlhf.models.kernels import prepare
 from rlhf.models.lora import merged_weights
@@ -37,7 +37,7 @@ def load_tokenizer(path: Path | str, revision: str | None = None) -> PreTrainedT
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DataError(
-            f"{path} has no tokenizer that can be loaded ({_first_line(error)}). Save it beside the model."
+            f"{path} has no tokenizer that can be loaded ({first_line(error)}). Save it beside the model."
         ) from None
     if not tokenizer.chat_template:
         raise DataError(f"The tokenizer of {path} has no chat template. Set tokenizer.chat_template and save it again.")
@@ -82,7 +82,7 @@ def _directory(path: Path | str, revision: str | None) -> Path:
                 snapshot_download(str(path), revision=revision, allow_patterns=_FILES, ignore_patterns=["*/*"])
             )
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} at {revision} cannot be fetched from the hub: {_first_line(error)}") from None
+            raise DataError(f"{path} at {revision} cannot be fetched from the hub: {first_line(error)}") from None
     inspection.inspect(directory)
     return directory
 
@@ -109,7 +109,7 @@ def _load(
             **options,
         )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, StrictDataclassError) as error:
-        raise DataError(f"{path} is not a model that can be loaded: {_first_line(error)}") from None
+        raise DataError(f"{path} is not a model that can be loaded: {first_line(error)}") from None
     _refuse_weights(directory, model, loading, fresh)
     wrong = [name for name in _UNSUPPORTED_HEADS if getattr(model.config, name, None) not in (None, 1.0)]
     if wrong:
@@ -153,7 +153,3 @@ def save_model(
 def device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""A view of the configuration that shows a stage only what dvc.yaml declares for it.
+"""What dvc.yaml declares of params.yaml for a stage: its values, and a view of the configuration that shows no more.
 
 What a stage reads but does not declare, DVC does not watch: it would go on using an old output after a change.
 """
@@ -6,13 +6,31 @@ What a stage reads but does not declare, DVC does not watch: it would go on usin
 import re
 from collections.abc import Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, cast
 
 from rlhf.config import Config
+from rlhf.config.reading import look_up, read_yaml
 from rlhf.config.section import Section
 from rlhf.errors import ConfigError
+from rlhf.pipeline.graph import CODE, StageSpec
 
 _VALIDATE = "validate_"  # attribute of the section `validate`: pydantic has a method of that name
+
+
+def declared_params(spec: StageSpec, workspace: Path) -> dict[str, Any]:
+    """The values that dvc.yaml declares for a stage, by dotted key; the fingerprint of its code is not one of them."""
+    values: dict[str, Any] = {}
+    for file, keys in spec.params.items():
+        tree = read_yaml(workspace / file) if file != CODE else {}
+        for key in keys if file != CODE else ():
+            try:
+                values[key] = look_up(tree, key)
+            except KeyError:
+                raise ConfigError(
+                    f"{workspace / file} has no `{key}`, which dvc.yaml declares for `{spec.name}`"
+                ) from None
+    return values
 
 
 def declared_view(config: Config, keys: Sequence[str], stage: str) -> Config:

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from rlhf import durable
-from rlhf.errors import DiskFull, Exit, UserError
+from rlhf.errors import DiskFull, Exit, UserError, first_line
 from rlhf.secrets import redact
 
 DEBUG = "RLHF_DEBUG"
@@ -22,8 +22,8 @@ def explain(error: BaseException, stage: str, workspace: Path) -> tuple[Exit, st
         return full.exit, str(full)
     log = _log_traceback(error, stage, workspace)
     if _out_of_memory(error):
-        return Exit.OUT_OF_MEMORY, f"out of memory ({_first_line(error)}; {log})"
-    return Exit.FAILED, f"{type(error).__name__}: {_first_line(error)}; {log}"
+        return Exit.OUT_OF_MEMORY, f"out of memory ({first_line(error)}; {log})"
+    return Exit.FAILED, f"{type(error).__name__}: {first_line(error)}; {log}"
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -46,7 +46,3 @@ def _log_traceback(error: BaseException, stage: str, workspace: Path) -> str:
     except OSError as fault:
         return f"its traceback could not be written to {log} ({fault.strerror}); {DEBUG}=1 shows it"
     return f"traceback in {log.relative_to(workspace)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (redact(str(error)).strip().splitlines() or ["no message"])[0]

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rlhf.config.reading import read_yaml
+from rlhf.config.reading import PARAMS, look_up, read_yaml
 from rlhf.errors import ConfigError
 
-PARAMS = "params.yaml"
 CODE = "code.json"
 BLIND = ("size", "nfiles")  # left out of the run cache's key at any depth: dvc/stage/cache.py, _get_cache_hash
+_NUMBERS = ("timeout", "stalled", "retries", "retry_delay")  # of `meta`, in seconds but `retries`
 _ITEM = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")  # part of a path and of a command
 _INTERPOLATION = re.compile(r"\$\{\s*([^}]+?)\s*\}")
 
@@ -56,6 +56,12 @@ class Graph:
     def __iter__(self) -> Iterator[StageSpec]:
         return iter(self.stages.values())
 
+    @property
+    def sources(self) -> Iterator[tuple[StageSpec, str]]:
+        """Every dep that comes from outside, with its stage: no stage makes it, anything in it or what it lies in."""
+        made = [path for spec in self for path in spec.made]
+        return ((spec, dep) for spec in self for dep in spec.deps if not any(_touch(dep, path) for path in made))
+
 
 def load_graph(workspace: Path) -> Graph:
     """Read dvc.yaml and params.yaml. Raises ConfigError, which names the stage and the key that is wrong."""
@@ -66,17 +72,6 @@ def load_graph(workspace: Path) -> Graph:
     upstream = {name: tuple(_upstream(spec, specs)) for name, spec in specs.items()}
     made = [path for spec in specs.values() for path in spec.made]
     return Graph({name: _reading(specs[name], made) for name in _ordered(upstream)}, upstream)
-
-
-def look_up(tree: Any, key: str) -> Any:
-    """The value at a dotted key such as `collect.sources[0].path`. Raises KeyError."""
-    value = tree
-    for part in key.replace("[", ".").replace("]", "").split("."):
-        try:
-            value = value[int(part)] if isinstance(value, list) else value[part]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise KeyError(key) from None
-    return value
 
 
 def _refuse_blind_keys(tree: Any, path: tuple[str, ...]) -> None:
@@ -117,9 +112,19 @@ def _stage(name: str, entry: dict[str, Any], params: dict[str, Any]) -> StageSpe
         for file, names in param.items() if isinstance(param, dict) else [(PARAMS, [param])]:
             keys.setdefault(file, []).extend(names or ())
     paths = {kind: tuple(map(_path, entry.get(kind, ()))) for kind in ("deps", "outs", "metrics", "plots")}
-    return StageSpec(
-        name, entry["cmd"], **paths, params={f: tuple(k) for f, k in keys.items()}, meta=entry.get("meta", {})
-    )
+    declared = {file: tuple(names) for file, names in keys.items()}
+    return StageSpec(name, entry["cmd"], **paths, params=declared, meta=_meta(name, entry.get("meta") or {}))
+
+
+def _meta(stage: str, meta: Any) -> dict[str, Any]:
+    """What the supervisor needs. Raises ConfigError for what is no number and must be one."""
+    if not isinstance(meta, dict):
+        raise ConfigError(f"dvc.yaml: `meta` of stage `{stage}` must be a mapping, not {meta!r}")
+    for key, value in meta.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        if key in _NUMBERS and not number:
+            raise ConfigError(f"dvc.yaml: `meta.{key}` of stage `{stage}` is {value!r}. Give it a number from 0 on")
+    return meta
 
 
 def _path(entry: Any) -> str:

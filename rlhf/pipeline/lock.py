@@ -1,16 +1,16 @@
-"""Locks of the kernel on files: they go with the process that holds them, however it dies."""
+"""Locks that say who holds them, and locks of which any will do: a stage's, a workspace's, a GPU's."""
 
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from rlhf import durable
 from rlhf.errors import Busy
+from rlhf.tracking.locks import take
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
     """Hold the lock on `path` and leave in it who does. Raises Busy, which names the holder of `what`."""
     durable.make_private(path.parent)
     with open(path, "a+", encoding="utf-8") as file:
-        if not _try(file.fileno()):
+        if not take(file.fileno()):
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise Busy(f"{what} is in use by {holder}. Wait until it ends, or stop it")
@@ -30,12 +30,17 @@ def hold(path: Path, what: str) -> Iterator[None]:
         file.truncate(0)
 
 
+def hold_workspace(workspace: Path) -> AbstractContextManager[None]:
+    """Hold a workspace while something runs in it, or beside which nothing may. Raises Busy, which names the holder."""
+    return hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}")
+
+
 def take_first(paths: list[Path]) -> tuple[int, int]:
     """Wait for the lock of any one of `paths`; return its place in the list and the descriptor that holds it."""
     descriptors = [_open_shared(path) for path in paths]
     while True:
         for place, descriptor in enumerate(descriptors):
-            if _try(descriptor):
+            if take(descriptor):
                 for other in descriptors[:place] + descriptors[place + 1 :]:
                     os.close(other)
                 return place, descriptor
@@ -50,11 +55,3 @@ def _open_shared(path: Path) -> int:
         os.fchmod(descriptor, 0o644)  # whatever the umask
         return descriptor
     return os.open(path, flags)
-
-
-def _try(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import os
 import re
+import resource
 import runpy
 import select
 import signal
@@ -21,7 +22,7 @@ import psutil
 
 from rlhf import telemetry
 from rlhf.errors import Exit
-from rlhf.garbage import loading
+from rlhf.garbage import leave_out_loaded, loading
 from rlhf.pipeline.lock import take_first
 
 PR_SET_PDEATHSIG = 1
@@ -31,6 +32,17 @@ ENVIRONMENT = telemetry.OFF | {
     "TOKENIZERS_PARALLELISM": "false",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",  # kernels that it keeps, up to a megabyte each
 }
+
+
+def prepare() -> None:
+    """Everything that a stage's process does to itself before it works."""
+    os.environ.update(ENVIRONMENT)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # it holds every secret
+    die_with_parent()
+    keep_freed_memory()
+    leave_out_loaded()
+    exit_on_sigterm()
+    tell_where_on_sigusr1()
 
 
 def die_with_parent() -> None:

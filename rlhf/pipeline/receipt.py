@@ -1,24 +1,38 @@
-"""receipt.json: what determines an output, and nothing that differs between two equal runs."""
+"""receipt.json: what determines an output. What may differ between equal outputs is in the journal alone."""
 
 import hashlib
 import json
+import os
 import platform
+import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rlhf.errors import DataError
-from rlhf.manifest import RECEIPT
-
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pandas", "pyarrow", "scipy", "vllm")
+RUN = "RLHF_RUN"  # environment: id of the pipeline run that a stage belongs to
 
 
-def stage_key(stage: str, code: str, params: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The name of one piece of work, in hex: the same stage, code, parameters and input bytes give the same key."""
+def make_receipt(stage: str, code: str, params: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """The receipt of one piece of work. Its `key`, in hex, names it: the same stage, code, parameters and input bytes
+    give the same key."""
     parts = {"stage": stage, "code": code, "params": params, "inputs": inputs}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return parts | {"key": key, "seed": params.get("seed"), "versions": versions()}
+
+
+def circumstances(workspace: Path) -> dict[str, Any]:
+    """Who runs what where: what may differ between equal outputs."""
+    return {
+        "git": git_state(workspace),
+        "user": git_user(workspace),
+        "host": socket.gethostname(),
+        "pipeline_run": os.environ.get(RUN),
+        "machine": _machine(),
+    }
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
@@ -28,19 +42,6 @@ def content_key(parts: Mapping[str, Any]) -> str:
         return [str(array.dtype), array.shape, hashlib.sha256(array).hexdigest()]
 
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=stand_in).encode()).hexdigest()
-
-
-def read_receipt(directory: Path) -> dict[str, Any]:
-    """The receipt of an output. Raises DataError for one that is damaged."""
-    try:
-        found = json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
-        if "key" not in found:
-            raise ValueError
-    except (ValueError, TypeError):
-        raise DataError(
-            f"{directory / RECEIPT} is damaged. Remove {directory} and run again: it is made anew"
-        ) from None
-    return found
 
 
 def versions() -> dict[str, str]:
@@ -74,3 +75,12 @@ def git_user(workspace: Path) -> str | None:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
     except FileNotFoundError:
         return None
+
+
+def _machine() -> str | None:
+    """How models compute here, in a stage that has loaded what computes them."""
+    if "torch" not in sys.modules:
+        return None
+    from rlhf.models.machine import choices
+
+    return choices()

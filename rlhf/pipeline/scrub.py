@@ -12,12 +12,12 @@ from pathlib import Path
 from rlhf import durable, manifest
 from rlhf.errors import DataError, ServiceError
 from rlhf.gate.ledger import LEDGER, Ledger
-from rlhf.pipeline import champion, versioning
+from rlhf.pipeline import cache, champion, versioning
 from rlhf.pipeline.graph import load_graph
-from rlhf.pipeline.lock import hold
-from rlhf.pipeline.stage import KEPT
+from rlhf.pipeline.lock import hold_workspace
+from rlhf.pipeline.stage.work import KEPT
 from rlhf.tracking import champions, standing
-from rlhf.tracking.journal import read
+from rlhf.tracking.journal import WORK, journals, read
 from rlhf.tracking.outputs import DvcLock
 
 ANEW = "`rlhf run` makes it anew"
@@ -45,13 +45,13 @@ class Found:
 
 def scrub(workspace: Path, *, mend: bool, progress: Progress) -> Iterator[Found]:
     """Look at every kind of thing in turn, and mend what can be mended. Raises Busy while a run is at work."""
-    with hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}"):
+    with hold_workspace(workspace):
         for kind in KINDS:
             paths = kind.paths(workspace)
             faults = list[Damage]()
             for done, path in enumerate(paths):
                 progress(kind.name, done, len(paths))
-                if fault := kind.fault(workspace, path):
+                if fault := _fault(kind, workspace, path):
                     faults.append(Damage(path, fault))
             damaged = kind.mend(workspace, faults) if mend and faults else faults
             yield Found(kind.name, len(paths), tuple(damaged))
@@ -65,10 +65,18 @@ class _Kind:
     mend: Callable[[Path, Sequence[Damage]], Iterable[Damage]]
 
 
+def _fault(kind: _Kind, workspace: Path, path: Path) -> str | None:
+    """What is wrong with a thing, also where the disk does not give it back."""
+    try:
+        return kind.fault(workspace, path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
 def _object_fault(workspace: Path, path: Path) -> str | None:
-    fault = versioning.object_fault(path)
-    if not fault and path.name.endswith(versioning.TREE):
-        missing = sum(not member.is_file() for member in versioning.members(path))
+    fault = cache.object_fault(path)
+    if not fault and path.name.endswith(cache.TREE):
+        missing = sum(not member.is_file() for member in cache.members(path))
         return f"names {missing} objects that are missing" if missing else None
     return fault
 
@@ -77,12 +85,12 @@ def _mend_objects(workspace: Path, damage: Sequence[Damage]) -> Iterator[Damage]
     """Take damaged objects away; have them, and the members of directories, from the outputs here or the remote."""
     wanted = set[Path]()
     for one in damage:
-        if versioning.object_fault(one.path):
-            versioning.move_away(workspace, one.path)
+        if cache.object_fault(one.path):
+            cache.move_away(workspace, one.path)
             wanted.add(one.path)
         else:
-            wanted |= {member for member in versioning.members(one.path) if not member.is_file()}
-    versioning.recover(workspace, wanted)
+            wanted |= {member for member in cache.members(one.path) if not member.is_file()}
+    cache.recover(workspace, wanted)
     with suppress(ServiceError):  # a remote that does not answer gives nothing
         versioning.fetch(workspace, [path for path in wanted if not path.is_file()])
     for one in damage:
@@ -109,7 +117,7 @@ def _output_fault(workspace: Path, path: Path) -> str | None:
 
 def _mend_outputs(workspace: Path, damage: Sequence[Damage]) -> Iterator[Damage]:
     for one in damage:
-        versioning.move_away(workspace, one.path)
+        cache.move_away(workspace, one.path)
     with suppress(ServiceError):  # of a damaged dvc.lock
         versioning.restore(workspace, [one.path for one in damage])
     for one in damage:
@@ -136,10 +144,10 @@ def _champion_fault(workspace: Path, path: Path) -> str | None:
 
 
 def _mend_champions(workspace: Path, damage: Sequence[Damage]) -> Iterator[Damage]:
-    from rlhf.tracking.promotion import reconcile
+    from rlhf.tracking.mirror import reconcile
 
     for one in damage:
-        versioning.move_away(workspace, one.path)
+        cache.move_away(workspace, one.path)
     with suppress(ServiceError, DataError):
         reconcile(workspace)
     for one in damage:
@@ -151,7 +159,7 @@ def _mend_decisions(workspace: Path, damage: Sequence[Damage]) -> Iterator[Damag
     with suppress(DataError):
         now = standing.standing(workspace)
         for one in damage:
-            versioning.move_away(workspace, one.path)
+            cache.move_away(workspace, one.path)
             if now and now.digest == one.path.name:
                 standing.keep(workspace, now)
     for one in damage:
@@ -182,14 +190,14 @@ def _moved(done: str, mended: bool) -> Callable[[Path, Sequence[Damage]], Iterat
 
     def move(workspace: Path, damage: Sequence[Damage]) -> Iterator[Damage]:
         for one in damage:
-            versioning.move_away(workspace, one.path)
+            cache.move_away(workspace, one.path)
             yield Damage(one.path, one.fault, done, mended)
 
     return move
 
 
-def _below(*patterns: str) -> Callable[[Path], list[Path]]:
-    return lambda workspace: sorted(path for pattern in patterns for path in workspace.glob(pattern))
+def _below(pattern: str) -> Callable[[Path], list[Path]]:
+    return lambda workspace: sorted(workspace.glob(pattern))
 
 
 _RECORDS: dict[str, Callable[[Path], object]] = {
@@ -204,22 +212,22 @@ KINDS = (
     _Kind("outputs", _outputs, _output_fault, _mend_outputs),
     _Kind(
         "checkpoints",
-        _below(".work/*/step-*"),
+        _below(f"{WORK}/*/step-*"),
         lambda workspace, path: _raised(lambda: manifest.verified(path)),
         _moved(_CHECKPOINT, True),
     ),
     _Kind("kept tensors", _below(f"{KEPT}/[!.]*"), _kept_fault, _moved("It is computed again", True)),
-    _Kind("judge's replies", _below(".work/judge/*/[!.]*"), _reply_fault, _moved("It is asked again", True)),
+    _Kind("judge's replies", _below(f"{WORK}/judge/*/[!.]*"), _reply_fault, _moved("It is asked again", True)),
     _Kind("champions", _below(f"{champions.FILES}/[!.]*"), _champion_fault, _mend_champions),
     _Kind(
         "journals",
-        _below(".work/*/journal.jsonl", ".rlhf/runs/*.jsonl"),
+        journals,
         lambda workspace, path: _raised(lambda: [None for _ in read(path)] and None),
         _moved(_JOURNAL, False),
     ),
     _Kind(
         "decisions",
-        _below(f"{standing.KEPT}/[!.]*"),
+        _below(f"{standing.DECISIONS}/[!.]*"),
         lambda workspace, path: None if standing.is_kept(path) else "does not hold the decision of its name",
         _mend_decisions,
     ),

@@ -4,7 +4,6 @@ Of `meta` in dvc.yaml, `timeout` is for all of it, `stalled` for the silence bet
 hangs writes the stacks of its threads to its log, is ended, and may be tried again.
 """
 
-import json
 import os
 import re
 import signal
@@ -12,32 +11,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import psutil
+from typing import Literal
 
 from rlhf import durable
 from rlhf.errors import Exit
-from rlhf.pipeline.events import EVENTS
+from rlhf.pipeline.events import EVENTS, Listener, Progress
 from rlhf.pipeline.fingerprint import ROOT
 from rlhf.pipeline.graph import StageSpec
 from rlhf.pipeline.process import ENVIRONMENT
-from rlhf.pipeline.stage import JOURNAL, RUN
+from rlhf.pipeline.readable import refusal
+from rlhf.pipeline.receipt import RUN
+from rlhf.pipeline.watchdog import where
 from rlhf.secrets import redact
 
 State = Literal["ran", "restored", "skipped"]
 Cause = Literal["time", "stalled", "stop"]  # why a stage was ended
-Progress = Callable[[int, int, str], None]  # done, total, label
 POLL = 0.1  # seconds between two looks at the process and its events
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
-ANSWER = 2.0  # seconds that a stage has to write where it is
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_THREAD = re.compile(r"^(?:Current t|T)hread 0x", re.MULTILINE)
-_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)  # of faulthandler
 FULL = ("No space left on device", "database or disk is full")  # in DVC's words, and SQLite's
 _EXITED = re.compile(r"exited with (-?\d+)")
 
@@ -63,16 +58,14 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
     started = time.monotonic()
     for dep in spec.deps:
         if not (workspace / dep).exists():
-            message = f"{workspace / dep} does not exist; stage `{spec.name}` needs it. Check the path in dvc.yaml"
+            message = refusal(workspace / dep, "does not exist", spec)
             return Outcome(spec.name, "skipped", Exit.DATA, message, "", None, 0.0)
     log = workspace / ".rlhf" / "logs" / f"{spec.name}.log"
-    listener = _Listener(workspace, spec.name, on_progress)
+    listener = Listener(workspace, spec.name, on_progress)
     limit, silence = (float(spec.meta.get(name, "inf")) for name in ("timeout", "stalled"))
-    hung = ""
     with _repro(spec.name, workspace, run, log, listener) as (process, begins):
         cause = _wait(process, listener, started + limit, silence, stop)
-        if cause == "stalled":
-            hung = _where(listener.pid, log, workspace)
+        hung = where(listener.pid, log, workspace) if cause == "stalled" else ""
     said = redact(_ANSI.sub("", log.read_bytes()[begins:].decode("utf-8", "replace")))
     if cause == "time":
         code = Exit.FAILED
@@ -92,56 +85,9 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
     return Outcome(spec.name, state, code, message, listener.summary, listener.key, seconds)
 
 
-class _Listener:
-    """The reader of a stage's events, and what they have told so far."""
-
-    def __init__(self, workspace: Path, stage: str, on_progress: Progress) -> None:
-        self.file = workspace / ".rlhf" / "events" / f"{stage}.jsonl"
-        durable.make_private(self.file.parent)
-        self.file.write_bytes(b"")
-        self.pid: int | None = None
-        self.key: str | None = None
-        self.summary = ""
-        self.end: tuple[Exit, str] | None = None
-        self._work = workspace / ".work"
-        self._heard, self._at = (0, 0), time.monotonic()  # bytes of events and of the journal, and since when
-        self._offset = 0
-        self._on_progress = on_progress
-
-    def read(self) -> None:
-        """Take in the whole lines that have come since the last call."""
-        with open(self.file, "rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                with suppress(ValueError, LookupError, TypeError):  # of a damaged line: DVC says how the stage ended
-                    self._take(json.loads(line))
-
-    def silence(self) -> float:
-        """Seconds for which the stage that is at work has neither told nor recorded anything; 0 when none is."""
-        journal = self._work / str(self.key) / JOURNAL
-        heard = self._offset, journal.stat().st_size if journal.is_file() else 0
-        if heard != self._heard or self.pid is None or self.end:
-            self._heard, self._at = heard, time.monotonic()
-        return time.monotonic() - self._at
-
-    def _take(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "progress":
-                self._on_progress(event["done"], event["total"], event["label"])
-            case "key":
-                self.key, self.pid = event["key"], event["pid"]
-            case "summary":
-                self.summary = event["text"]
-            case "exit":
-                self.end = Exit(event["code"]), event["message"]
-
-
 @contextmanager
 def _repro(
-    stage: str, workspace: Path, run: str, log: Path, listener: _Listener
+    stage: str, workspace: Path, run: str, log: Path, listener: Listener
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """DVC at work on one stage, and where its output begins in `log`. On the way out nothing of it is left alive."""
     dvc = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]  # without waiting, parallel stages lose work
@@ -178,7 +124,7 @@ def _environment(events: Path, run: str) -> dict[str, str]:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], listener: _Listener, deadline: float, silence: float, stop: threading.Event
+    process: subprocess.Popen[bytes], listener: Listener, deadline: float, silence: float, stop: threading.Event
 ) -> Cause | None:
     """Wait for the end of a process; return why the wait was given up, if it was."""
     while True:
@@ -194,39 +140,18 @@ def _wait(
             return "stalled"
 
 
-def _where(stage: int | None, log: Path, workspace: Path) -> str:
-    """In words, where a stage hangs: of the main thread's stack, which comes to the log, the innermost of our lines."""
-    begins, words = log.stat().st_size, ""
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(stage)
-        words = "where a signal had stopped it, " if process.status() == psutil.STATUS_STOPPED else ""
-        process.send_signal(signal.SIGUSR1)
-        process.send_signal(signal.SIGCONT)  # one that is stopped does not answer
-    deadline, frames = time.monotonic() + ANSWER, list[tuple[str, str, str]]()
-    while not frames and time.monotonic() < deadline:
-        time.sleep(POLL)
-        dump = log.read_bytes()[begins:].decode("utf-8", "replace")
-        frames = _FRAME.findall(_THREAD.split(dump)[-1])  # the main thread comes last
-    ours = [frame for frame in frames if _is_ours(Path(frame[0]), workspace)]
-    for file, line, function in (ours or frames)[:1]:
-        return f"{words}in {function} of {file}, line {line}"
-    return "in a place that it could not tell: the kernel holds it"
-
-
-def _is_ours(file: Path, workspace: Path) -> bool:
-    """Whether a file is of the project or the workspace, and of no package that is installed there."""
-    return "site-packages" not in file.parts and any(root in file.parents for root in (ROOT, workspace))
-
-
 def _stop(process: subprocess.Popen[bytes], stage: int | None) -> None:
     """End a session: SIGTERM to the stage, which may save a checkpoint, and SIGKILL to whatever is left after GRACE.
 
-    DVC would die of a SIGTERM at once and take the stage with it, so it gets one only when no stage runs.
+    DVC would die of a SIGTERM at once and take the stage with it, so it gets one only before the stage runs. When the
+    stage has ended, DVC may write down what it made.
     """
     if process.poll() is None:
         with suppress(ProcessLookupError):
-            alive = stage is not None and os.getsid(stage) == process.pid
-            os.kill(stage if stage is not None and alive else process.pid, signal.SIGTERM)
+            if stage is None:
+                process.terminate()
+            elif os.getsid(stage) == process.pid:
+                os.kill(stage, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
     with suppress(ProcessLookupError):
@@ -234,7 +159,7 @@ def _stop(process: subprocess.Popen[bytes], stage: int | None) -> None:
     process.wait()
 
 
-def _verdict(returned: int, listener: _Listener, said: str, cause: str | None) -> tuple[Exit, str]:
+def _verdict(returned: int, listener: Listener, said: str, cause: str | None) -> tuple[Exit, str]:
     """Exit code and message of a process that ended: from the stage's own event, else from what DVC said."""
     if returned == 0:
         return Exit.DONE, ""

@@ -1,9 +1,8 @@
 """DVC behind a narrow interface: the only importer of dvc. Everything here runs in this process."""
 
-import hashlib
 import json
 import logging
-import shutil
+import shlex
 import subprocess
 import time
 from collections.abc import Collection, Iterator
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from rlhf import durable, manifest
 from rlhf.errors import Busy, ConfigError, DataError, ServiceError
 from rlhf.garbage import loading
+from rlhf.pipeline.cache import TREE, is_object, members, move_away, object_fault
 from rlhf.pipeline.graph import StageSpec, load_graph
 from rlhf.pipeline.process import is_alive
+from rlhf.pipeline.readable import require_deps
 from rlhf.tracking.outputs import DvcLock, damaged_lock
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ SETTINGS = {
 NOT_VERSIONED = ("/.work", "/.rlhf", "/mlflow.db*", "/mlartifacts", "__pycache__/")
 IGNORED_BY_DVC = (f"{durable.PARTIAL}*", ".gitignore")
 
-TREE, MD5 = ".dir", 32  # how the name of a directory's object ends; characters of a digest
-AWAY = ".rlhf/damaged"  # in a workspace: what was damaged and is out of use
-
 DYING = 5.0  # seconds that the processes of a run that was killed may take to end
 
 
@@ -41,8 +39,7 @@ def init_workspace(workspace: Path) -> None:
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
     workspace.mkdir(parents=True, exist_ok=True)
-    if not (workspace / ".git").exists():
-        _git(workspace, "init", "--quiet")
+    _git(workspace, "init", "--quiet")  # of a repository that is there it changes nothing
     if not (workspace / ".dvc").exists():
         Repo.init(str(workspace)).close()
     with _repository(workspace) as repo, repo.config.edit("repo") as config:
@@ -56,9 +53,11 @@ def changes(workspace: Path) -> dict[str, list[Any]]:
     """What is not as it was at the last run of a stage, by its name: what `dvc status --json` prints.
 
     The processes of a run that was killed take a moment to follow it. Raises Busy when others go on, DataError for a
-    damaged dvc.lock.
+    damaged dvc.lock and a dep that DVC could not read.
     """
     _ = DvcLock(workspace).stages  # DVC would not say what to do about a damaged one
+    for spec in load_graph(workspace):
+        require_deps(workspace, spec)
     deadline = time.monotonic() + DYING
     while True:
         try:
@@ -143,44 +142,7 @@ def cache_objects(workspace: Path) -> list[Path]:
     """Every object of DVC's cache, also those of earlier runs and of other workspaces that share it."""
     with _repository(workspace) as repo:
         place = Path(repo.cache.local.path)
-    return sorted(path for path in place.glob("??/*") if len(_md5(path)) == MD5)
-
-
-def object_fault(file: Path) -> str | None:
-    """What is wrong with an object of the cache, whose bytes must be those of its name; None for a whole one."""
-    return None if manifest.md5(file) == _md5(file) else "does not hold the bytes of its name"
-
-
-def members(tree: Path) -> set[Path]:
-    """The objects of the files of a directory, by the directory's own object, which must be whole."""
-    entries = json.loads(tree.read_text(encoding="utf-8"))
-    return {tree.parents[1] / entry["md5"][:2] / entry["md5"][2:] for entry in entries}
-
-
-def recover(workspace: Path, files: Collection[Path]) -> None:
-    """Bring back objects of the cache whose bytes stand in the workspace, as outputs of stages."""
-    wanted = {_md5(file): file for file in files}
-    for made in (workspace / path for spec in load_graph(workspace) for path in spec.made):
-        inside = [path for path in made.rglob("*") if path.is_file()] if made.is_dir() else [made]
-        found = {path: manifest.md5(path) for path in inside if path.is_file()}
-        for path in (path for path, digest in found.items() if digest in wanted):
-            own = durable.partial(wanted[found[path]])
-            shutil.copyfile(path, own)
-            _adopt(own, wanted[found[path]])
-        names = {path.relative_to(made).as_posix(): digest for path, digest in found.items()}
-        entries = [{"md5": digest, "relpath": name} for name, digest in sorted(names.items())]
-        tree = json.dumps(entries, sort_keys=True).encode()  # as DVC writes it
-        digest = hashlib.md5(tree, usedforsecurity=False).hexdigest()
-        if digest in wanted:
-            own = durable.partial(wanted[digest])
-            own.write_bytes(tree)
-            _adopt(own, wanted[digest])
-
-
-def _adopt(own: Path, target: Path) -> None:
-    """Make a file an object of the cache, with the mode that DVC gives it."""
-    own.chmod(0o444)
-    durable.publish(own, target)
+    return sorted(path for path in place.glob("??/*") if is_object(path))
 
 
 def fetch(workspace: Path, files: Collection[Path]) -> list[Path]:
@@ -204,13 +166,6 @@ def restore(workspace: Path, paths: Collection[Path]) -> None:
 
     with _repository(workspace) as repo, suppress(CheckoutError):
         repo.checkout([str(path) for path in paths], force=True)
-
-
-def move_away(workspace: Path, path: Path) -> None:
-    """Take a damaged file or directory out of use. It lies in AWAY, for people to look at."""
-    place = workspace / AWAY / f"{time.time_ns()}-{path.parent.name}-{path.name}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, place)  # a shared cache may lie on another disk
 
 
 def _drop_damaged(repo: "Repo", workspace: Path, spec: StageSpec) -> str | None:
@@ -242,18 +197,15 @@ def _objects(repo: "Repo", spec: StageSpec) -> Iterator[Path]:
             yield file
 
 
-def _md5(file: Path) -> str:
-    """The digest that an object of the cache is named after."""
-    return file.parent.name + file.name.removesuffix(TREE)
-
-
 @contextmanager
 def _repository(workspace: Path) -> Iterator["Repo"]:
     """An open DVC repository whose errors are ours."""
     with loading():
+        from dvc.config import ConfigError as DvcConfigError
         from dvc.exceptions import DvcException, NotDvcRepoError
         from dvc.lock import LockError
         from dvc.repo import Repo
+        from dvc.scm import SCMError
         from dvc.utils.strictyaml import YAMLValidationError
 
     try:
@@ -267,15 +219,24 @@ def _repository(workspace: Path) -> Iterator["Repo"]:
         if Path(error.path).name == "dvc.lock":
             raise damaged_lock(workspace / "dvc.lock") from None
         raise ConfigError(f"{workspace / 'dvc.yaml'}: {error}") from None
+    except SCMError:
+        place = shlex.quote(str(workspace))
+        raise ConfigError(f"{workspace} is no git repository, and DVC needs one. Make it: git init {place}") from None
+    except DvcConfigError as error:
+        raise ConfigError(
+            f"{workspace}/.dvc/config, or config.local beside it: {str(error).rstrip('.')}. Correct it"
+        ) from None
     except DvcException as error:
         raise ServiceError(f"DVC in {workspace}: {error}") from None
 
 
 def _git(workspace: Path, *arguments: str) -> None:
     try:
-        subprocess.run(["git", "-C", str(workspace), *arguments], check=True, capture_output=True)
+        subprocess.run(["git", "-C", str(workspace), *arguments], check=True, capture_output=True, text=True)
     except FileNotFoundError:
         raise ConfigError("git is not installed; a workspace needs it. Install git and run again") from None
+    except subprocess.CalledProcessError as error:
+        raise ConfigError(f"git in {workspace}: {error.stderr.strip()}. Mend this and run again") from None
 
 
 def _add_lines(file: Path, lines: tuple[str, ...]) -> None:

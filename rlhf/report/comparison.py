@@ -19,12 +19,11 @@ from rlhf.config.algorithms import OnlineConfig
 from rlhf.gate.frontier import Overoptimization, Place, fit, gains_at, reach
 from rlhf.gate.records import Interval
 from rlhf.gate.statistics import bootstrap_mean
-from rlhf.pipeline.receipt import RECEIPT
-from rlhf.pipeline.stage import JOURNAL
+from rlhf.manifest import RECEIPT
 from rlhf.report import plots
 from rlhf.report.html import page
 from rlhf.report.summary import read_json
-from rlhf.tracking.journal import read
+from rlhf.tracking.journal import stage_records
 
 FIGURES = ("gradient_noise", "proxy_gain", "gold_gain", "kl", "length", "distinct_2", "seconds", "peak_memory")
 BELIEFS = ("distance", "sft_distance", "minority_margin", "majority_margin")
@@ -142,8 +141,7 @@ def _wins(workspace: Path, name: str) -> dict[str, float]:
 def _end(workspace: Path, name: str) -> Mapping[str, Any]:
     """How the training ended: the last record of its stage's journal; nothing where it was trained elsewhere."""
     receipt = read_json(workspace / "models/policy" / name / RECEIPT)
-    journal = workspace / ".work" / receipt["key"] / JOURNAL
-    ends = [record for record in read(journal) if record["kind"] == "end"] if journal.is_file() else []
+    ends = [record for record in stage_records(workspace, receipt["key"]) if record["kind"] == "end"]
     return ends[-1] if ends else {}
 
 

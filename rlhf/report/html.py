@@ -15,8 +15,8 @@ import markupsafe
 
 from rlhf.gate.records import Decision, WinRate
 from rlhf.report import plots
-from rlhf.report.summary import Kl, Row, Summary, flatten, read_json, summarize
-from rlhf.report.text import title, visible
+from rlhf.report.summary import Kl, Row, Summary, finite_numbers, read_json, summarize
+from rlhf.text import title, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 # What a browser may do with a page: show it, in its own styles. Nothing runs, is fetched, or is sent.
@@ -47,8 +47,8 @@ def render_report(workspace: Path, decision: Decision, receipts: Mapping[str, Ma
         decision=decision,
         figures=figures(workspace, summary),
         tables=tables(validation),
-        whole_set=flatten(validation.get("set") or {}),
-        alarms=(validation.get("screening") or {}).get("alarms", ()),
+        whole_set=finite_numbers(validation.get("set") or {}),
+        alarms=read_json(workspace / "reports/screen.json").get("alarms", ()),
         receipts=receipts,
         inputs=inputs(receipts),
         versions=next((receipt.get("versions", {}) for receipt in receipts.values()), {}),

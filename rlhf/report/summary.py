@@ -9,9 +9,10 @@ from typing import Any
 from rlhf.errors import DataError
 from rlhf.gate.records import Check, Decision, WinRate, finite
 from rlhf.report.examples import Example, by_rule, evaluation_rows
+from rlhf.tracking.outputs import flatten
 
 DECISION = "reports/gate/decision.json"
-STAGES = ("collect", "validate", "base", "sft", "sample", "label", "reward", "referee", "align", "evaluate")
+STAGES = ("collect", "validate", "screen", "base", "sft", "sample", "label", "reward", "referee", "align", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -152,16 +153,10 @@ def _stages(workspace: Path, items: Mapping[str, list[str]]) -> list[StageMetric
             paths = (workspace / "reports" / f"{item}.json", workspace / "reports" / item / "metrics.json")
             path = next((path for path in paths if path.exists()), None)
             if path is not None:
-                found.append(StageMetrics(item.replace("/", "@"), flatten(read_json(path))))
+                found.append(StageMetrics(item.replace("/", "@"), finite_numbers(read_json(path))))
     return found
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def finite_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of nested mappings, under their keys joined by a dot."""
-    flat: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif (number := finite(value)) is not None:
-            flat[prefix + key] = number
-    return flat
+    return {name: number for name, value in flatten(values) if (number := finite(value)) is not None}

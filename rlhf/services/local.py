@@ -1,21 +1,21 @@
-"""`rlhf up` and `rlhf down`: the servers of one workspace on this machine, recorded in .rlhf/services.json."""
+"""`rlhf up` and `rlhf down`: the servers of one workspace on this machine, each with its record in .rlhf/servers."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf import durable
 from rlhf.errors import ServiceError
-from rlhf.pipeline.lock import hold
 from rlhf.secrets import redact
 from rlhf.services.ports import choose, variable
-from rlhf.services.processes import POLL, Process, start
+from rlhf.services.processes import Process, find, is_held, start, stranger
 from rlhf.services.servers import PREFECT, SERVERS, Server, command, environment, is_new, prefect_home
+from rlhf.tracking.locks import locked
 
 DEADLINE = 180.0  # seconds for a server to answer; the first start makes a database
+POLL = 0.05
 FIRST = " (the first start makes its database: up to half a minute)"
 Tell = Callable[[str], None]  # shows what is being waited for
 
@@ -43,31 +43,33 @@ def up(
     `wanted` holds ports that were asked for, by server name; without one the environment is looked at. A server that
     the environment names is used, not started. Raises ServiceError: a port in use, a server that does not answer.
     """
-    with hold(workspace / ".rlhf" / "services.lock", f"the list of services of {workspace}"):
+    with _alone(workspace):
         found: list[Service] = []
-        started: list[Service] = []
         patience = {server: FIRST if is_new(server, workspace) else "" for server in servers}
         try:
             for server in servers:
-                service = _existing(server, workspace, _wanted(server, wanted)) or _start(server, workspace, wanted)
-                found.append(service)
+                found.append(_existing(server, workspace, _wanted(server, wanted)) or _start(server, workspace, wanted))
+            for service in found:
                 if service.fresh:
-                    started.append(service)
-                    _record(workspace, service)
-            for service in started:
-                tell(f"Starting {service.server.title} at {service.pages}{patience[service.server]}")
-                _await(service, workspace)
+                    tell(f"Starting {service.server.title} at {service.pages}{patience[service.server]}")
+                    _await(service, workspace)
         except BaseException:  # Ctrl-C too: what was begun is taken back
-            _stop(workspace, started)
+            _stop([service for service in found if service.fresh])
             raise
         return found
 
 
 def down(workspace: Path) -> list[Service]:
-    """Stop the servers that `up` started; return those that were running."""
-    with hold(workspace / ".rlhf" / "services.lock", f"the list of services of {workspace}"):
+    """Stop the servers that `up` started; return those that were running.
+
+    Raises ServiceError when one runs that cannot be stopped from here.
+    """
+    with _alone(workspace):
         services = list(recorded(workspace))
-        _stop(workspace, services)
+        _stop(services)
+        for server in SERVERS:
+            if is_held(_record(workspace, server)):
+                raise stranger(_record(workspace, server))
         return services
 
 
@@ -93,13 +95,9 @@ def use(service: Service, workspace: Path) -> None:
 
 def recorded(workspace: Path) -> Iterator[Service]:
     """The services that `up` started and that still run."""
-    entries = _read(workspace)
     for server in SERVERS:
-        entry = entries.get(server.name)
-        if entry:
-            process = Process(**entry["process"])
-            if process.alive():
-                yield Service(server, entry["address"], process)
+        if process := find(_record(workspace, server)):
+            yield Service(server, process.address, process)
 
 
 def _existing(server: Server, workspace: Path, wanted: int | None) -> Service | None:
@@ -124,14 +122,13 @@ def _existing(server: Server, workspace: Path, wanted: int | None) -> Service | 
 
 
 def _start(server: Server, workspace: Path, wanted: Mapping[str, int | None]) -> Service:
+    record = _record(workspace, server)
+    if running := find(record):
+        running.stop()  # it does not answer
     port = choose(server.name, server.usual_port, _wanted(server, wanted))
-    for service in recorded(workspace):
-        if service.server is server and service.process:
-            service.process.stop()  # it runs but does not answer
-    process = start(
-        command(server, workspace, port), environment(server, workspace, port), workspace, _log(workspace, server)
-    )
-    return Service(server, server.address(port), process, fresh=True)
+    line, variables = command(server, workspace, port), environment(server, workspace, port)
+    process = start(line, variables, workspace, _log(workspace, server), record, server.address(port))
+    return Service(server, process.address, process, fresh=True)
 
 
 def _wanted(server: Server, wanted: Mapping[str, int | None]) -> int | None:
@@ -158,38 +155,19 @@ def _await(service: Service, workspace: Path) -> None:
         time.sleep(POLL)
 
 
-def _stop(workspace: Path, services: list[Service]) -> None:
+def _stop(services: list[Service]) -> None:
     for service in services:
         if service.process:
             service.process.stop()
-    gone = {service.server.name for service in services}
-    if gone:
-        _write(workspace, {name: entry for name, entry in _read(workspace).items() if name not in gone})
 
 
-def _record(workspace: Path, service: Service) -> None:
-    if service.process:
-        entry = {"address": service.address, "process": asdict(service.process)}
-        _write(workspace, _read(workspace) | {service.server.name: entry})
+def _alone(workspace: Path) -> AbstractContextManager[None]:
+    """Nobody else starts or stops a server of the workspace; waits for who does. Raises Busy."""
+    return locked(workspace / ".rlhf" / "services.lock", DEADLINE, f"starts or stops the servers of {workspace}")
 
 
-def _read(workspace: Path) -> dict[str, dict]:
-    try:
-        return json.loads(_file(workspace).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise ServiceError(
-            f"{_file(workspace)} is damaged. Stop the servers that still run by hand, then delete the file"
-        ) from None
-
-
-def _write(workspace: Path, entries: dict[str, dict]) -> None:
-    durable.write_json(_file(workspace), entries)
-
-
-def _file(workspace: Path) -> Path:
-    return workspace / ".rlhf" / "services.json"
+def _record(workspace: Path, server: Server) -> Path:
+    return workspace / ".rlhf" / "servers" / server.name
 
 
 def _log(workspace: Path, server: Server) -> Path:

@@ -21,7 +21,10 @@ from typing import Any
 from rlhf import durable
 from rlhf.errors import Busy, DataError, require_format
 from rlhf.failpoints import reach
+from rlhf.tracking.locks import take
 
+WORK, JOURNAL = ".work", "journal.jsonl"  # of a workspace: a directory for each stage key; in it
+RUNS = ".rlhf/runs"  # of a workspace: a journal for each pipeline run
 FORMAT = 1  # of a journal, in its first record; one that does not say is of the first
 SYNC_SECONDS = 1.0  # a machine that loses power loses at most the lines of this long
 LOCK_SECONDS = 0.5  # `alive` holds the lock for an instant; a journal that stays locked longer has a writer
@@ -41,7 +44,8 @@ class Journal:
         self.path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         try:
-            _lock(self._file.fileno(), path)
+            if not take(self._file.fileno(), LOCK_SECONDS):
+                raise Busy(f"{path} is being written by another process. Wait until it ends, or stop it")
             end = max((offset for _, offset in read_from(path, 0)), default=0)
             self._file.truncate(end)
         except BaseException:
@@ -85,6 +89,22 @@ class Journal:
         self.close()
 
 
+def stage_journal(workspace: Path, key: str) -> Path:
+    """Where a stage keeps its journal."""
+    return workspace / WORK / key / JOURNAL
+
+
+def pipeline_journal(workspace: Path, run: str) -> Path:
+    """Where the flow keeps the journal of a pipeline run."""
+    return workspace / RUNS / f"{run}.jsonl"
+
+
+def journals(workspace: Path) -> list[Path]:
+    """Every journal of a workspace, the oldest stage first; those of pipeline runs, which point to stages, last."""
+    stages, pipelines = workspace.glob(f"{WORK}/*/{JOURNAL}"), workspace.glob(f"{RUNS}/*.jsonl")
+    return sorted(stages, key=lambda path: path.stat().st_mtime) + sorted(pipelines)
+
+
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Every whole record of a journal. Raises DataError at a damaged line that is not the last."""
     return (record for record, _ in read_from(path, 0))
@@ -111,6 +131,12 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
             yield record, offset
 
 
+def stage_records(workspace: Path, key: str) -> Iterator[dict[str, Any]]:
+    """Every whole record of a stage's journal; none where it ran elsewhere. Raises DataError as `read` does."""
+    path = stage_journal(workspace, key)
+    return read(path) if path.exists() else iter(())
+
+
 def alive(path: Path) -> bool:
     """Whether a process has the journal open for writing."""
     with open(path, "rb") as file:
@@ -132,15 +158,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 def _line_number(path: Path, offset: int) -> int:
     with open(path, "rb") as file:
         return file.read(offset).count(b"\n") + 1
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """Take the kernel's lock, which goes when the process does."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise Busy(f"{path} is being written by another process. Wait until it ends, or stop it") from None
-            time.sleep(0.01)

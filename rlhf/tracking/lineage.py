@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.errors import DataError
 from rlhf.gate.ledger import Ledger
-from rlhf.tracking.journal import read
+from rlhf.tracking.journal import stage_records
 from rlhf.tracking.outputs import DvcLock, Output, find_output, flatten, model_outputs, stands
 from rlhf.tracking.sent import registered_versions
 
@@ -123,9 +123,8 @@ def _places(source: Mapping[str, Any]) -> list[str]:
 
 def _commit(workspace: Path, key: str) -> str | None:
     """The commit of the first execution with this key, from its journal."""
-    path = workspace / ".work" / key / "journal.jsonl"
-    records = read(path) if path.exists() else iter(())
-    git = next((record.get("git") for record in records if record["kind"] == "start"), None)
+    starts = (record for record in stage_records(workspace, key) if record["kind"] == "start")
+    git = next((start.get("git") for start in starts), None)
     return commit_name(git)
 
 

@@ -1,4 +1,4 @@
-"""The kernel's lock on a file, waited for: one process at a time does what must not be done twice."""
+"""The kernel's locks on files, waited for. They go with the process that holds them, however it dies."""
 
 import fcntl
 import time
@@ -9,19 +9,27 @@ from pathlib import Path
 from rlhf import durable
 from rlhf.errors import Busy
 
+POLL = 0.02  # seconds between two tries
+
 
 @contextmanager
 def locked(path: Path, seconds: float, what: str) -> Iterator[None]:
-    """Hold the kernel's lock on `path`, waiting for it at most `seconds`. Raises Busy, saying `what` another does."""
+    """Hold the lock on `path`, waiting for it at most `seconds`. Raises Busy, saying `what` another does."""
     durable.make_private(path.parent)
-    deadline = time.monotonic() + seconds
     with open(path, "ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Busy(f"Another process {what} ({path} is locked). Wait until it ends") from None
-                time.sleep(0.05)
+        if not take(file.fileno(), seconds):
+            raise Busy(f"Another process {what} ({path} is locked). Wait until it ends")
         yield
+
+
+def take(descriptor: int, seconds: float = 0.0) -> bool:
+    """Take the lock on an open file, until it is closed; False where another held it for so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL)

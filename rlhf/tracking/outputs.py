@@ -47,15 +47,20 @@ def find_output(workspace: Path, path: str) -> Output | None:
     """The output at `path`; None when there is none, or it is not whole."""
     directory = workspace / path
     try:
-        digest = manifest.sha256(directory / MANIFEST)
+        return Output(directory, path, manifest.sha256(directory / MANIFEST), read_receipt(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_receipt(directory: Path) -> dict[str, Any]:
+    """The receipt of an output. Raises DataError for one that is damaged, FileNotFoundError where there is none."""
+    try:
         receipt = json.loads((directory / RECEIPT).read_text(encoding="utf-8"))
         if not {"key", "stage"} <= receipt.keys():
             raise ValueError
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except (ValueError, AttributeError):
         raise DataError(f"{directory / RECEIPT} is damaged. Delete {directory} and run again: `rlhf run`") from None
-    return Output(directory, path, digest, receipt)
+    return receipt
 
 
 def model_outputs(workspace: Path) -> Iterator[Output]:

@@ -3,23 +3,24 @@
 import math
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf import durable
 from rlhf.config import load_promotion
+from rlhf.config.reading import PARAMS
 from rlhf.errors import Busy, ConfigError, DataError, GateRefused, ServiceError
 from rlhf.gate.approval import Approval, check, sign, signed_approval, verified
 from rlhf.gate.ledger import Champion, Ledger
 from rlhf.tracking import champions
-from rlhf.tracking.journal import read
-from rlhf.tracking.locks import locked
-from rlhf.tracking.outputs import Output, find_output, verify
-from rlhf.tracking.registry import Registered, find, register_outputs
-from rlhf.tracking.runs import Runs, stage_journal
+from rlhf.tracking.journal import stage_records
+from rlhf.tracking.mirror import mirror, reconcile, repairing
+from rlhf.tracking.outputs import Output, verify
+from rlhf.tracking.registration import register_outputs
+from rlhf.tracking.registry import Registered, find, model_name
+from rlhf.tracking.runs import Runs
 from rlhf.tracking.served import require_served
-from rlhf.tracking.standing import DECISION, PARAMS, Standing, keep, require_untouched, standing
+from rlhf.tracking.standing import Standing, candidate, keep, passing, require_untouched
 from rlhf.tracking.store import Store, connect, reaching
 
 
@@ -67,17 +68,7 @@ def steps(workspace: Path, approver: str = "", approval: Approval | None = None)
     approval = _approved(workspace, decision, output.key, approval)
     keep(workspace, decision)
     yield "verified"
-    store, registered = _registered(workspace, output)
-    if registered.digest != decision.policy:
-        raise GateRefused(
-            f"{registered} holds other bytes than were evaluated (digest {registered.digest[:12]}, not "
-            f"{decision.policy[:12]}): the same work was done twice with another result. Train anew: align.seed"
-        )
-    if current is None and (alias := store.client.get_registered_model(registered.name).aliases.get("champion")):
-        raise GateRefused(
-            f"MLflow has a champion, version {alias} of {registered.name}, of which the ledger of this workspace knows "
-            "nothing. Bring .rlhf/ledger.db here from where it was promoted, or take the alias away to begin anew"
-        )
+    store, registered = _registered(workspace, output, first=current is None)
     yield "registered"
     _fetch_and_serve(workspace, store, registered, output.name)
     yield "served"
@@ -103,59 +94,6 @@ def rollback(workspace: Path, *, expected_generation: int | None = None, approve
     champion = book.rollback(generation if expected_generation is None else expected_generation, approver)
     said = f"{champion.version} is the champion again, generation {champion.generation}"
     return Promotion(True, champion, said + _mirrored(workspace))
-
-
-def reconcile(workspace: Path) -> list[str]:
-    """Make aliases and files agree with the ledger and the gate; return what was changed. Raises ServiceError."""
-    return mirror(workspace, connect(workspace))
-
-
-def mirror(workspace: Path, store: Store) -> list[str]:
-    """Make the aliases of `store`, and the champions' files here, agree with the ledger; return what was changed.
-
-    One process at a time: of two, the slower would set what the ledger no longer says.
-    """
-    with _repairing(workspace), reaching(store.uri):
-        book = Ledger.of(workspace)
-        entries = {"champion": book.current(), "previous": book.previous()}
-        keys = {alias: entry.candidate_key for alias, entry in entries.items() if entry}
-        with suppress(GateRefused, DataError):  # no candidate: the alias stays with the last one
-            keys["candidate"] = candidate(workspace, passing(workspace)).key
-        name = f"{store.prefix}-policy"
-        versions = {alias: version for alias, key in keys.items() if (version := find(store, name, key))}
-        known = store.client.get_registered_model(name).aliases if versions else {}
-        changed = [alias for alias, version in versions.items() if str(known.get(alias)) != version.version]
-        for alias in changed:
-            store.client.set_registered_model_alias(name, alias, versions[alias].version)
-        if entries["champion"] and not entries["previous"] and "previous" in known:
-            store.client.delete_registered_model_alias(name, "previous")
-            changed.append("previous")
-        for alias in entries.keys() & versions.keys():
-            if champions.fetch(workspace, store, versions[alias]):
-                changed.append(f"{champions.FILES}/{versions[alias].digest}")
-        champions.forget(workspace, but={entry.policy for entry in entries.values() if entry})
-        return changed
-
-
-def passing(workspace: Path) -> Standing:
-    """The decision of the gate to promote. Raises GateRefused, naming the checks in the way, or DataError."""
-    decision = standing(workspace)
-    if decision is None:
-        raise DataError(f"{workspace / DECISION} does not exist. Run the pipeline first: `rlhf run`")
-    if decision.verdict != "PROMOTE":
-        raise GateRefused(decision.refusal())
-    return decision
-
-
-def candidate(workspace: Path, decision: Standing) -> Output:
-    """The policy that a decision is about. Raises GateRefused when another stands in its place."""
-    output = find_output(workspace, f"models/policy/{decision.winner}")
-    if output is None or output.digest != decision.policy:
-        raise GateRefused(
-            f"models/policy/{decision.winner} is not the policy that was evaluated (digest {decision.policy[:12]}), so "
-            "the decision does not speak of it. Run `rlhf run`, then promote"
-        )
-    return output
 
 
 def proposal(decision: Standing, approver: str, comment: str = "") -> Approval:
@@ -190,8 +128,7 @@ def approve(workspace: Path, approver: str, key: Path, comment: str = "") -> tup
 
 def trainers(workspace: Path, key: str) -> set[str]:
     """Who ran the training with a stage key, as git knows them; empty when that is not known here."""
-    journal = stage_journal(workspace, key)
-    records = read(journal) if journal.exists() else iter(())
+    records = stage_records(workspace, key)
     return {record["user"] for record in records if record["kind"] == "start" and record.get("user")}
 
 
@@ -220,7 +157,7 @@ def _approved(workspace: Path, decision: Standing, key: str, given: Approval | N
 def _fetch_and_serve(workspace: Path, store: Store, registered: Registered, algorithm: str) -> None:
     """Bring the registered files here and see that they answer. Files that do not are taken away again; meanwhile
     nobody repairs, who would take them for those of no champion."""
-    with _repairing(workspace):
+    with repairing(workspace), reaching(store.uri):
         fetched = champions.fetch(workspace, store, registered)
         files = workspace / champions.FILES / registered.digest
         try:
@@ -229,11 +166,6 @@ def _fetch_and_serve(workspace: Path, store: Store, registered: Registered, algo
             if fetched:
                 durable.remove(files)
             raise
-
-
-def _repairing(workspace: Path) -> AbstractContextManager[None]:
-    """Held by the one process that changes aliases and champions' files."""
-    return locked(workspace / ".rlhf/mirror.lock", 600.0, "repairs the aliases")
 
 
 def _mirrored(workspace: Path, store: Store | None = None) -> str:
@@ -245,13 +177,26 @@ def _mirrored(workspace: Path, store: Store | None = None) -> str:
     return ""
 
 
-def _registered(workspace: Path, output: Output) -> tuple[Store, Registered]:
+def _registered(workspace: Path, output: Output, first: bool) -> tuple[Store, Registered]:
+    """The registered version of the policy, made when there is none. Raises GateRefused for one of other bytes, and
+    where the `first` promotion here finds a champion."""
     store = connect(workspace)
     with reaching(store.uri):
-        name = f"{store.prefix}-policy"
+        name = model_name(store, "policy")
         found = find(store, name, output.key)
         if not found:
             found = register_outputs(workspace, store, Runs(store, workspace)).get(output.digest)
+        champion = store.client.get_registered_model(name).aliases.get("champion") if found and first else None
     if not found:
         raise DataError(f"{output.path} could not be registered: it is not among the models of {workspace}")
+    if found.digest != output.digest:
+        raise GateRefused(
+            f"{found} holds other bytes than were evaluated (digest {found.digest[:12]}, not {output.digest[:12]}): "
+            "the same work was done twice with another result. Train anew: align.seed"
+        )
+    if champion:
+        raise GateRefused(
+            f"MLflow has a champion, version {champion} of {name}, of which the ledger of this workspace knows "
+            "nothing. Bring .rlhf/ledger.db here from where it was promoted, or take the alias away to begin anew"
+        )
     return store, found

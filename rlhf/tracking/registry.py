@@ -1,7 +1,7 @@
-"""Registered models, `<prefix>-base`, `-sft`, `-reward`, `-referee`, `-policy`: one version a stage key, with files and
-lineage.
+"""Registered models, found by name or stage key, and fetched.
 
-The reward model of another criterion than `overall` is `-reward-<criterion>`.
+They are `<prefix>-base`, `-sft`, `-reward`, `-referee` and `-policy`; the reward model of another criterion than
+`overall` is `-reward-<criterion>`.
 """
 
 import json
@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf import durable
 from rlhf.errors import DataError
-from rlhf.tracking.lineage import LINEAGE, Node, to_json, tree
+from rlhf.tracking.lineage import LINEAGE, Node
 from rlhf.tracking.locks import locked
-from rlhf.tracking.outputs import MANIFEST, DvcLock, Output, model_outputs, verify
-from rlhf.tracking.runs import VALUE, Runs, key_name, link_models, log, stage_facts, stage_journal
-from rlhf.tracking.store import Store, as_default, connect, expecting, reaching, registering, transferring
+from rlhf.tracking.outputs import MANIFEST, MODELS, model_outputs, verify
+from rlhf.tracking.store import DOWNLOAD_SECONDS, Store, connect, reaching, transferring
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-KINDS = ("base", "sft", "reward", "referee", "policy")
+KINDS = tuple(pattern.split("/")[1] for pattern in MODELS)
 KEY, DIGEST, MODEL = "stage_key", "digest", "logged_model"  # tags of a version
 
 
@@ -40,28 +39,18 @@ class Registered:
         return f"{self.name}/{self.version}"
 
 
-def register_outputs(workspace: Path, store: Store, runs: Runs) -> dict[str, Registered]:
-    """Register every model of the workspace whose stage key has no version yet; return all, by digest.
-
-    Raises DataError for a model whose files are not those of its manifest, Busy when another process registers.
-    """
-    found: dict[str, Registered] = {}
-    for output in model_outputs(workspace):
-        with registering(workspace):
-            registered = find(store, _name(store, output.kind), output.key) or _register(workspace, store, runs, output)
-            read = [found[digest].model_id for digest in output.receipt["inputs"].values() if digest in found]
-            link_models(store, runs.stage(output.receipt["stage"], output.key), read, [registered.model_id])
-        found[output.digest] = registered
-    return found
+def model_name(store: Store, kind: str) -> str:
+    """The registered model of a kind of output."""
+    return f"{store.prefix}-{kind}"
 
 
 def find(store: Store, name: str, key: str) -> Registered | None:
     """The version of a registered model that was made by a stage key."""
-    versions = _versions(store, name, key)
-    return _registered(versions[0]) if versions else None
+    versions = versions_of(store, name, key)
+    return registered_as(versions[0]) if versions else None
 
 
-def _versions(store: Store, name: str, key: str) -> "list[ModelVersion]":
+def versions_of(store: Store, name: str, key: str) -> "list[ModelVersion]":
     """The versions that a stage key made, the first one first: more than one where a request came twice."""
     found = store.client.search_model_versions(f"name = '{name}' AND tags.{KEY} = '{key}'")
     return sorted(found, key=lambda version: int(version.version))
@@ -105,14 +94,14 @@ def look_up(store: Store, model: str) -> Registered:
         raise DataError(
             f"`{model}` names no model. Say {', '.join(KINDS)}, reward-CRITERION, with /VERSION or @champion behind it"
         )
-    name = _name(store, kind)
+    name = model_name(store, kind)
     try:
         if which.startswith("@"):
-            return _registered(store.client.get_model_version_by_alias(name, which[1:]))
+            return registered_as(store.client.get_model_version_by_alias(name, which[1:]))
         if mark:
-            return _registered(store.client.get_model_version(name, which))
+            return registered_as(store.client.get_model_version(name, which))
         versions = store.client.search_model_versions(f"name = '{name}'")
-        return _registered(max(versions, key=lambda version: int(version.version)))
+        return registered_as(max(versions, key=lambda version: int(version.version)))
     except (MlflowException, ValueError) as error:
         if isinstance(error, MlflowException) and error.error_code not in (
             "RESOURCE_DOES_NOT_EXIST",
@@ -120,79 +109,6 @@ def look_up(store: Store, model: str) -> Registered:
         ):
             raise
         raise DataError(f"MLflow holds no model `{model}`. `rlhf sync` registers what the workspace holds") from None
-
-
-def _register(workspace: Path, store: Store, runs: Runs, output: Output) -> Registered:
-    """Upload the files and make the version. What a crash left half done is used, not made twice."""
-    verify(output.directory, output.digest)
-    run_id = runs.anywhere(output.key) or _new_run(workspace, store, runs, output)
-    node = replace(tree(workspace, output), md5=None)  # DVC may not have committed it yet
-    tags = {KEY: output.key, DIGEST: output.digest, "stage": output.receipt["stage"], **_upstream_tags(node)}
-    filters = f"tags.{KEY} = '{output.key}' AND tags.{DIGEST} = '{output.digest}'"
-    models = store.client.search_logged_models([store.experiment_id], filters, max_results=1)
-    model = (
-        models[0]
-        if models
-        else store.client.create_logged_model(
-            store.experiment_id, output.name, run_id, tags, _strings(node.params), output.kind
-        )
-    )
-    if model.status != "READY":
-        with transferring(), tempfile.TemporaryDirectory() as directory:
-            store.client.log_model_artifacts(model.model_id, str(output.directory))
-            (Path(directory) / LINEAGE).write_text(to_json(node), encoding="utf-8")
-            store.client.log_model_artifacts(model.model_id, directory)
-        verify(output.directory, output.digest)  # DVC may have replaced it during the upload
-        store.client.finalize_logged_model(model.model_id, "READY")
-    name = _name(store, output.kind)
-    with expecting("RESOURCE_ALREADY_EXISTS"):
-        store.client.create_registered_model(name)
-    tags[MODEL] = model.model_id
-    text = _description(store, runs, node)
-    with as_default(store.uri):
-        store.client.create_model_version(
-            name, f"models:/{model.model_id}", run_id, tags, description=text, model_id=model.model_id
-        )
-    version, *others = _versions(store, name, output.key)
-    for other in others:
-        with expecting("RESOURCE_DOES_NOT_EXIST"):
-            store.client.delete_model_version(name, other.version)
-    return _registered(version)
-
-
-def _new_run(workspace: Path, store: Store, runs: Runs, output: Output) -> str:
-    """A run for the stage that made `output`, described by its receipt; its journal, when it is here, says the rest."""
-    run_id, lock = runs.stage(output.receipt["stage"], output.key), DvcLock(workspace)
-    facts = stage_facts(output.receipt, None, lock)
-    restored = not stage_journal(workspace, output.key).exists()
-    if restored:  # it ran elsewhere, and DVC brought its outputs here
-        facts.tags["rlhf.restored"] = "true"
-    log(store, run_id, facts, lock)
-    if restored:
-        store.client.set_terminated(run_id, "FINISHED")
-    return run_id
-
-
-def _upstream_tags(node: Node) -> dict[str, str]:
-    """Tags that lead from a version to what it was made from."""
-    above = {child.name: child for child in node.walk() if child is not node and child.key}
-    tags = {f"upstream.{name}": child.key for name, child in above.items()}
-    tags |= {f"dvc.md5.{name}": child.md5 for name, child in above.items()}
-    tags |= {"code": node.code, "git.commit": node.commit}
-    return {key_name(name): value for name, value in tags.items() if value}
-
-
-def _description(store: Store, runs: Runs, node: Node) -> str:
-    """The chain as a short list, with links to the runs."""
-    lines, seen = [], set()
-    for child in node.walk():
-        if child.key and child.key not in seen:
-            seen.add(child.key)
-            run = runs.anywhere(child.key)
-            name = f"[{child.name}]({store.link(run)})" if run else child.name
-            dvc = f", DVC `{child.md5}`" if child.md5 else ""
-            lines.append(f"* {name}: {child.stage}, key `{child.key[:12]}`{dvc}")
-    return "Made from, the model itself first:\n\n" + "\n".join(lines)
 
 
 def download(store: Store, registered: Registered, target: Path) -> None:
@@ -218,11 +134,12 @@ def _fetch(store: Store, registered: Registered, target: Path, name: str) -> Pat
 
     root = store.client.get_logged_model(registered.model_id).artifact_location
     uri = f"{root}/{name}" if name else root
-    with transferring():
+    with transferring(DOWNLOAD_SECONDS):
         return Path(download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=store.uri))
 
 
-def _registered(version: "ModelVersion") -> Registered:
+def registered_as(version: "ModelVersion") -> Registered:
+    """A version, by the tags that this pipeline gives it. Raises DataError for another's."""
     tags: Mapping[str, Any] = version.tags
     missing = [tag for tag in (KEY, DIGEST, MODEL) if tag not in tags]
     if missing:
@@ -231,11 +148,3 @@ def _registered(version: "ModelVersion") -> Registered:
             f"(see {MANIFEST}). Name another version"
         )
     return Registered(version.name, str(version.version), tags[KEY], tags[DIGEST], tags[MODEL])
-
-
-def _name(store: Store, kind: str) -> str:
-    return f"{store.prefix}-{kind}"
-
-
-def _strings(params: Mapping[str, Any]) -> dict[str, str]:
-    return {key_name(name): str(value)[:VALUE] for name, value in params.items()}

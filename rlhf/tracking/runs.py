@@ -4,15 +4,15 @@ Workspaces that share an experiment, as clones do, have runs of their own: what 
 """
 
 import json
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-from rlhf import durable
-from rlhf.tracking.journal import read
+from rlhf.tracking.journal import pipeline_journal, read, stage_journal
 from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import DvcLock, flatten
 from rlhf.tracking.store import Store
@@ -45,7 +45,7 @@ class Runs:
     def __init__(self, store: Store, workspace: Path) -> None:
         self._store = store
         self._workspace = workspace
-        self._me = _name_of(workspace)
+        self._me = store.owner
         self._ids: dict[tuple[str, str], str] = {}
         self._elsewhere: dict[tuple[str, str], str] = {}
         found: dict[tuple[str, str], list[Run]] = {}
@@ -79,7 +79,7 @@ class Runs:
         """Make a run that begins when its journal does, unless another process has just made it."""
         start, tags = next(read(journal), None) if journal.exists() else None, {tag: value, WORKSPACE: self._me}
         same = " AND ".join(f"tags.`{name}` = '{text}'" for name, text in tags.items())
-        with locked(self._workspace / ".rlhf/runs.lock", 60.0, "makes runs in MLflow"):
+        with _making(self._workspace):
             if not (made := list(_runs(self._store, same))):
                 time = milliseconds(start["time"]) if start else None
                 self._store.client.create_run(self._store.experiment_id, time, tags, name)
@@ -129,7 +129,7 @@ def stage_facts(record: Mapping[str, Any], commit: str | None, lock: DvcLock) ->
     )
 
 
-def link_models(store: Store, run_id: str, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> None:
+def link_models(store: Store, run_id: str, inputs: Sequence[str], outputs: Sequence[str] = ()) -> None:
     """Draw the edges between a run and the logged models that it read and made, each once."""
     from mlflow.entities import LoggedModelInput, LoggedModelOutput
     from mlflow.exceptions import MlflowException
@@ -158,33 +158,20 @@ def stored_metrics(store: Store, run_id: str) -> set[tuple[str, int]]:
     return {(key, point.step) for key in keys for point in store.client.get_metric_history(run_id, key)}
 
 
-def stage_journal(workspace: Path, key: str) -> Path:
-    """Where a stage keeps its journal."""
-    return workspace / ".work" / key / "journal.jsonl"
-
-
-def pipeline_journal(workspace: Path, run: str) -> Path:
-    """Where the flow keeps the journal of a pipeline run."""
-    return workspace / ".rlhf/runs" / f"{run}.jsonl"
-
-
 def milliseconds(time: float) -> int:
     """MLflow's time stamp of seconds since 1970; it refuses what is before, which a clock may say."""
     return max(0, round(time * 1000))
 
 
 def key_name(name: str) -> str:
-    """`name` without what MLflow refuses in keys: align@dpo becomes align.dpo."""
-    return re.sub(r"[^\w./ :-]", ".", name)[:_KEY]
+    """`name` without what MLflow refuses in keys, which must also be paths: align@dpo becomes align.dpo, ../x _.._x."""
+    key = re.sub(r"[^\w./ :-]", ".", name)[:_KEY]
+    return key if posixpath.normpath(key) == key and key[0] not in "./" else f"_{key.replace('/', '_')}"[:_KEY]
 
 
-def _name_of(workspace: Path) -> str:
-    """What tells this workspace from others of an experiment: drawn once, and kept when the directory is moved."""
-    file = workspace / ".rlhf/workspace"
-    with locked(workspace / ".rlhf/runs.lock", 60.0, "makes runs in MLflow"):
-        if not file.exists():
-            durable.write_text(file, f"{uuid4().hex}\n")
-        return file.read_text(encoding="utf-8").strip()
+def _making(workspace: Path) -> AbstractContextManager[None]:
+    """Held by the one process that looks whether a run is there and then makes it."""
+    return locked(workspace / ".rlhf/runs.lock", 60.0, "makes runs in MLflow")
 
 
 def _runs(store: Store, condition: str = "") -> "Iterator[Run]":

@@ -11,14 +11,16 @@ import os
 import select
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rlhf.errors import DataError, DiskFull, Exit, ServiceError, UserError
 from rlhf.garbage import loading
+from rlhf.tracking.journal import journals
 from rlhf.tracking.locks import locked
+from rlhf.tracking.mirror import mirror
 from rlhf.tracking.outputs import model_outputs
-from rlhf.tracking.promotion import mirror
-from rlhf.tracking.registry import register_outputs
+from rlhf.tracking.registration import register_outputs
 from rlhf.tracking.sending import Sender
 from rlhf.tracking.sent import load_sent
 from rlhf.tracking.store import connect, patience, reaching
@@ -71,9 +73,9 @@ class Follower:
 
     def _register(self, sender: Sender, last: bool) -> None:
         """Register the models that are new since the last pass; the last pass looks at all of them."""
-        if not last and self._models.keys() >= {output.digest for output in model_outputs(self.workspace)}:
-            return
         try:
+            if not last and self._models.keys() >= {output.digest for output in model_outputs(self.workspace)}:
+                return
             models = register_outputs(self.workspace, sender.store, sender.runs)
             self._models |= {digest: model.model_id for digest, model in models.items()}
             sender.remember({model.key: str(model) for model in models.values()})
@@ -92,7 +94,7 @@ class Follower:
 
 def sync(workspace: Path) -> Exit:
     """Send everything once. Raises Busy when another sender is at work."""
-    with locked(workspace / ".rlhf/sender.lock", 60.0, "sends the records of this workspace"):
+    with _sending(workspace):
         follower = Follower(workspace)
         follower.attempt()
     return _verdict(follower)
@@ -101,7 +103,7 @@ def sync(workspace: Path) -> Exit:
 def follow(workspace: Path) -> Exit:
     """Send while a run goes on, until standard input ends."""
     parent = os.getppid()
-    with locked(workspace / ".rlhf/sender.lock", 60.0, "sends the records of this workspace"):
+    with _sending(workspace):
         follower = Follower(workspace)
         ended = False
         while not ended:  # the first pass at once: loading MLflow takes seconds
@@ -111,12 +113,6 @@ def follow(workspace: Path) -> Exit:
                 return Exit.PREEMPTED
         follower.attempt()
     return _verdict(follower)
-
-
-def journals(workspace: Path) -> list[Path]:
-    """Every journal of the workspace; those of pipeline runs last, for they point to the runs of stages."""
-    stages, pipelines = workspace.glob(".work/*/journal.jsonl"), workspace.glob(".rlhf/runs/*.jsonl")
-    return sorted(stages, key=lambda path: path.stat().st_mtime) + sorted(pipelines)
 
 
 def main(arguments: list[str]) -> int:
@@ -130,6 +126,11 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit
+
+
+def _sending(workspace: Path) -> AbstractContextManager[None]:
+    """Held by the one process that sends."""
+    return locked(workspace / ".rlhf/sender.lock", 60.0, "sends the records of this workspace")
 
 
 def _input_ended(seconds: float) -> bool:

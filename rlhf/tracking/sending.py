@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf.tracking.journal import HEAD, alive, read_from
+from rlhf.text import markdown
+from rlhf.tracking.journal import HEAD, JOURNAL, alive, read_from
 from rlhf.tracking.lineage import commit_name
 from rlhf.tracking.outputs import DvcLock, flatten
 from rlhf.tracking.runs import (
@@ -23,7 +24,7 @@ from rlhf.tracking.runs import (
     stored_metrics,
 )
 from rlhf.tracking.sent import Confirmed, Sent
-from rlhf.tracking.standing import KEPT, is_kept
+from rlhf.tracking.standing import DECISIONS, is_kept
 from rlhf.tracking.store import Store, registering
 
 # How journals say it ended, stages and flows, in MLflow's words.
@@ -85,7 +86,7 @@ class Tail:
 
     def _metrics(self, prefix: str, record: Mapping[str, Any], step: int, batch: Batch) -> None:
         for name, value in flatten(record["values"]):
-            key = (prefix + key_name(name), step)
+            key = (key_name(prefix + name), step)
             if isinstance(value, int | float) and not isinstance(value, bool) and key not in self.seen:
                 self.seen.add(key)
                 batch.metrics.append((key[0], float(value), milliseconds(record["time"]), step))
@@ -100,9 +101,16 @@ class Sender:
         self.tails: dict[str, Tail] = {}
 
     def send(self, path: Path) -> None:
-        """Bring the run of one journal up to date. Raises DataError for a damaged journal."""
+        """Bring the run of one journal up to date. Raises DataError for a damaged journal, or what tells of its inputs.
+
+        What was read and not sent, whatever is in the way, is read again the next time.
+        """
         name = path.relative_to(self.workspace).as_posix()
-        tail = self.tails.setdefault(name, Tail(path, name))
+        tail = self.tails.pop(name, None) or Tail(path, name)
+        self._send(tail)
+        self.tails[name] = tail
+
+    def _send(self, tail: Tail) -> None:
         confirmed = self._confirmed(tail)
         batch = tail.news(confirmed.offset)
         if tail.start is None:
@@ -117,7 +125,7 @@ class Sender:
         if status != confirmed.status:
             self._set_status(run_id, status, tail.time)
         if batch or status != confirmed.status:
-            self.sent.journals[name] = Confirmed(run_id, tail.first, tail.offset, status, confirmed.linked)
+            self.sent.journals[tail.name] = Confirmed(run_id, tail.first, tail.offset, status, confirmed.linked)
             self.sent.save()
 
     def remember(self, versions: Mapping[str, str]) -> None:
@@ -143,7 +151,7 @@ class Sender:
 
         A run that another journal of the same stage key filled has its metrics already: they are not sent again.
         """
-        stage = tail.path.name == "journal.jsonl"
+        stage = tail.path.name == JOURNAL
         run = self.runs.find(STAGE, tail.path.parent.name) if stage else self.runs.find(PIPELINE, tail.path.stem)
         entry = self.sent.journals.get(tail.name)
         if entry and run == entry.run and tail.first == entry.first:
@@ -175,7 +183,7 @@ class Sender:
 
     def _log_decision(self, run_id: str, digest: str) -> None:
         """Store what the gate said, and its pages, with the run that it decided in."""
-        kept = self.workspace / KEPT / digest
+        kept = self.workspace / DECISIONS / digest
         if is_kept(kept):
             self.store.client.log_artifacts(run_id, str(kept), "gate")
 
@@ -186,7 +194,7 @@ class Sender:
             run = self.runs.anywhere(record.get("key") or "")
             link = f"[{run[:8]}]({self.store.link(run)})" if run else ""
             tags[f"stage.{name}"] = f"{record['state']} {run or ''}".strip()
-            rows.append(f"| {name} | {record['state']} | {link} | {record.get('message') or ''} |")
+            rows.append(f"| {markdown(name)} | {record['state']} | {link} | {markdown(record.get('message') or '')} |")
         return {**tags, "mlflow.note.content": "\n".join(rows)} if stages else {}
 
     def _set_status(self, run_id: str, status: str, time: float) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf import durable
-from rlhf.tracking.locks import locked
 
 
 @dataclass
@@ -37,10 +36,10 @@ class Sent:
     versions: dict[str, str] = field(default_factory=dict)  # stage key: "small-sft/3"
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state, whole or not at all. The one process that sends does so."""
         state = {"journals": {name: asdict(entry) for name, entry in self.journals.items()}, "versions": self.versions}
-        with locked(self.path.with_suffix(".lock"), 60.0, "notes what was sent"):
-            durable.write_json(self.path, {**state, "sha256": _sha256(state)})
+        durable.make_private(self.path.parent)
+        durable.write_json(self.path, {**state, "sha256": _sha256(state)})
 
 
 def load_sent(workspace: Path) -> Sent:
@@ -63,7 +62,12 @@ def registered_versions(workspace: Path) -> Mapping[str, str]:
 
 def tracking_uri(workspace: Path) -> str:
     """The MLflow store: MLFLOW_TRACKING_URI, or a SQLite file in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_store(workspace)
+
+
+def own_store(workspace: Path) -> str:
+    """The SQLite file in the workspace, which is copied with it."""
+    return f"sqlite:///{workspace.resolve()}/mlflow.db"
 
 
 def _sha256(state: Mapping[str, Any]) -> str:

@@ -5,21 +5,19 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from rlhf import durable, manifest
-from rlhf.config.reading import read_yaml
+from rlhf.config.reading import PARAMS, look_up, read_yaml
 from rlhf.errors import DataError, GateRefused, require_format
 from rlhf.gate.records import FORMAT
 from rlhf.tracking.locks import locked
-from rlhf.tracking.outputs import DvcLock
+from rlhf.tracking.outputs import DvcLock, Output, find_output
 
 DECISION = "reports/gate/decision.json"
 PAGES = ("reports/gate.html", "reports/report.html")  # the same for a reader
-KEPT = ".rlhf/decisions"  # a directory for each decision, by its digest
-PARAMS = "params.yaml"
+DECISIONS = ".rlhf/decisions"  # a directory for each decision, by its digest
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,27 @@ def standing(workspace: Path) -> Standing | None:
     return found
 
 
+def passing(workspace: Path) -> Standing:
+    """The decision of the gate to promote. Raises GateRefused, naming the checks in the way, or DataError."""
+    decision = standing(workspace)
+    if decision is None:
+        raise DataError(f"{workspace / DECISION} does not exist. Run the pipeline first: `rlhf run`")
+    if decision.verdict != "PROMOTE":
+        raise GateRefused(decision.refusal())
+    return decision
+
+
+def candidate(workspace: Path, decision: Standing) -> Output:
+    """The policy that a decision is about. Raises GateRefused when another stands in its place."""
+    output = find_output(workspace, f"models/policy/{decision.winner}")
+    if output is None or output.digest != decision.policy:
+        raise GateRefused(
+            f"models/policy/{decision.winner} is not the policy that was evaluated (digest {decision.policy[:12]}), so "
+            "the decision does not speak of it. Run `rlhf run`, then promote"
+        )
+    return output
+
+
 def require_untouched(workspace: Path, decision: Standing) -> None:
     """Raises GateRefused when the decision, what it rests on, or the gate's limits are not those of the last run."""
     ran = DvcLock(workspace).stages.get("gate")
@@ -114,7 +133,7 @@ def require_untouched(workspace: Path, decision: Standing) -> None:
             raise GateRefused(f"{path} is not what the gate decided by. Run `rlhf run`, then promote")
     ran_with = ran.get("params", {}).get(PARAMS, {})
     now = read_yaml(workspace / PARAMS) if ran_with else {}
-    changed = [key for key, value in ran_with.items() if _look_up(now, key) != value]
+    changed = [key for key, value in ran_with.items() if not _holds(now, key, value)]
     if changed:
         raise GateRefused(f"{PARAMS} is no longer what the gate decided by: {', '.join(changed)}. Run `rlhf run`")
 
@@ -124,7 +143,7 @@ def keep(workspace: Path, decision: Standing) -> None:
 
     Raises Busy when another process keeps it for very long.
     """
-    target = workspace / KEPT / decision.digest
+    target = workspace / DECISIONS / decision.digest
     with locked(target.parent / ".lock", 60.0, "keeps the gate's decisions"):
         if not is_kept(target):
             temporary = durable.partial(target)
@@ -150,5 +169,8 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _look_up(tree: Any, key: str) -> Any:
-    return reduce(lambda value, part: value.get(part) if isinstance(value, dict) else None, key.split("."), tree)
+def _holds(tree: Any, key: str, value: Any) -> bool:
+    try:
+        return look_up(tree, key) == value
+    except KeyError:
+        return False

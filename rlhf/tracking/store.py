@@ -1,10 +1,11 @@
 """The MLflow store of a workspace: how to reach it, under which experiment, and what its failures are to a user."""
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,6 +15,8 @@ from rlhf import telemetry
 from rlhf.errors import ServiceError
 from rlhf.failpoints import reach
 from rlhf.secrets import redact
+from rlhf.tracking import artifacts
+from rlhf.tracking.identity import experiment_name, identity
 from rlhf.tracking.locks import locked
 from rlhf.tracking.sent import tracking_uri
 
@@ -31,11 +34,14 @@ _ENVIRONMENT = telemetry.OFF | {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
-TRANSFER_SECONDS = "600"
+DOWNLOAD_SECONDS = 600.0
+UPLOADS = ("log_artifacts", "log_model_artifacts")  # each of the directory that is its second argument
+SLOWEST = 100_000.0  # bytes a second: an upload that is slower is broken off
 
 
 class _Requests:
-    """MLflow's client, each of whose calls ends in time and is a failpoint when it has changed something.
+    """MLflow's client, each of whose calls ends in time, an upload in the time that its size allows, and is a failpoint
+    when it has changed something.
 
     This is the one place where the store is asked for anything but the bytes of a download.
     """
@@ -47,7 +53,9 @@ class _Requests:
         method = getattr(self._client, name)
 
         def request(*arguments: Any, **named: Any) -> Any:
-            with _in_time(name):
+            size = sum(file.stat().st_size for file in Path(arguments[1]).rglob("*")) if name in UPLOADS else 0
+            seconds = 4 * patience() + size / SLOWEST  # a request and its retry, each late and slow
+            with _in_time(name, seconds), transferring(seconds) if size else nullcontext():
                 answer = method(*arguments, **named)
             if not name.startswith(("get_", "search_", "list_")):
                 reach(f"mlflow {name}")
@@ -64,6 +72,7 @@ class Store:
     uri: str
     experiment_id: str
     prefix: str  # experiment name; registered models are `<prefix>-sft`, ...
+    owner: str  # this workspace, as its runs name it
 
     def link(self, run_id: str) -> str:
         """Address of a run, relative to MLflow's pages."""
@@ -78,16 +87,12 @@ def connect(workspace: Path) -> Store:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    uri = tracking_uri(workspace)
+    artifacts.serve_beside_database()
+    uri, own = tracking_uri(workspace), identity(workspace)
     with reaching(uri):
         client = cast("MlflowClient", _Requests(MlflowClient(tracking_uri=uri, registry_uri=uri)))
-        prefix = experiment_name(workspace)
-        return Store(client, uri, _experiment(client, prefix, workspace), prefix)
-
-
-def experiment_name(workspace: Path) -> str:
-    """RLHF_EXPERIMENT, or the name of the workspace's directory."""
-    return os.environ.get("RLHF_EXPERIMENT") or workspace.resolve().name
+        prefix = experiment_name(own)
+        return Store(client, uri, _experiment(client, prefix, uri), prefix, own.id)
 
 
 @contextmanager
@@ -138,10 +143,10 @@ def as_default(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def transferring() -> Iterator[None]:
-    """Give a server time to store a large file before it answers; the user's time-out counts where it is longer."""
+def transferring(seconds: float) -> Iterator[None]:
+    """Give a server so long to store a large file before it answers; the user's time-out counts where it is longer."""
     before = os.environ[_TIMEOUT]
-    os.environ[_TIMEOUT] = max(before, TRANSFER_SECONDS, key=float)
+    os.environ[_TIMEOUT] = str(math.ceil(max(float(before), seconds)))
     try:
         yield
     finally:
@@ -154,12 +159,11 @@ def patience() -> float:
 
 
 @contextmanager
-def _in_time(call: str) -> Iterator[None]:
+def _in_time(call: str, seconds: float) -> Iterator[None]:
     """Break a call off that goes on for ever because something comes now and then: `_TIMEOUT` is of silence only.
 
     By the alarm of the main thread, from which alone a store is asked.
     """
-    seconds = 4 * patience()  # a request and its retry, each late and slow
 
     def late(number: int, frame: FrameType | None) -> NoReturn:
         raise ServiceError(f"no whole answer to {call} within {seconds:g} s")
@@ -177,15 +181,14 @@ def registering(workspace: Path) -> AbstractContextManager[None]:
     return locked(workspace / ".rlhf/registry.lock", 600.0, "registers models")
 
 
-def _experiment(client: "MlflowClient", name: str, workspace: Path) -> str:
+def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        local = tracking_uri(workspace).startswith("sqlite:")
-        artifacts = (workspace.resolve() / "mlartifacts").as_uri() if local else None
+        place = artifacts.ROOT if artifacts.is_local(uri) else None  # a server says itself where
         try:
-            return client.create_experiment(name, artifact_location=artifacts)
+            return client.create_experiment(name, artifact_location=place)
         except MlflowException as error:  # made by another process just now
             experiment = client.get_experiment_by_name(name)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:

@@ -66,6 +66,12 @@ class Checkpoints:
         for old in sorted(self._directory.glob("step-*"))[:-_KEPT]:
             durable.remove(old)
 
+    def forget_after(self, step: int) -> None:
+        """Remove those of more than `step` steps."""
+        for path in sorted(self._directory.glob("step-*"), reverse=True):
+            if int(path.name.removeprefix("step-")) > step:
+                durable.remove(path)
+
     def require_room(self, module: nn.Module) -> None:
         """Raises DiskFull where the checkpoints of a training to come, and what it leaves, do not fit on the disk."""
         weights = sum(value.nbytes for value in learned(module).values())

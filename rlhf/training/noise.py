@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlhf.training.loop import Step, in_precision_of, make_accelerator
+from rlhf.training.step import Step, in_precision_of, make_accelerator
 
 
 @dataclass(frozen=True, slots=True)

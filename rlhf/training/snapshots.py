@@ -10,8 +10,8 @@ from torch import nn
 
 from rlhf import durable
 from rlhf.models.lora import merged_weights
-from rlhf.training.loop import Step
 from rlhf.training.sharding import whole_weights
+from rlhf.training.step import Step
 
 
 class Snapshots:
@@ -36,10 +36,11 @@ class Snapshots:
 
         return watched
 
-    def copy_to(self, directory: Path) -> None:
-        """Copy what was kept; nothing when nothing was."""
+    def copy_to(self, directory: Path, *, end: int) -> None:
+        """Copy what was kept of a training of `end` steps; nothing when nothing was."""
         for file in self._directory.glob("step-*.safetensors"):
-            shutil.copy(file, directory)
+            if int(file.stem.removeprefix("step-")) < end:  # what lies behind was kept before training went back
+                shutil.copy(file, directory)
 
     def _keep(self, number: int) -> None:
         self._directory.mkdir(exist_ok=True)

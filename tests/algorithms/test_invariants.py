@@ -37,9 +37,10 @@ from rlhf.models.scoring import rewards
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import sample
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.loop import Step, train
+from rlhf.training.loop import train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
+from rlhf.training.step import Step
 from tests.algorithms.tiny import LORA, PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
 from tests.conftest import ROOT
 
@@ -60,15 +61,15 @@ ALGORITHMS = ["sft", "base", "reward", *ONLINE, "dpo", "dpo-lora", "ipo", "kto",
 KILLED = ALGORITHMS[0]  # by two_processes.py, in its midst
 
 
-def make(name: str, sft: Path, config: LoopConfig) -> Run:
-    """A fresh run of an algorithm."""
+def make(name: str, sft: Path, config: LoopConfig, **changes: object) -> Run:
+    """A fresh run of an algorithm; `changes` are of its section, when it is online."""
     if name == "sft":
         return LikelihoodObjective(tiny_policy()), *supervised_steps(turns(30), config, epochs=2, seed=1), config
     if name == "base":
         blocks = pack([turn.response for turn in turns(60)], 12)
         return LikelihoodObjective(tiny_policy()), *supervised_steps(blocks, config, epochs=1, seed=1), config
     if name in ONLINE:
-        return online(name, sft, config)
+        return online(name, sft, config, **changes)
     policy = adapt(tiny_policy(), LORA if name == "dpo-lora" else None, 0)
     if name == "kto":
         judged = [Judged(turn, number % 3 > 0) for number, turn in enumerate(turns(40))]
@@ -93,13 +94,15 @@ def make(name: str, sft: Path, config: LoopConfig) -> Run:
     return Dpo(policy, reference, section), steps, total, config
 
 
-def online(name: str, sft: Path, config: LoopConfig) -> Run:
+def online(name: str, sft: Path, config: LoopConfig, **changes: object) -> Run:
     """A fresh run of an algorithm that samples as it learns."""
-    algorithm, source, config = online_source(name, sft, config)
+    algorithm, source, config = online_source(name, sft, config, **changes)
     return algorithm, source.steps, source.total_steps, config
 
 
-def online_source(name: str, sft: Path, config: LoopConfig) -> tuple[OnlineAlgorithm, OnlineSource, LoopConfig]:
+def online_source(
+    name: str, sft: Path, config: LoopConfig, **changes: object
+) -> tuple[OnlineAlgorithm, OnlineSource, LoopConfig]:
     """Three iterations of 16 answers, in one step each where there is no ratio."""
     kind = name.split("-")[0]
     section = getattr(PARAMS.align, kind)
@@ -108,7 +111,9 @@ def online_source(name: str, sft: Path, config: LoopConfig) -> tuple[OnlineAlgor
     if kind in ("reinforce", "rloo", "actor_critic"):
         config = config.model_copy(update={"batch_size": 16, "checkpoint_every": 1})
     section = section.model_copy(
-        update={"iterations": 3, "loop": config, "rollout": section.rollout.model_copy(update=shape)} | ONLINE[name]
+        update={"iterations": 3, "loop": config, "rollout": section.rollout.model_copy(update=shape)}
+        | ONLINE[name]
+        | changes
     )
     lora = LORA if name == "ppo-lora" else None
     policy, critic = (adapt(model, lora, 0) for model in (tiny_policy(), scalar_model_from(sft, 0)))
@@ -192,8 +197,11 @@ def test_what_is_measured_on_the_way_does_not_change_a_run(name: str, sft: Path,
                 recorder=recorder,
             )
     assert all(torch.equal(whole[k], value) for k, value in objective.state_dict().items())
-    snapshots.copy_to(tmp_path)
+    snapshots.copy_to(tmp_path, end=total)
     last = max(tmp_path.glob("step-*.safetensors"))
+    (ended := tmp_path / "ended").mkdir()
+    snapshots.copy_to(ended, end=round(total * 2 / 3))
+    assert [path.name for path in ended.iterdir()] == [f"step-{round(total / 3):08d}.safetensors"]
     assert [path.stem for path in sorted(tmp_path.glob("step-*"))] == [
         f"step-{round(total * part / 3):08d}" for part in (1, 2)
     ]

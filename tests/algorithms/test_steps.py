@@ -15,14 +15,16 @@ from rlhf.config.training import LoopConfig
 from rlhf.errors import SetBack
 from rlhf.failpoints import FAILPOINT
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.loop import Step, train
+from rlhf.training.loop import train
+from rlhf.training.step import Step
 from tests.algorithms.test_invariants import ALGORITHMS, ONLINE, make, online_source
 from tests.algorithms.tiny import Silent, loop
 
 STEPPED = "stepped"
 BROKEN = " broken"  # after the name of an algorithm: one of its batches is not finite, however often it is tried
+DIVERGING = " diverging"  # after the name of an algorithm: what it learns takes it past `max_kl`, every time
 ALIKE = {"reinforce-sequence", "grpo-token", "grpo-constant"}  # others keep the same state
-RUNS = [*(name for name in ALGORITHMS if name not in ALIKE), f"sft{BROKEN}", f"grpo{BROKEN}"]
+RUNS = [*(name for name in ALGORITHMS if name not in ALIKE), f"sft{BROKEN}", f"grpo{BROKEN}", f"grpo{DIVERGING}"]
 
 
 @pytest.fixture
@@ -60,7 +62,8 @@ def test_a_run_that_is_killed_after_any_step_ends_bit_identical(
 def finish(name: str, sft: Path, work: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """Weights and curves of a training that begins again after a setback, as a stage does."""
     while True:
-        objective, steps, total, config = make(name.removesuffix(BROKEN), sft, shape(name))
+        changes = {"max_kl": 1e-9} if name.endswith(DIVERGING) else {}
+        objective, steps, total, config = make(name.split()[0], sft, shape(name), **changes)
         if name.endswith(BROKEN):
             steps = partial(with_nan, steps)
         kept = Checkpoints(work)
@@ -84,7 +87,7 @@ def shape(name: str) -> LoopConfig:
 
 def interval(name: str, sft: Path) -> int:
     """The most steps between two checkpoints: those that were asked for, or those of a whole iteration."""
-    name = name.removesuffix(BROKEN)
+    name = name.split()[0]
     if name not in ONLINE:
         return shape(name).checkpoint_every
     _, source, config = online_source(name, sft, shape(name))

@@ -68,3 +68,10 @@ def test_a_template_that_changes_messages_is_refused_where_it_matters() -> None:
     assert encode_prompt(tokenizer, [{"role": "user", "content": "red"}])
     with pytest.raises(DataError, match="spells a special token"):
         encode_prompt(tokenizer, [{"role": "user", "content": "red <|end|>"}])
+
+
+def test_a_conversation_that_a_template_refuses_is_named() -> None:
+    tokenizer = with_template("{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}ok")
+    assert encode_prompt(tokenizer, [{"role": "user", "content": "red"}])
+    with pytest.raises(DataError, match="of system, user, which begins 'Be brief': No system!"):
+        encode_prompt(tokenizer, [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "red"}])

@@ -27,7 +27,7 @@ def rlhf(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """`rlhf ARGUMENTS` in this process; a fault of the program fails the test."""
     monkeypatch.setenv("COLUMNS", "200")
 
-    def invoke(*arguments: object, input: str | None = None) -> Result:
+    def invoke(*arguments: object, input: str | bytes | None = None) -> Result:
         return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input, catch_exceptions=False)
 
     return invoke

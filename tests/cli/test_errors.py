@@ -1,6 +1,7 @@
 """A user's mistake gets one message on standard error and a typed exit code; nothing of the workspace is lost."""
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from rlhf.cli.init import COLLECT
 from rlhf.pipeline.lock import hold
+from rlhf.pipeline.readable import FILES
 from tests.conftest import free_port
 
 Apart = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,6 +27,14 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.fixture
+def sourced(small_world: Path) -> Path:
+    """A workspace that reads `rows`, which is not there."""
+    graph = small_world / "dvc.yaml"
+    graph.write_text(graph.read_text().replace(COLLECT, f"{COLLECT}    deps: [rows]\n"))
+    return small_world
+
+
 def test_outside_a_workspace(rlhf: Callable[..., Result], tmp_path: Path) -> None:
     for command in ("run", "status", "lineage", "promote", "up", "doctor", "chat"):
         result = rlhf(command, "-C", tmp_path)
@@ -33,12 +44,110 @@ def test_outside_a_workspace(rlhf: Callable[..., Result], tmp_path: Path) -> Non
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a?b", "b\udcff"])
+def test_a_directory_that_no_database_is_found_in(rlhf: Callable[..., Result], tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    assert rlhf("init", directory).exit_code == 10
+    assert not directory.exists()
+    directory.mkdir()
+    for file in ("dvc.yaml", "params.yaml"):
+        (directory / file).touch()
+    result = rlhf("sync", "-C", directory)
+    assert result.exit_code == 10
+    assert "Rename the directory" in result.stderr
+    assert len(list(directory.iterdir())) == 2
+
+
 def test_a_directory_below_a_workspace_is_in_it(
     rlhf: Callable[..., Result], small_world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (small_world / "notes").mkdir()
     monkeypatch.chdir(small_world / "notes")
     assert f'"workspace": "{small_world}"' in rlhf("status", "--json").stdout
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml"])
+def test_a_workspace_that_lacks_a_file_is_named_and_not_passed_by(
+    rlhf: Callable[..., Result], small_world: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    inner = small_world / "inner"
+    (inner / ".dvc").mkdir(parents=True)
+    for file in ("params.yaml", "dvc.yaml"):
+        shutil.copy(small_world / file, inner)
+    monkeypatch.chdir(inner)
+    (inner / name).unlink()
+    result = rlhf("status")
+    assert (result.exit_code, f"{inner} lacks {name}." in result.stderr) == (10, True)
+
+
+def put(path: Path, kind: str) -> None:
+    """Put something else in the place of a file or a directory."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"loop": path, "nowhere": "/nowhere/at/all", "device": "/dev/zero"}[kind])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "loop"])
+def test_what_is_no_file_is_named_before_it_is_read(rlhf: Callable[..., Result], small_world: Path, kind: str) -> None:
+    for name in FILES:
+        put(small_world / name, kind)
+        result = rlhf("status", "-C", small_world)
+        assert (result.exit_code, f"{small_world / name} is a " in result.stderr) == (10, True), name
+        put(small_world / name, "directory")
+        (small_world / name).rmdir()
+        (small_world / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda path: shutil.rmtree(path / ".git"), "is no git repository, and DVC needs one. Make it: git init '"),
+        (lambda path: put(path / ".git", "directory"), "is no git repository, and DVC needs one"),
+        (lambda path: shutil.rmtree(path / ".git") or (path / ".git").write_text("?"), ".git is a file that leads to"),
+        (lambda path: (path / ".dvc/config").write_text("[core"), ".dvc/config, or config.local beside it: "),
+        (lambda path: put(path / ".rlhf", "loop"), ".rlhf is a link that leads nowhere, where a directory belongs"),
+        (lambda path: put(path / ".dvc", "pipe"), ".dvc is a pipe or a device, where a directory belongs"),
+    ],
+)
+def test_state_that_is_odd_is_a_mistake_to_mend(
+    rlhf: Callable[..., Result], small_world: Path, spoil: Callable[[Path], object], told: str
+) -> None:
+    spoil(small_world)
+    result = rlhf("status", "-C", small_world)
+    assert (result.exit_code, told in result.stderr) == (10, True), result.stderr
+
+
+def test_a_path_that_no_system_call_takes(rlhf: Callable[..., Result], small_world: Path) -> None:
+    put(lock := small_world / ".rlhf" / "services.lock", "loop")
+    for arguments, told in (
+        (["down", "-C", small_world], f"{lock}: too many levels of symbolic links. Put this right, or"),
+        (["init", small_world / ("x" * 300)], "file name too long. Put this right, or"),
+        (["init", small_world / "dvc.yaml" / "x"], "dvc.yaml/x: not a directory"),
+    ):
+        result = rlhf(*arguments)
+        assert (result.exit_code, told in result.stderr) == (10, True), result.stderr
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "loop", "pipe", "device"])
+def test_a_source_that_cannot_be_read(rlhf: Callable[..., Result], sourced: Path, kind: str) -> None:
+    for path in (sourced / "rows", sourced / "rows" / "part.jsonl"):
+        put(path, kind)
+        what = "is a link that leads nowhere" if kind in ("nowhere", "loop") else "is a pipe or a device"
+        told = f"{path} {what}; stage `collect` needs it. Check the path in dvc.yaml"
+        result = rlhf("status", "-C", sourced)
+        assert (result.exit_code, told in result.stderr) == (11, True)
+        put(path, "directory")
+
+
+def test_doctor_names_a_source_that_is_not_there(rlhf: Callable[..., Result], sourced: Path) -> None:
+    assert f"{sourced / 'rows'} does not exist; stage `collect` needs it" in rlhf("doctor", "-C", sourced).stdout
+    put(sourced / "rows", "nowhere")
+    assert f"{sourced / 'rows'} is a link that leads nowhere; stage" in rlhf("doctor", "-C", sourced).stdout
 
 
 def test_an_unknown_key(rlhf_apart: Apart, small_world: Path) -> None:
@@ -74,7 +183,7 @@ def test_a_prefect_server_that_does_not_answer(rlhf_apart: Apart, small_world: P
     assert done.returncode == 14
     assert f"PREFECT_API_URL names {url}" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (small_world / ".rlhf" / "services.json").exists()
+    assert not (small_world / ".rlhf" / "servers").exists()
 
 
 def test_an_mlflow_server_that_does_not_answer(rlhf: Callable[..., Result], small_world: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -62,7 +64,7 @@ def test_doctor_finds_nothing_wrong_in_a_new_workspace(rlhf: Callable[..., Resul
     result = rlhf("doctor", "-C", small_world, "--json")
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)}
     assert result.exit_code == 0
-    looked_at = "Python packages disk git DVC GPU computing Prefect MLflow params code"
+    looked_at = "Python packages disk git DVC GPU computing Prefect MLflow params code inputs"
     assert set(looked_at.split()) == set(findings)
     assert [finding for finding in findings.values() if finding["state"] == "bad"] == []
 
@@ -112,6 +114,25 @@ def test_chat_goes_on_until_an_empty_line(rlhf: Callable[..., Result], small_wor
     assert result.exit_code == 0
     assert result.stdout.count("you") == 5
     assert "tokens.prompt" in result.stdout
+
+
+def test_chat_refuses_what_is_no_text_and_goes_on(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
+    asked = rlhf("chat", policy, "-C", small_world, "--prompt", "\udcff")
+    assert (asked.exit_code, "not UTF-8" in asked.stderr) == (11, True)
+    result = rlhf("chat", policy, "-C", small_world, input=b"red\n\xff\xfe\nblue\n")
+    assert (result.exit_code, result.stdout.count("you"), result.stdout.count("not UTF-8")) == (0, 4, 1)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--temperature", "inf"), ("--temperature", "nan"), ("--seed", 2**31)])
+def test_chat_takes_no_number_that_sampling_does_not(rlhf: Callable[..., Result], option: str, value: object) -> None:
+    result = rlhf("chat", option, value)
+    assert (result.exit_code, option in result.stderr) == (2, True)
+
+
+def test_chat_without_standard_input() -> None:
+    command = f"{sys.executable} -m rlhf chat <&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, "--prompt TEXT" in done.stderr) == (10, True)
 
 
 def test_a_reward_model_cannot_talk(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import Result
 
 from rlhf.errors import DataError
 from rlhf.manifest import digest
-from rlhf.pipeline import versioning
+from rlhf.pipeline import cache, versioning
 from rlhf.pipeline.graph import load_graph
 from rlhf.tracking.champions import FILES
 from tests.pipeline.kept import REPLY, RUN, TENSORS, WORK, fill
@@ -84,7 +84,7 @@ def test_every_kind_of_damage_is_named_and_mended_where_it_can_be(rlhf: Rlhf, fu
     only_told = rlhf("scrub", "--check", "--json", "-C", full)
     assert only_told.exit_code == 11
     assert {name: count for name, (_, count) in kinds(only_told).items()} == dict.fromkeys(damaged, 1)
-    assert not (full / versioning.AWAY).exists()
+    assert not (full / cache.AWAY).exists()
 
     result = rlhf("scrub", "-C", full)
     assert result.exit_code == 11, "a journal and the ledger have no other copy"
@@ -92,8 +92,8 @@ def test_every_kind_of_damage_is_named_and_mended_where_it_can_be(rlhf: Rlhf, fu
         assert str(file) in result.stdout
     assert "Traceback" not in result.stdout
     assert digest(full / "models/small") == small, "restored from DVC's cache"
-    assert versioning.object_fault(shown) is None, "taken from the output"
-    assert len(list((full / versioning.AWAY).iterdir())) == len(damaged) - 1, "the ledger stays where it is"
+    assert cache.object_fault(shown) is None, "taken from the output"
+    assert len(list((full / cache.AWAY).iterdir())) == len(damaged) - 1, "the ledger stays where it is"
 
     (full / ".rlhf/ledger.db").unlink()
     assert rlhf("scrub", "-C", full).exit_code == 0
@@ -110,7 +110,7 @@ def test_an_object_that_nothing_here_holds_comes_from_the_remote_or_is_made_anew
     result = rlhf("scrub", "-C", finished)
     assert result.exit_code == 0, result.stdout
     assert "Brought back from a good copy" in result.stdout
-    assert versioning.object_fault(lost) is None
+    assert cache.object_fault(lost) is None
 
     spoil(lost)
     spoil(tmp_path / "store/files/md5" / lost.parent.name / lost.name)
@@ -118,6 +118,19 @@ def test_an_object_that_nothing_here_holds_comes_from_the_remote_or_is_made_anew
     assert result.exit_code == 11
     assert "`rlhf run` makes it anew" in result.stdout
     assert not lost.exists(), "what came from the remote was verified, and is not kept"
+
+
+def test_what_the_disk_does_not_give_back_is_damaged_and_ends_no_scrub(rlhf: Rlhf, full: Path) -> None:
+    """Reading /proc/self/mem is an error of input and output, as a bad sector is."""
+    lost = object_of(full, "models/large/model.txt")
+    for file in (lost, full / RUN, full / "report.txt"):
+        file.unlink()
+        file.symlink_to("/proc/self/mem")
+    result = rlhf("scrub", "-C", full)
+    assert result.exit_code == 11, "the journal has no other copy"
+    assert result.stdout.count("cannot be read: Input/output error") == 3, result.stdout
+    assert cache.object_fault(lost) is None, "taken from the output"
+    assert (full / "report.txt").is_file(), "restored from DVC's cache"
 
 
 def test_what_a_remote_holds_half_is_never_used(finished: Path, tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -16,41 +19,115 @@ import pytest
 from typer.testing import Result
 
 from rlhf import telemetry
-from rlhf.services.local import down, recorded
+from rlhf.errors import Busy, ServiceError
+from rlhf.services import local
+from rlhf.services.local import down, recorded, up
 from rlhf.services.ports import choose, is_free
-from rlhf.services.processes import Process, start
-from tests.conftest import free_port
+from rlhf.services.processes import Process, find, start
+from rlhf.services.servers import PREFECT
+from tests.conftest import free_port, wait_until
+
+SLEEP = "import time; time.sleep(600)"
+PRINT_ID = f"import os; print(os.getpid(), flush=True); {SLEEP}"
+UP = """
+import sys
+from pathlib import Path
+from rlhf.services.local import up
+from rlhf.services.servers import PREFECT
+up(Path(sys.argv[1]), {"prefect": int(sys.argv[2])}, print, (PREFECT,))
+"""
 
 
 @pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True) as process:
-        yield process
-        process.kill()
+def start_server() -> Iterator[Callable[..., Process]]:
+    """Start a program where Prefect's server of a workspace would stand; it is killed in the end."""
+    started: list[Process] = []
+
+    def begin(workspace: Path, program: str = SLEEP) -> Process:
+        record, log = workspace / ".rlhf/servers/prefect", workspace / "log"
+        started.append(start([sys.executable, "-c", program], os.environ, workspace, log, record, "http://127.0.0.1:1"))
+        wait_until(lambda: find(record) is not None, "its record")
+        return started[-1]
+
+    yield begin
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(process.pid, 0)
 
 
-def record(workspace: Path, pid: int, started: float) -> None:
-    file = workspace / ".rlhf" / "services.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    entry = {"address": "http://127.0.0.1:1/api", "process": {"pid": pid, "started": started}}
-    file.write_text(json.dumps({"prefect": entry}))
+def test_a_server_is_stopped_in_its_own_workspace_and_not_in_a_copy(
+    tmp_path: Path, start_server: Callable[..., Process]
+) -> None:
+    (tmp_path / "own").mkdir()
+    process = start_server(tmp_path / "own")
+    subprocess.run(["cp", "-a", tmp_path / "own", tmp_path / "copy"], check=True)
+    assert list(recorded(tmp_path / "copy")) == down(tmp_path / "copy") == []
+    assert is_alive(process.pid)
+    assert [service.process for service in down(tmp_path / "own")] == [process]
+    assert not is_alive(process.pid)
+    assert list(recorded(tmp_path / "own")) == []
 
 
-def test_a_process_that_only_has_the_same_id_is_left_alone(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    record(tmp_path, sleeper.pid, psutil.Process(sleeper.pid).create_time() - 60)
-    assert down(tmp_path) == []
-    assert is_alive(sleeper.pid)
+@pytest.mark.parametrize("text", ["", "[]", "999999999 http://127.0.0.1:1\n", "{pid} http://127.0.0.1:1\n"])
+def test_a_record_that_tells_of_no_server_stops_nothing(tmp_path: Path, text: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", SLEEP], start_new_session=True) as stranger:
+        (tmp_path / ".rlhf/servers").mkdir(parents=True)
+        (tmp_path / ".rlhf/servers/prefect").write_text(text.format(pid=stranger.pid))
+        assert down(tmp_path) == []
+        assert is_alive(stranger.pid)
+        stranger.kill()
 
 
-def test_the_recorded_process_is_stopped(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    record(tmp_path, sleeper.pid, psutil.Process(sleeper.pid).create_time())
-    assert [service.server.name for service in down(tmp_path)] == ["prefect"]
-    assert not is_alive(sleeper.pid)
-    assert list(recorded(tmp_path)) == []
+def test_no_server_is_started_beside_one_whose_record_is_damaged(
+    tmp_path: Path, start_server: Callable[..., Process]
+) -> None:
+    process = start_server(tmp_path)
+    (tmp_path / ".rlhf/servers/prefect").write_text("{}")
+    for attempt in (lambda: up(tmp_path, {}, print, (PREFECT,)), lambda: down(tmp_path)):
+        with pytest.raises(ServiceError, match=r"servers/prefect is held by .* the file was damaged\. Stop it"):
+            attempt()
+    assert is_alive(process.pid)
+
+
+def test_a_server_is_found_though_who_started_it_was_killed_at_once(tmp_path: Path) -> None:
+    port = free_port()
+    killed = {**os.environ, "RLHF_FAILPOINT": f"{tmp_path / 'hits'}:1:kill"}
+    done = subprocess.run([sys.executable, "-c", UP, tmp_path, str(port)], env=killed)
+    assert done.returncode == -signal.SIGKILL
+    wait_until(lambda: list(recorded(tmp_path)) != [], "the record of the server")
+    (service,) = down(tmp_path)
+    assert service.address == f"http://127.0.0.1:{port}/api"
+    assert not is_alive(_pid(service.process))
+
+
+def test_who_starts_or_stops_a_server_waits_for_who_does_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as other:
+        other.enter_context(local._alone(tmp_path))
+        threading.Timer(0.2, other.close).start()
+        assert down(tmp_path) == []
+    monkeypatch.setattr(local, "DEADLINE", 0.1)
+    with local._alone(tmp_path), pytest.raises(Busy, match=f"stops the servers of {tmp_path}"):
+        down(tmp_path)
+
+
+def test_a_server_is_stopped_whose_first_process_was_killed(
+    tmp_path: Path, start_server: Callable[..., Process]
+) -> None:
+    process = start_server(tmp_path, f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PRINT_ID!r}])")
+    wait_until(lambda: (tmp_path / "log").read_text() != "", "the child")
+    child = int((tmp_path / "log").read_text())
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitpid(process.pid, 0)
+    assert [service.process for service in down(tmp_path)] == [process]
+    assert not is_alive(child)
 
 
 def test_the_whole_group_is_stopped_even_if_it_does_not_want_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_server: Callable[..., Process]
 ) -> None:
     monkeypatch.setattr("rlhf.services.processes.GRACE", 0.3)
     program = (
@@ -58,9 +135,8 @@ def test_the_whole_group_is_stopped_even_if_it_does_not_want_to(
         "signal.signal(signal.SIGTERM, signal.SIG_IGN);"
         "print(child, flush=True) if child else None; time.sleep(600)"
     )
-    process = start([sys.executable, "-c", program], os.environ, tmp_path, tmp_path / "log")
-    while not (tmp_path / "log").read_text().strip():
-        assert process.alive()
+    process = start_server(tmp_path, program)
+    wait_until(lambda: (tmp_path / "log").read_text() != "", "the child")
     child = int((tmp_path / "log").read_text())
     process.stop()
     assert not process.alive()
@@ -79,17 +155,23 @@ def test_a_usual_port_that_is_taken_gives_way_to_the_next() -> None:
 
 
 @pytest.mark.integration
-def test_up_and_down(small_world: Path, rlhf: Callable[..., Result]) -> None:
+def test_up_and_down(
+    small_world: Path,
+    rlhf: Callable[..., Result],
+    rlhf_apart: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     ports = {"prefect": free_port(), "mlflow": free_port()}
     up = ("up", "-C", small_world, "--json")
+    addresses = {
+        "prefect": f"http://127.0.0.1:{ports['prefect']}/api",
+        "mlflow": f"http://127.0.0.1:{ports['mlflow']}",
+    }
+    asked = ("--prefect-port", ports["prefect"], "--mlflow-port", ports["mlflow"])
     try:
-        result = rlhf(*up, "--prefect-port", ports["prefect"], "--mlflow-port", ports["mlflow"])
-        assert result.exit_code == 0, result.output
-        addresses = json.loads(result.stdout)
-        assert addresses == {
-            "prefect": f"http://127.0.0.1:{ports['prefect']}/api",
-            "mlflow": f"http://127.0.0.1:{ports['mlflow']}",
-        }
+        with ThreadPoolExecutor() as two:  # at once: the second waits for the servers of the first
+            ends = list(two.map(lambda _: rlhf_apart(*up, *asked), range(2)))
+        assert [end.returncode for end in ends] == [0, 0], ends
+        assert [json.loads(end.stdout) for end in ends] == [addresses, addresses]
         assert _get(f"{addresses['prefect']}/health") == "true"
         assert "<html" in _get(f"http://127.0.0.1:{ports['prefect']}").lower()
         assert "<html" in _get(addresses["mlflow"]).lower()
@@ -104,7 +186,7 @@ def test_up_and_down(small_world: Path, rlhf: Callable[..., Result]) -> None:
 
         lease = _abandon_slot(addresses["prefect"])
         os.killpg(_pid(before["prefect"]), signal.SIGKILL)  # the next `up` starts the one that is gone
-        os.waitpid(_pid(before["prefect"]), 0)
+        wait_until(lambda: is_free(ports["prefect"]), "its end")
         os.environ["RLHF_PREFECT_PORT"] = str(ports["prefect"])
         assert json.loads(rlhf(*up).stdout) == addresses
         assert _get(f"{addresses['prefect']}/health") == "true"

@@ -1,13 +1,18 @@
 """What a run shows: bars and lines while it goes on, the table, the decision and the answers at its end."""
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from rlhf.cli import app
 from rlhf.cli.live import Bars, Lines, finished_line, reporter
 from rlhf.cli.render import WIN_RATES, render_summary
 from rlhf.gate.checks import NAMES
@@ -48,6 +53,22 @@ def test_the_end_of_a_run_holds_numbers_what_does_not_pass_and_answers(tmp_path:
         assert [check.name for check in candidate.checks if not check.passed and check.name not in said] == []
     for example in summary.examples:
         assert example.theirs.text[:20] in said
+
+
+def test_what_an_encoding_lacks_is_shown_by_its_name(small_world: Path) -> None:
+    workspace, invoke = small_world.rename(small_world.with_name("ü")), CliRunner(charset="ascii").invoke
+    shown, printed = (invoke(app, ["doctor", "-C", str(workspace), *more]) for more in ([], ["--json"]))
+    assert (shown.exception, printed.exception) == (None, None)
+    assert "\\N{CHECK MARK} Python" in shown.stdout
+    assert any(f"free for {workspace}" in finding["text"] for finding in json.loads(printed.stdout))
+
+
+def test_standard_output_that_takes_no_more_is_not_the_disk(small_world: Path) -> None:
+    command = [sys.executable, "-m", "rlhf", "status", "-C", str(small_world)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "error: standard output takes no more: no space left on device. Send it elsewhere, or make room\n"
+    assert (done.returncode, done.stderr) == (15, said)
 
 
 def test_many_checks_are_counted_by_group_and_shown_where_they_matter(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import pytest
 from rlhf.config.data import LimitsConfig
 from rlhf.data.ids import add_ids
 from rlhf.data.quarantine import check
-from rlhf.data.records import Unreadable
+from rlhf.data.records import Unreadable, too_long
 from rlhf.data.report import characters
 from rlhf.data.sources.files import read_records
-from rlhf.data.sources.hub import saved_records
+from rlhf.data.sources.hub import hub_records, saved_records
 from rlhf.data.tables import raw_columns
 from rlhf.errors import DataError
 from tests.data.frames import LIMITS, gave
@@ -28,6 +29,7 @@ from tests.data.frames import LIMITS, gave
 SMALL = LimitsConfig(row=1000, source=100_000)
 GOOD = {"prompt": "Why?", "response": "Because."}
 LONG = "longer than 1,000 bytes"
+TWICE = Unreadable("a key stands twice in an object")
 DEEP = "nested more than 100 deep"
 
 
@@ -221,6 +223,32 @@ def test_of_a_saved_directory_nothing_but_its_tables_is_opened(tmp_path: Path) -
     with pytest.raises(DataError, match=r"has no split '\.\.'; it has saved"):
         gave(tmp_path, kind="hub", path=".", split="..", table="prompts", columns={})
     assert not canary.exists()
+
+
+def test_a_data_set_of_the_hub_is_read_within_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory stands for the hub: `datasets` makes its tables of either alike."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"text": "Why?", "tags": {"a": [1]}}, {"text": "x" * 2000, "tags": {}}, {"text": "So.", "tags": {"b": "c"}}]
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub/train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read = partial(hub_records, str(tmp_path / "hub"), "0" * 40, "train")
+    assert read(SMALL) == [rows[0], too_long(SMALL.row), rows[2]]
+    with pytest.raises(DataError, match=r"train\.arrow expands to more than 2,000 bytes"):
+        read(SMALL.model_copy(update={"source": 2000}))
+    (tmp_path / "hub/train.jsonl").unlink()
+    (tmp_path / "hub/train.csv").write_bytes(b"\xff,b\n1,2")
+    with pytest.raises(DataError, match=r"hub at 0+, split train: 'utf-8' codec can't decode byte 0xff"):
+        read(SMALL)
+
+
+def test_json_in_a_table_is_strict(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    for texts, expected in (['{"a": 1}', None], [{"x": {"a": 1}}, {"x": None}]), (['{"a": 1, "a": 2}'], [TWICE]):
+        ipc(tmp_path / "saved/data-00000-of-00001.arrow", pa.record_batch({"x": pa.array(texts, pa.json_())}))
+        assert saved_records(tmp_path / "saved", None, SMALL) == expected
+    ipc(tmp_path / "saved/data-00000-of-00001.arrow", pa.record_batch({"x": pa.array(["{"], pa.json_())}))
+    with pytest.raises(DataError, match="is not arrow that can be read"):
+        saved_records(tmp_path / "saved", None, SMALL)
 
 
 def test_a_device_is_not_read(tmp_path: Path) -> None:

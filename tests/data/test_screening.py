@@ -17,7 +17,7 @@ from rlhf.data.screening import screen
 from tests.data.frames import user
 
 CONFIG = load_config(Path(__file__).parents[2] / "params.yaml")
-SCREENING = CONFIG.validate_.screening
+SCREENING = CONFIG.screen
 WHO = "annotator-05"
 
 

@@ -301,7 +301,7 @@ def test_a_hub_source_is_named_by_its_commit() -> None:
 
 
 def test_the_hub_out_of_reach_is_a_passing_fault() -> None:
-    program = "from rlhf.data.sources.hub import hub_records; hub_records('owner/data', '0' * 40, 'train')"
+    program = "from rlhf.data.sources.hub import hub_records; hub_records('owner/data', '0' * 40, 'train', None)"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert "rlhf.errors.Retryable: owner/data cannot be read from the hub" in done.stderr
@@ -319,7 +319,9 @@ def test_what_is_no_name_of_the_hub_is_not_sought_there(name: str) -> None:
     assert HubModel(kind="hub", id="owner/name-1.5", revision=commit)
 
 
-@pytest.mark.parametrize(("revision", "split"), [("main", "train"), ("0123456789" * 4, None)])
+@pytest.mark.parametrize(
+    ("revision", "split"), [("main", "train"), *(("0123456789" * 4, no) for no in (None, "train[:10%]", "train+test"))]
+)
 def test_a_hub_source_needs_a_commit_and_a_split(revision: str, split: str | None) -> None:
-    with pytest.raises(ValidationError, match=r"should match pattern|`split` is null"):
+    with pytest.raises(ValidationError, match=r"should match pattern|`split` names no split"):
         DialoguesSource(kind="dialogues", criterion="overall", path="owner/data", revision=revision, split=split)

@@ -1,6 +1,8 @@
-"""collect and validate as the programs that DVC runs, in a workspace of their own."""
+"""collect, validate and screen as the programs that DVC runs, in a workspace of their own."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -13,10 +15,13 @@ import yaml
 
 from rlhf.data.tables import read_table
 from rlhf.errors import DataError, Exit
+from rlhf.pipeline import champion, versioning
+from rlhf.pipeline.graph import CODE, load_graph
 from tests.conftest import run_here
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
+HOSTILE = "../bob\x1b[2J\u202e\n\x07"  # the name of an annotator
 ROWS = [{"question": f"What is {n} + {n}?", "response": str(2 * n)} for n in range(40)]
 
 
@@ -255,23 +260,57 @@ def test_a_revoked_annotator_was_never_there(judged: Workspace, tmp_path_factory
     assert judged.report("validate")["tables"]["comparisons"]["rows"] == 102
 
 
-def test_an_alarm_is_told_and_stops_the_stage_where_it_is_to(judged: Workspace) -> None:
-    judged.rows([compared(n, "ann") | {"annotator": who} for n in range(80) for who in ("ann", "bob")])
-    done = judged.run("collect", "validate")
-    assert done.returncode == Exit.DONE, done.stderr
-    told = "copies/annotator/ann + bob (of what both judged they say the same: 80 of 80)"
-    assert told in done.stdout + done.stderr
-    assert judged.report("validate")["screening"]["raised"]["copies"] == 1
-    judged.params["validate"]["screening"]["on_alarm"] = "fail"
-    done = judged.run("validate")
-    assert done.returncode == Exit.DATA
-    assert told in done.stderr
-    assert "validate.revoked" in done.stderr
-    judged.params["validate"]["revoked"] = ["bob"]
-    judged.run_here("validate")
-    judged.params["validate"]["revoked"] = ["bob", "ann"]
+@pytest.fixture
+def copied(judged: Workspace) -> Workspace:
+    """The workspace, in which somebody says what ann says."""
+    judged.rows([compared(n, "ann") | {"annotator": who} for n in range(80) for who in ("ann", HOSTILE)])
+    judged.run_here("collect", "validate")
+    return judged
+
+
+def test_an_alarm_is_told_and_stops_what_trains_where_it_is_to(
+    copied: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "  copies/annotator/../bob\ufffd[2J\ufffd \ufffd + ann (of what both judged they say the same: 80 of 80)\n"
+    copied.run_here("screen")
+    assert told in capsys.readouterr().err
+    (alarm,) = copied.report("screen")["alarms"]
+    assert alarm["name"] == f"copies/annotator/{HOSTILE} + ann", "as gate.accepted_alarms has to name it"
+    copied.params["screen"]["on_alarm"] = "fail"
+    with pytest.raises(DataError, match=rf"(?s){re.escape(told)}.*validate\.revoked.*screen\.on_alarm"):
+        copied.run_here("screen")
+    graph, waiting = load_graph(copied.path), {"screen"}
+    for name in graph.stages:  # in their order
+        if waiting & {*graph.upstream[name]}:
+            waiting.add(name)
+    assert {spec.name for spec in graph if spec.meta["gpu"]} < waiting
+    copied.params["validate"]["revoked"] = [HOSTILE]
+    copied.run_here("validate", "screen")
+    copied.params["validate"]["revoked"] = [HOSTILE, "ann"]
     with pytest.raises(DataError, match="names everybody whose feedback was collected"):
-        judged.run_here("validate")
+        copied.run_here("validate")
+
+
+def test_another_threshold_of_alarms_makes_the_gate_alone_stale(
+    copied: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(copied.path)  # as DVC wants it
+    copied.run_here("screen")
+    champion.pin(copied.path, champion.Pinned())
+    shutil.copy(REPOSITORY / CODE, copied.path)
+    versioning.init_workspace(copied.path)
+    for path in (copied.path / made for spec in load_graph(copied.path) for made in spec.made):
+        if not path.exists():  # all that comes after, as if it had been trained
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("made")
+    with Repo(str(copied.path)) as repo:
+        repo.commit(force=True)
+        copied.params["screen"]["copied"] = 1.0
+        copied.run_here("screen")
+        assert copied.report("screen")["alarms"] == []
+        assert versioning.stale_stages(copied.path) == {"screen", "gate"}
 
 
 def test_verdicts_of_people_on_test_prompts_stay_in_the_test_split(judged: Workspace) -> None:

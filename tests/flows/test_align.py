@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -252,13 +253,13 @@ def no_limit() -> Iterator[None]:
 
 
 def test_a_missing_limit_is_an_error(no_limit: None, tmp_path: Path) -> None:
-    from flows.server import client, require_limits
+    from flows.server import Shown, client, require_limits
     from flows.slots import gpu_slot
 
     with client() as connected, pytest.raises(ServiceError, match="prefect gcl create gpu"):
         require_limits(connected)
     with pytest.raises(ServiceError, match="prefect gcl create gpu"):
-        gpu_slot(tmp_path / "lease", threading.Event(), print).__enter__()
+        gpu_slot(tmp_path / "lease", threading.Event(), Shown(print)).__enter__()
 
 
 def test_who_waits_for_other_runs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,10 +275,25 @@ def test_who_waits_for_other_runs_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     with server.client() as connected:
         server.ensure_limits(connected)
         taken = slots._acquire()
-        with slots.gpu_slot(tmp_path / "sft", stop, tell) as held:
+        with slots.gpu_slot(tmp_path / "sft", stop, server.Shown(tell)) as held:
             assert not held
         slots._release(connected, taken)
     assert told == ["sft waits: other runs hold every slot of Prefect's limit `gpu`"]
+
+
+def test_without_a_server_the_stages_of_a_run_still_wait_for_each_other(tmp_path: Path) -> None:
+    from flows.server import Shown, slots_here
+    from flows.slots import gpu_slot
+
+    stop, away = threading.Event(), Shown(print, whole=False)
+    with ExitStack() as taken:
+        for number in range(slots_here()):
+            assert taken.enter_context(gpu_slot(tmp_path / f"model@{number}", stop, away))
+        stop.set()
+        with gpu_slot(tmp_path / "last", stop, away) as held:
+            assert not held
+    with gpu_slot(tmp_path / "last", stop, away) as held:
+        assert held
 
 
 def test_a_second_run_is_busy_and_names_the_first(workspace: Path) -> None:

@@ -15,7 +15,9 @@ from rlhf.gate.statistics import win_points
 ROOT = Path(__file__).parents[2]
 PROMPTS = 400
 SIDES = ("policy", "sft", "champion")
+TRAINED = {"steps": 80, "skipped": 0}
 REWARD = {
+    **TRAINED,
     "accuracy": {"value": 0.75, "low": 0.72, "high": 0.78, "pairs": 900},
     "short_accuracy": {"value": 0.7, "low": 0.66, "high": 0.74, "pairs": 500},
     "ece": 0.03,
@@ -168,12 +170,14 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
             "sft_nats": random.normal(50, 5, 200),
             "policy_nats": random.normal(51, 5, 200),
         },
+        "sft": TRAINED,
+        "align": TRAINED,
         "reward": {"overall": REWARD},
         "referee": REWARD,
         "validation": {
             "set": {"overlap": {"prompts": 0, "same_words": 3, "conversations": 0, "test_prompts": 500}},
-            "screening": {"judgements": 1600, "alarms": []},
         },
+        "screening": {"judgements": 1600, "alarms": []},
         "receipt": {"inputs": {name: INPUTS[name] for name in MADE_FROM}},
         "policy_digest": "aa",
         "champion": "ff",

@@ -94,6 +94,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "clean_subset": (better_by_heart, "undecided"),
     "prompts": (lambda e: with_rows(e, **{k: v[:299] for k, v in e.rows.items()}), "undecided"),
     "finite_numbers": (lambda e: with_metric(e, "overall", "brier", value=math.inf, report="reward"), "fail"),
+    "skipped_steps": (lambda e: with_metric(e, "skipped", value=5, report="align"), "fail"),
     "terminated": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 2 == 0), "fail"),
     "empty": (lambda e: with_rows(e, policy_response=some_empty(e, "policy", 10)), "fail"),
     "broken": (lambda e: with_rows(e, policy_terminated=np.arange(400) % 20 != 0), "fail"),
@@ -138,7 +139,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "reward_calibration": (lambda e: with_metric(e, "overall", "ece", value=0.3, report="reward"), "fail"),
     "reward_length_bias": (lambda e: with_metric(e, "overall", "length_spearman", value=-0.9, report="reward"), "fail"),
     "feedback_alarms": (
-        lambda e: with_metric(e, "screening", "alarms", value=[ALARM], report="validation"),
+        lambda e: with_metric(e, "alarms", value=[ALARM], report="screening"),
         "fail",
     ),
     "kl": (lambda e: with_rows(e, kl=e.rows["kl"] + 60), "fail"),
@@ -259,9 +260,12 @@ NUMBERS = [
     ("evaluation", "serving", "cost", "latency_p95"),
     ("evaluation", "serving", "champion", "cost", "peak_memory"),
     ("evaluation", "documents"),
+    ("sft", "skipped"),
+    ("align", "steps"),
+    ("reward", "overall", "skipped"),
     ("validation", "set", "overlap", "prompts"),
     ("validation", "set", "overlap", "conversations"),
-    ("validation", "screening", "judgements"),
+    ("screening", "judgements"),
     ("reward", "overall", "accuracy", "low"),
     ("reward", "overall", "accuracy", "high"),
     ("reward", "overall", "ece"),
@@ -341,6 +345,7 @@ def test_a_number_deep_in_a_report_that_is_none_is_found(
         with_metric(evidence(), "path", value=[*evidence().evaluation["path"], {"kl": {"value": math.nan}}]),
         replace(evidence(), referee={**REWARD, "brier": math.inf}),
         with_metric(evidence(), "set", "overlap", "test_prompts", value=math.nan, report="validation"),
+        with_metric(evidence(), "tests", value={"flips": math.nan}, report="screening"),
     ):
         assert outcomes(spoiled, thresholds)["finite_numbers"] == "fail"
 
@@ -348,7 +353,7 @@ def test_a_number_deep_in_a_report_that_is_none_is_found(
 def test_an_alarm_about_the_feedback_is_answered_for_by_name(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
-    alarmed = with_metric(evidence(), "screening", "alarms", value=[ALARM], report="validation")
+    alarmed = with_metric(evidence(), "alarms", value=[ALARM], report="screening")
     stopped = found(alarmed, thresholds, "feedback_alarms")
     assert stopped.stops
     assert "flips/annotator/mallory (follows the others -0.70 times as far)" in stopped.reason
@@ -356,7 +361,7 @@ def test_an_alarm_about_the_feedback_is_answered_for_by_name(
         answered = thresholds.model_copy(update={"accepted_alarms": [accepted]})
         assert found(alarmed, answered, "feedback_alarms").passed is passes
     for lost in ([{"found": "no name"}], [ALARM, ALARM], ["flips"], None):
-        broken = with_metric(evidence(), "screening", "alarms", value=lost, report="validation")
+        broken = with_metric(evidence(), "alarms", value=lost, report="screening")
         assert found(broken, thresholds, "feedback_alarms").outcome == "error"
 
 

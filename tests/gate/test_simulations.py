@@ -109,7 +109,7 @@ def test_looking_again_and_again_is_paid_for() -> None:
 
 
 def test_a_confidence_sequence_holds_the_truth_at_every_look() -> None:
-    """It holds what neither e-process refutes (test_statistics.py), so the truth is lost where one of them does."""
+    """It holds what neither e-process refutes (test_sequential.py), so the truth is lost where one of them does."""
     points = np.random.default_rng(7).choice([0.0, 0.5, 1.0], (500, 300), p=[0.3, 0.1, 0.6])
     lost = [max(e_process(row, 0.65).max(), e_process(1 - row, 0.35).max()) >= 20 for row in points]
     assert np.mean(lost) <= 0.1

@@ -33,10 +33,12 @@ def workspace(tmp_path: Path) -> Path:
     for name, gain in GAINS.items():
         make_policy(tmp_path, name, gain)
     evidence = made_evidence()
+    write_json(tmp_path / "reports/sft/metrics.json", evidence.sft)
     write_json(tmp_path / "reports/reward/overall/metrics.json", evidence.reward["overall"])
     write_json(tmp_path / "reports/referee/metrics.json", evidence.referee)
     validation = json.loads((tmp_path / "reports/validate.json").read_text())
     write_json(tmp_path / "reports/validate.json", {**validation, **evidence.validation})
+    write_json(tmp_path / "reports/screen.json", evidence.screening)
     for name in ("sample", "label"):
         write_json(tmp_path / f"reports/{name}.json", {"rows": 2000})
     (tmp_path / "reports/gate/decision.json").unlink()
@@ -53,6 +55,7 @@ def make_policy(workspace: Path, name: str, gain: float) -> None:
         policy / "receipt.json", {"stage": f"align@{name}", "key": "3f" * 32, "versions": {}, **evidence.receipt}
     )
     write_manifest(policy)
+    write_json(workspace / "reports/align" / name / "metrics.json", evidence.align)
     asked = {"prompt": [[{"role": "user", "content": "?"}]] * 400}
     directory = workspace / "reports/evaluate" / name / "rows"
     tables = {"safety": evidence.safety, "diversity": evidence.diversity, "documents": evidence.documents}

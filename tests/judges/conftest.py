@@ -34,10 +34,12 @@ def judge(server: Server, tmp_path: Path) -> Callable[..., EndpointJudge]:
             "model": "wise",
             "key": None,
             "max_tokens": 64,
+            "max_bytes": 9999,
             "timeout": 5.0,
             "retries": 2,
             "wait": 0.001,
             "parallel": 4,
+            "missed": 8,
             "budget": 10_000,
         }
         return EndpointJudge(Endpoint(**settings | changes), tmp_path / "kept", lambda done, total: None)

@@ -89,9 +89,11 @@ def test_a_reply_that_trickles_takes_no_longer_than_the_timeout(server: Server, 
 
 
 def test_a_reply_without_end_is_not_read_to_its_end(server: Server, judge: Made) -> None:
-    server.answer = lambda shown: completion("x" * 2**20 + "[[A]]")
+    reply = completion("x" * 999 + "[[A]]")
+    server.answer = lambda shown: (200, reply)
     with pytest.raises(ServiceError, match=r"DecodingError"):
-        judge(retries=0)(comparisons(1))
+        judge(retries=0, max_bytes=len(reply) - 1)(comparisons(1))
+    assert judge(retries=0, max_bytes=len(reply))(comparisons(1)) == ["first"]
 
 
 def test_a_reply_that_breaks_off_is_asked_for_again_under_the_same_name(server: Server, judge: Made) -> None:
@@ -115,9 +117,9 @@ def test_a_server_that_asks_for_time_gets_it_but_no_more_than_the_timeout(
 
 def test_a_server_that_has_gone_is_not_asked_about_all_the_rest(server: Server, judge: Made) -> None:
     server.answer = lambda shown: "[[A]]" if len(server.asked) <= 3 else (500, "")
-    found = judge(parallel=1, retries=0)(comparisons(50))
+    found = judge(parallel=1, retries=0, missed=3)(comparisons(50))
     assert found == ["first"] * 3 + [None] * 47, "no verdict, which the gate counts as missing"
-    assert len(server.asked) == 5
+    assert len(server.asked) == 6
     server.asked.clear()
     server.answer = lambda shown: "[[A]]"
     assert judge()(comparisons(50)) == ["first"] * 50
@@ -258,4 +260,4 @@ def test_a_bad_completion_among_good_ones_is_no_verdict(server: Server, judge: M
 
 def test_the_same_request_at_the_same_time_is_kept_once(server: Server, judge: Made, tmp_path: Path) -> None:
     assert judge(parallel=8)(comparisons(1) * 40) == ["first"] * 40
-    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]
+    assert sorted(path.suffix or path.name for path in tmp_path.rglob("*") if path.is_file()) == [".json", ".lock"]

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import socket
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rlhf.config.editing import set_params
 from rlhf.errors import DataError
+from rlhf.manifest import write_manifest
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
+from tasks import base, sft
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
+from tests.conftest import ROOT, run_here
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +48,26 @@ def edit(file: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("load", [load_policy, load_tokenizer])
-@pytest.mark.parametrize("protocol", [0, 2, 4, "torch"])
 @pytest.mark.parametrize(
-    "name",
+    ("name", "protocol"),
     [
-        "model.safetensors",
-        "config.json",
-        "training_args.bin",
-        "pytorch_model.bin",
-        "optimizer.pt",
-        "rng_state.pth",
-        "vectors.npy",
-        "deeper/notes.txt",
+        *product(
+            [
+                "model.safetensors",
+                "config.json",
+                "training_args.bin",
+                "pytorch_model.bin",
+                "optimizer.pt",
+                "rng_state.pth",
+                "vectors.npy",
+            ],
+            [0, 2, 4, "torch"],
+        ),
+        *product(["deeper/notes.txt"], [2, 4, "torch"]),  # protocol 0 is plain text
     ],
 )
 def test_a_pickle_is_refused_by_name_and_never_opened(saved: Path, name: str, protocol: Any, load: Any) -> None:
     canary, file = saved.parent / "canary", saved / name
-    if name.endswith(".txt") and protocol == 0:
-        pytest.skip("plain text, which nothing takes for a pickle")
     file.parent.mkdir(exist_ok=True)
     if protocol == "torch":
         torch.save(Canary(canary), file)
@@ -184,6 +191,48 @@ def test_a_long_chat_template_is_refused(saved: Path) -> None:
     (saved / "chat_template.jinja").write_text("{{ 1 }}" * 20_000)
     with pytest.raises(DataError, match="more than 100,000 characters"):
         load_tokenizer(saved)
+
+
+@pytest.fixture
+def taking(saved: Path, tmp_path: Path) -> Path:
+    """A workspace whose base model is the saved one."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    set_params(tmp_path / "params.yaml", [f"base.model={{kind: directory, path: {saved}}}"])
+    (tmp_path / "data/clean").mkdir(parents=True)
+    write_manifest(tmp_path / "data/clean")
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/screened.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("template", "seconds", "message"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", 0.5, "more than 0.5 s"),
+        ("{{ 9 ** (9 ** 9) > messages | length }}", 0.5, "more than 0.5 s"),
+        ("{{ 'a' * 10 ** 10 }}", 20, "MemoryError"),
+        ("{{ 'a' * 10 ** 6 }}", 20, "more than 100,000 characters"),
+        ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", 20, "RecursionError"),
+    ],
+)
+def test_a_chat_template_that_runs_away_is_not_taken(
+    taking: Path, template: str, seconds: float, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.models.template.SECONDS", seconds)
+    (taking / "model/chat_template.jinja").write_text(template)
+    with pytest.raises(DataError, match=rf"chat template of {taking}/model does not render .*{message}"):
+        run_here(taking, "base", base)
+    assert not (taking / "models/base").exists()
+
+
+def test_the_chat_template_that_was_taken_is_the_one_that_later_stages_verify(taking: Path) -> None:
+    run_here(taking, "base", base)
+    taken = taking / "models/base/chat_template.jinja"
+    assert taken.read_bytes() == (taking / "model/chat_template.jinja").read_bytes()
+    taken.write_text("{{ 'another' }}")
+    with pytest.raises(DataError, match=r"models/base/chat_template\.jinja"):
+        run_here(taking, "sft", sft)
 
 
 def test_a_directory_that_is_not_there_is_not_sought_on_the_hub(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:

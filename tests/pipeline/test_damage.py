@@ -17,8 +17,8 @@ from rlhf.errors import DataError
 from rlhf.gate.ledger import LEDGER, Ledger
 from rlhf.judges.endpoint import read_reply
 from rlhf.models.cached import cached
-from rlhf.pipeline import champion, fingerprint, versioning
-from rlhf.pipeline.supervisor import _Listener
+from rlhf.pipeline import cache, champion, fingerprint, versioning
+from rlhf.pipeline.events import Listener
 from rlhf.tracking import champions, standing
 from rlhf.tracking.journal import HEAD, read
 from rlhf.tracking.sent import load_sent
@@ -58,7 +58,7 @@ def restored(workspace: Path, file: Path) -> tuple[int, float]:
 
 def listened(workspace: Path, file: Path) -> str | None:
     said = file.read_bytes()
-    listener = _Listener(workspace, "rows", lambda *event: None)
+    listener = Listener(workspace, "rows", lambda *event: None)
     file.write_bytes(said)
     listener.read()
     return listener.key
@@ -85,7 +85,7 @@ def stale(workspace: Path, file: Path) -> set[str]:
 
 OBJECT, MANIFEST = ".dvc/cache/files/md5/*/*", "MANIFEST.json"
 KINDS = {
-    "object of DVC's cache": Kind(OBJECT, lambda w, file: versioning.object_fault(file), lambda found, _: bool(found)),
+    "object of DVC's cache": Kind(OBJECT, lambda w, file: cache.object_fault(file), lambda found, _: bool(found)),
     "weights": Kind("models/other/model.safetensors", of_output),
     "rows": Kind("models/other/rows.parquet", of_output),
     "report": Kind("models/other/report.json", of_output),
@@ -105,7 +105,7 @@ KINDS = {
     "code.json": Kind("code.json", lambda w, file: fingerprint.refresh(w) or fingerprint.stored(w), lambda f, _: f),
     "champion.json": Kind("champion.json", as_pinned),
     "kept decision": Kind(
-        f"{standing.KEPT}/*/decision.json", lambda w, f: standing.is_kept(f.parent), lambda f, _: not f
+        f"{standing.DECISIONS}/*/decision.json", lambda w, f: standing.is_kept(f.parent), lambda f, _: not f
     ),
     "champion's files": Kind(
         f"{champions.FILES}/*/model.safetensors",

@@ -21,9 +21,9 @@ def test_declared_sections_are_the_real_ones(view: Config) -> None:
     assert view.align.dpo is not None
     assert view.align.dpo == config.align.dpo
     assert view.validate_ == config.validate_
-    assert declared_sections(config, ["validate", "validate.screening", "seed"]) == [
+    assert declared_sections(config, ["validate", "validate.splits", "seed"]) == [
         config.validate_,
-        config.validate_.screening,
+        config.validate_.splits,
     ]
 
 

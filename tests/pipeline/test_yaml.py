@@ -19,19 +19,20 @@ BOMB = "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for 
         (BOMB, "an alias; write the value out"),
         ("a: &a [*a]", "an alias"),
         ("a: " + "[" * 100_000, "nested more than 50 deep"),
-        ("a: !!python/object/apply:os.mkdir [canary]", "could not determine a constructor"),
-        ("a: !!python/name:os.system", "could not determine a constructor"),
+        ("a: !!python/object/apply:os.mkdir [canary]", "a tag"),
+        ("a: !!python/name:os.system", "a tag"),
+        ("a: !!timestamp x", "a tag"),
         ("a: {b: 1, c: 2, b: 3}", "`b` stands here twice"),
         ("a: 1\n'a': 1", "`a` stands here twice"),
-        ("a: 010", "010 is not the same number to all programs"),
-        ("a: 0x10", "0x10 is not the same number"),
-        ("a: 1_000", "1_000 is not the same number"),
-        ("a: 1:30", "1:30 is not the same number"),
+        ("a: 010", "a number that is not the same to all programs"),
+        ("a: 0x10", "a number that is not the same"),
+        ("a: 1_000", "a number that is not the same"),
+        ("a: 1:30", "a number that is not the same"),
         ("a: no", "no is not a truth to all programs"),
         ("a: {on: 1}", "on is not a truth"),
         ("a:\n\tb: 1", "found character that cannot start any token"),
         ("a: 2020-02-31", "not YAML"),
-        ("a: \x00", "not YAML"),
+        ("é: b\na: \x00", r"^here is not YAML: control characters are not allowed \(line 2, column 4\)$"),
         ("? [a]\n: 1", "unhashable key"),
         ("- a", "must hold a mapping, not list"),
         ("", "must hold a mapping, not NoneType"),
@@ -51,7 +52,7 @@ def test_what_is_said_in_quotes_or_plainly_stays() -> None:
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("a: " + "x" * (1 << 20))
+    (tmp_path / "params.yaml").write_text("a: x" + "é" * (1 << 20))  # the limit lies within a letter
     with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
         read_yaml(tmp_path / "params.yaml")
 
@@ -59,7 +60,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("seed: 0", "seed: 00", "00 is not the same number"),
+        ("seed: 0", "seed: 00", "a number that is not the same"),
         ("kl_coefficient: 0.1", "kl_coefficient: .nan", "kl_coefficient.*finite number"),
         ("seed: 0", "seed: ${SEED}", "`seed` is '\\${SEED}'"),
         ("seed: 0", "seed: 0\nseed: 1", "`seed` stands here twice"),

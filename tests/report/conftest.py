@@ -105,6 +105,7 @@ def made_workspace(path: Path) -> Path:
     table = {"rows": 1200, "kept": 1188, "quarantined": 12, "reasons": {"empty response": 4, "<b>tie</b>": 9}}
     overlap = {"prompts": 0, "same_words": 2, "test_prompts": 512}
     write_json(reports / "validate.json", {"tables": {"rankings": table}, "set": {"overlap": overlap}})
+    write_json(reports / "screen.json", {"judgements": 1200, "alarms": []})
     write_json(reports / "collect.json", {"rows": {"rankings": 1200}})
     write_json(reports / "gate" / "decision.json", made_decision().to_json())
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.report.html import number, read_curves, render_report
-from rlhf.report.text import visible
+from rlhf.text import visible
 from tests.report.conftest import RECEIPTS, made_decision
 from tests.report.page import STRICT, Page
 
@@ -18,11 +18,11 @@ def html(workspace: Path) -> str:
 
 
 def test_hostile_text_is_shown_wherever_it_can_come_from(workspace: Path) -> None:
-    hostile = "</td><script>1</script>\u202e"
-    path = workspace / "reports/validate.json"
+    hostile = "](../..)</td><script>1</script>\u202e\x1b[2J" + "x" * 300
     alarm = {"name": hostile, "found": hostile, "value": 0.9, "low": 0.8, "high": 1.0, "n": 40}
     counts = {hostile: {"rows": 1, "kept": 1, "quarantined": 0, "reasons": {}}}
-    path.write_text(json.dumps({"tables": counts, "screening": {"judgements": 40, "alarms": [alarm]}}))
+    (workspace / "reports/validate.json").write_text(json.dumps({"tables": counts}))
+    (workspace / "reports/screen.json").write_text(json.dumps({"judgements": 40, "alarms": [alarm]}))
     (workspace / "reports/collect.json").write_text(json.dumps({hostile: 1}))
     receipts = {
         hostile: {"stage": hostile, "key": hostile, "inputs": {hostile: hostile}, "versions": {hostile: hostile}}
@@ -30,8 +30,8 @@ def test_hostile_text_is_shown_wherever_it_can_come_from(workspace: Path) -> Non
     html = render_report(workspace, made_decision(), receipts)
     assert Page(html).open == []
     assert "script" not in Page(html).tags
-    assert "\u202e" not in html
-    assert html.count("&lt;/td&gt;&lt;script&gt;1&lt;/script&gt;⟨U+202E⟩") >= 10
+    assert not {"\u202e", "\x1b"} & {*html}
+    assert html.count("](../..)&lt;/td&gt;&lt;script&gt;1&lt;/script&gt;⟨U+202E⟩⟨U+001B⟩[2J" + "x" * 300) >= 10
 
 
 def test_nothing_is_fetched(html: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import DataError
-from rlhf.report.summary import Kl, flatten, load_summary
+from rlhf.report.summary import Kl, finite_numbers, load_summary
 
 
 def test_the_table_holds_sft_and_then_each_algorithm(workspace: Path) -> None:
@@ -31,6 +31,7 @@ def test_stages_come_in_the_order_of_the_pipeline(workspace: Path) -> None:
     assert list(stages) == [
         "collect",
         "validate",
+        "screen",
         "base",
         "sft",
         "reward@overall",
@@ -73,6 +74,6 @@ def test_a_broken_decision_is_named(workspace: Path, content: str) -> None:
         load_summary(workspace)
 
 
-def test_flatten_keeps_finite_numbers_only() -> None:
+def test_finite_numbers_keep_nothing_else() -> None:
     nested = {"a": 1, "b": {"c": 0.5, "d": "x", "e": None, "f": True, "g": float("nan")}}
-    assert flatten(nested) == {"a": 1.0, "b.c": 0.5}
+    assert finite_numbers(nested) == {"a": 1.0, "b.c": 0.5}

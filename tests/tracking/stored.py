@@ -45,6 +45,7 @@ def assert_agrees(made: Workspace) -> None:
         expected = [(step, 1.0 / (step + 1), int((begun + step) * 1000)) for step in range(STEPS)]
         assert points(store, run, "train/loss") == expected
         assert points(store, run, "accuracy.value") == [(0, 0.75, int((begun + 50) * 1000))]
+        assert points(store, run, "_use_case..._.._x") == [(0, 3.0, int((begun + 50) * 1000))]
         data = {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs}
         assert data == {p: made.digests[p][:36] for p in GRAPH[stage][1] if not p.startswith("models/")}
     assert versions(store) == Counter(made.keys[stage] for stage in MODEL_STAGES)

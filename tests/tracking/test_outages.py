@@ -13,8 +13,10 @@ import pytest
 
 from rlhf.errors import Exit, ServiceError
 from rlhf.gate.ledger import Ledger
+from rlhf.tracking import store as tracking_store
 from rlhf.tracking.journal import read
-from rlhf.tracking.promotion import promote, reconcile, steps
+from rlhf.tracking.mirror import reconcile
+from rlhf.tracking.promotion import promote, steps
 from rlhf.tracking.sender import sync
 from rlhf.tracking.sent import load_sent
 from rlhf.tracking.store import connect
@@ -160,3 +162,29 @@ def fails_in_time(command: Callable[[Path], Any], workspace: Workspace, mode: st
     with pytest.raises(ServiceError, match=r"MLflow at .* does not take the records"):
         command(workspace.path)
     assert time.monotonic() - begun < 10, mode
+
+
+def test_an_upload_that_trickles_is_broken_off_by_its_size(
+    proxy: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of a second of silence makes a second a call, and 1.5 MB at 1 MB a second one and a half more."""
+    (tmp_path / "model/deep").mkdir(parents=True)
+    (tmp_path / "model/deep/weights").write_bytes(bytes(1_500_000))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    monkeypatch.setattr(tracking_store, "SLOWEST", 1e6)
+    store = connect(tmp_path)
+    run = store.client.create_run(store.experiment_id).info.run_id
+    proxy.set("sip")
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "0.25")
+        begun = time.monotonic()
+        late = r"no whole answer to log_artifacts within 2\.5\d* s.*run `rlhf sync`"
+        with pytest.raises(ServiceError, match=late), tracking_store.reaching(store.uri):
+            store.client.log_artifacts(run, str(tmp_path / "model"), "model")
+        assert 2.5 <= time.monotonic() - begun < 5
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "0.25"
+    assert proxy.hits
+    proxy.set(None)
+    store.client.log_artifacts(run, str(tmp_path / "model"), "model")
+    (sent,) = store.client.list_artifacts(run, "model/deep")
+    assert sent.file_size == 1_500_000

@@ -57,6 +57,9 @@ def test_files_go_through_a_server(
     directory = resolve(second.path, "policy/1")
     verify(directory, second.digests["models/policy/dpo"])
     assert lineage(second.path, "policy/1").key == second.keys["align@dpo"]
+    shutil.rmtree(second.path / ".rlhf/models")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{server.directory}/mlflow.db")
+    assert resolve(second.path, "policy/1") == directory, "the same files, when the server is down"
 
 
 def test_a_damaged_download_is_refused(two_policies: tuple[Workspace, Workspace]) -> None:

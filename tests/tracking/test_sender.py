@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from rlhf.errors import Exit
+from rlhf.errors import DataError, Exit
 from rlhf.tracking.journal import Journal
-from rlhf.tracking.sender import sync
+from rlhf.tracking.runs import key_name
+from rlhf.tracking.sender import Follower, sync
 from rlhf.tracking.sent import load_sent
 from rlhf.tracking.standing import DECISION, keep, standing
 from rlhf.tracking.store import connect
 from tests.conftest import ROOT
+from tests.test_text import HOSTILE, SHOWN
 from tests.tracking.stored import assert_agrees, points, runs_by_stage, versions
 from tests.tracking.workspace import GRAPH, MODEL_STAGES, STEPS, TIME, Workspace, write_pipeline_journal, write_steps
 
@@ -48,6 +53,31 @@ def test_edges_lead_from_a_policy_to_its_parents_and_data(synced: Workspace) -> 
     assert runs["reward@overall"].data.tags["dvc.md5.data/judgements"] == source["dvc_md5"]
 
 
+def test_a_damaged_receipt_ends_no_sender(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    """The runs of the stages that did not read that output are sent while a pipeline runs, and it is told once."""
+    (workspace.path / "models/sft/receipt.json").write_text("{")
+    follower = Follower(workspace.path)
+    for _ in range(2):
+        follower.attempt(last=False)
+        assert isinstance(follower.trouble, DataError)
+    assert capsys.readouterr().err.count("receipt.json is damaged") == 1
+    store = connect(workspace.path)
+    (base,) = store.client.search_runs([store.experiment_id], "tags.`dvc.stage` = 'base'")
+    assert len(points(store, base, "train/loss")) == STEPS
+
+
+def test_a_lock_of_dvc_that_was_read_half_written_costs_no_metric(workspace: Workspace) -> None:
+    lock = workspace.path / "dvc.lock"
+    whole, follower = lock.read_text(), Follower(workspace.path)
+    lock.write_text(whole[: whole.index("deps:") + 3])
+    follower.attempt(last=False)
+    assert isinstance(follower.trouble, DataError)
+    lock.write_text(whole)
+    follower.attempt()
+    assert follower.trouble is None
+    assert_agrees(workspace)
+
+
 DYING = """
 import os, sys
 from pathlib import Path
@@ -70,7 +100,7 @@ def test_a_sender_that_dies_anywhere_sends_nothing_twice(workspace: Workspace, t
         shutil.rmtree(journal)
     written = ["written", "renamed"]  # the name of the workspace, and the offset
     calls = [*["create_run"] * 2, *["log_batch"] * 3, "log_inputs", "set_terminated"]
-    places = ["create_experiment", *written, *calls, *written]
+    places = [*written, "create_experiment", *calls, *written]
     copies = [shutil.copytree(workspace.path, tmp_path / f"{number}") for number in range(len(places) + 1)]
     subprocess.run(
         [sys.executable, "-c", DYING, *map(str, copies)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -165,15 +195,30 @@ def test_a_restored_workspace_registers_from_receipts(workspace: Workspace) -> N
 
 def test_cached_stages_point_to_the_runs_that_did_the_work(workspace: Workspace) -> None:
     sync(workspace.path)
-    write_pipeline_journal(workspace, "run-2", state="cached")
+    write_pipeline_journal(workspace, "run-2", state="cached", said=HOSTILE)
     sync(workspace.path)
     store = connect(workspace.path)
     runs = {run.info.run_name: run for run in store.client.search_runs([store.experiment_id])}
     assert len(runs) == len(GRAPH) + 2, "a cached stage makes no run"
     dpo = runs["align@dpo"].info.run_id
     assert runs["run-2"].data.tags["stage.align.dpo"] == f"cached {dpo}"
-    assert f"/runs/{dpo})" in runs["run-2"].data.tags["mlflow.note.content"]
+    note = MarkdownIt("commonmark").enable("table").render(runs["run-2"].data.tags["mlflow.note.content"])
+    assert f'/runs/{dpo}">' in note
+    assert (note.count("<a "), note.count(f"<td>{SHOWN}</td>")) == (len(GRAPH), len(GRAPH))
     assert runs["align@dpo"].data.tags["mlflow.parentRunId"] == runs["run-1"].info.run_id
+
+
+@given(st.text(max_size=9) | st.lists(st.sampled_from("./ x\\\n\u202e"), max_size=9).map("".join))
+@example("x" * 249 + "/y")
+@example("use_case.../../x")
+@example("/etc/passwd")
+def test_every_name_makes_a_key_that_mlflow_takes(name: str) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.utils.validation import _validate_batch_log_data
+
+    key = key_name(name)
+    _validate_batch_log_data([Metric(key, 1.0, 0, 0)], [Param(key, "1")], [RunTag(key, "1")])
+    assert key_name(f"train/{name}.x").startswith(("train/", "_train_"))
 
 
 def test_a_stage_that_was_killed_is_not_running_for_ever(workspace: Workspace) -> None:

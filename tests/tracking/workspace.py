@@ -39,6 +39,7 @@ GRAPH = {
 }
 SOURCES = [{"kind": "world"}, {"kind": "file", "path": SOURCE, "table": "prompts"}]
 PROBES = [[{"role": "user", "content": word}] for word in WORDS[:3]]
+HOSTILE = {"use_case": {"../../x": 3}}  # a metric whose key data wrote
 TOKENS = 8  # of an answer to them
 MODEL_STAGES = ["base", "sft", "reward@overall", "align@dpo"]
 
@@ -61,7 +62,6 @@ def make_workspace(path: Path, beta: float = 0.1, run: str = "run-1") -> Workspa
     (path / "sources").mkdir(parents=True, exist_ok=True)
     (path / SOURCE).write_bytes(b"{}\n")
     (path / ".rlhf").mkdir(mode=0o700, exist_ok=True)
-    (path / ".rlhf/workspace").write_text(f"{path.name}\n")  # which is drawn, else
     lock: dict[str, Any] = {}
     for position, (stage, (output, inputs)) in enumerate(GRAPH.items()):
         params: dict[str, Any] = {"seed": 0}
@@ -119,7 +119,9 @@ def write_journal(path: Path, start: dict[str, Any], time: float) -> None:
         journal.write("start", **start, time=time)
         write_steps(journal, range(STEPS), time)
         journal.write(
-            "metrics_final", values={"accuracy": {"value": 0.75, "pairs": 40}, "note": "text"}, time=time + 50
+            "metrics_final",
+            values={"accuracy": {"value": 0.75, "pairs": 40}, "note": "text", **HOSTILE},
+            time=time + 50,
         )
         journal.write("end", status="done", seconds=60.0, time=time + 60)
 
@@ -129,12 +131,12 @@ def write_steps(journal: Journal, steps: range, time: float) -> None:
         journal.write("metrics", step=step, values={"loss": 1.0 / (step + 1), "kl": 0.1 * step}, time=time + step)
 
 
-def write_pipeline_journal(made: Workspace, run: str, state: str = "completed") -> None:
+def write_pipeline_journal(made: Workspace, run: str, state: str = "completed", said: str = "it is done") -> None:
     with Journal(made.path / ".rlhf/runs" / f"{run}.jsonl") as journal:
         git = {"commit": "abc123", "dirty": False}
         journal.write("start", run_id=run, params={"seed": 0, "gate": {"confidence": 0.95}}, git=git, time=TIME)
         for stage, key in made.keys.items():
-            journal.write("stage", name=stage, key=key, state=state, message=f"{stage} is done", time=TIME + 900)
+            journal.write("stage", name=stage, key=key, state=state, message=said, time=TIME + 900)
         journal.write("end", status="completed", time=TIME + 1000)
 
 

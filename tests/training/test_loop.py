@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
-from rlhf.errors import SetBack, UserError
-from rlhf.pipeline.stage import LASTING
+from rlhf.errors import DataError, SetBack, UserError
+from rlhf.pipeline.stage.work import LASTING
 from rlhf.training import loop as training
 from rlhf.training.checkpoint import Checkpoints
-from rlhf.training.loop import Step, train
-from rlhf.training.setbacks import NOT_FINITE
+from rlhf.training.loop import train
+from rlhf.training.setbacks import SETBACKS
+from rlhf.training.step import Step
 from tests.algorithms.tiny import Silent, loop, tiny_policy, turns
 
 Curves = list[dict[str, float]]
@@ -62,6 +63,7 @@ class Line(nn.Module):
 
 
 TOTAL, ITERATION = 9, 3
+HERE = 1.0  # the weights before any step
 Value = Callable[[int], float]  # of a step
 
 
@@ -71,17 +73,22 @@ def learn(
     *,
     objective: Line | None = None,
     recorder: Silent | None = None,
+    diverges: Callable[[int, Tensor], bool] = lambda number, weights: False,
     **changes: object,
 ) -> tuple[Tensor, Curves]:
-    """Nine steps in iterations of three, as the online algorithms have them."""
+    """Nine steps in iterations of three, as the online algorithms have them.
+
+    diverges: of the first step of an iteration and the weights that it is sampled from.
+    """
+    objective = objective or Line()
 
     def steps(start: int) -> Iterator[Step]:
         for number in range(start, TOTAL):
             given = torch.tensor([1.0, value(number), 3.0])
-            last = number % ITERATION == ITERATION - 1
-            yield Step([given], count=1.0, metrics={"reward": value(number)}, resumable=last)
+            far = number % ITERATION == 0 and diverges(number, objective.weights.detach())
+            yield Step([given], 1.0, {"reward": value(number)}, ITERATION, diverged=far)
 
-    objective, config = objective or Line(), loop(**{"checkpoint_every": 2} | changes)
+    config = loop(**{"checkpoint_every": 2} | changes)
     history = train(
         objective,
         steps,
@@ -121,7 +128,7 @@ def test_a_fault_that_passes_leaves_no_trace(
     assert setbacks == 1
     assert torch.equal(weights, expected[0])
     assert history == expected[1]
-    kept = load_file(tmp_path / "flaky" / NOT_FINITE / "step-00000004.safetensors")
+    kept = load_file(tmp_path / "flaky" / SETBACKS / "step-00000004.safetensors")
     torch.testing.assert_close(kept["micro_batch.0"], torch.tensor([1.0, wrong, 3.0]), equal_nan=True)
 
 
@@ -147,7 +154,7 @@ def test_a_batch_that_fails_twice_is_left_out_whole_and_for_good(tmp_path: Path)
     again = learn(tmp_path, bad)
     assert torch.equal(again[0], weights)
     assert again[1] == history
-    assert NOT_FINITE in LASTING
+    assert SETBACKS in LASTING
 
 
 @pytest.mark.parametrize("limit", [0, 3])
@@ -157,8 +164,55 @@ def test_setbacks_are_bounded_and_the_last_one_names_the_batch(limit: int, tmp_p
     with pytest.raises(UserError, match=said) as e:
         learn_in_the_end(tmp_path, bad, max_setbacks=limit)
     assert not isinstance(e.value, SetBack)
-    kept = [path.stem for path in (tmp_path / NOT_FINITE).glob("*.safetensors")]
+    kept = [path.stem for path in (tmp_path / SETBACKS).glob("*.safetensors")]
     assert sorted(kept) == (["step-00000003", "step-00000006"] if limit else ["step-00000006"])
+
+
+def test_a_batch_after_which_the_policy_diverges_is_left_out_as_one_that_is_not_finite(tmp_path: Path) -> None:
+    """The checkpoint that was written after it, before anyone had sampled, is not gone on from."""
+    value = lambda number: float(3 <= number < 6)  # noqa: E731
+    far = lambda number, weights: float(weights[1]) < HERE  # noqa: E731
+    weights, history, setbacks = learn_in_the_end(tmp_path / "far", value, diverges=far)
+    nan = lambda number: float("nan") if number == 3 else value(number)  # noqa: E731
+    expected = learn_in_the_end(tmp_path / "nan", nan)
+    assert setbacks == 1
+    assert torch.equal(weights, expected[0])
+    assert [row["step"] for row in history if row.get("skipped")] == [3, 4, 5]
+    assert history[6:] == expected[1][6:]
+    kept = load_file(tmp_path / "far" / SETBACKS / "step-00000006.safetensors")
+    assert kept["micro_batch.0"].tolist() == [1.0, 0.0, 3.0]
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_a_policy_that_diverges_too_often_ends_as_it_was_when_it_was_within(limit: int, tmp_path: Path) -> None:
+    """Of three iterations, what the first two learned takes it too far; without the first, the second does."""
+    far = lambda number, weights: float(weights[1]) < HERE  # noqa: E731
+    weights, history, setbacks = learn_in_the_end(tmp_path, diverges=far, max_setbacks=limit)
+    assert setbacks == limit + 1
+    assert torch.equal(weights, torch.ones(3))
+    assert [row.get("skipped") for row in history] == [1.0] * ITERATION * limit
+    assert json.loads((tmp_path / SETBACKS / "setbacks.json").read_text()) == [
+        {"batch": ITERATION * number, "why": "diverged"} for number in range(limit + 1)
+    ]
+    assert not [path for path in tmp_path.glob("step-*") if int(path.name[5:]) > ITERATION * limit]
+
+
+@pytest.mark.parametrize("damaged", ["", "[", "[1]", '[{"batch": 3}]', '{"batch": 3}'])
+def test_a_damaged_record_of_setbacks_is_named(damaged: str, tmp_path: Path) -> None:
+    (tmp_path / SETBACKS).mkdir()
+    (tmp_path / SETBACKS / "setbacks.json").write_text(damaged)
+    with pytest.raises(DataError, match=r"setbacks\.json is damaged"):
+        learn(tmp_path)
+
+
+def test_a_batch_that_was_left_out_is_not_blamed(tmp_path: Path) -> None:
+    """The second iteration was; so it is the first that took the policy where the third finds it."""
+    nan = lambda number: float("nan") if number == 4 else 1.0  # noqa: E731
+    far = lambda number, weights: number == 6 and float(weights[1]) < HERE  # noqa: E731
+    weights, history, setbacks = learn_in_the_end(tmp_path, nan, diverges=far)
+    assert setbacks == 3
+    assert [row["step"] for row in history if "skipped" not in row] == [6, 7, 8]
+    assert weights[1] < HERE
 
 
 class Signalled(Written):

@@ -59,5 +59,5 @@ def source_name(source: ReadSource) -> str:
 def _records(source: HubData, path: Path, limits: LimitsConfig) -> list[Entry]:
     """Rows of the hub, of a directory that `datasets` saved, or of a file."""
     if source.revision and source.split:
-        return hub_records(source.path, source.revision, source.split)
+        return hub_records(source.path, source.revision, source.split, limits)
     return saved_records(path, source.split, limits) if existing(path).is_dir() else read_records(path, limits)

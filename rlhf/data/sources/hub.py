@@ -7,26 +7,27 @@ from pathlib import Path
 from rlhf.config.data import LimitsConfig
 from rlhf.data.binary import binary_records
 from rlhf.data.records import Entry
-from rlhf.errors import DataError, Retryable
+from rlhf.errors import DataError, Retryable, first_line
 
 _TABLES = "data-*.arrow"  # what save_to_disk calls them, in their order
 
 
-def hub_records(path: str, revision: str, split: str) -> list[Entry]:
-    """Rows of one split of a hub data set at a commit. Raises DataError, or Retryable when the hub is away."""
-    import datasets
+def hub_records(path: str, revision: str, split: str, limits: LimitsConfig) -> list[Entry]:
+    """Rows of one split of a hub data set at a commit, of which `datasets` makes tables in its cache.
 
+    Raises DataError, or Retryable when the hub is away.
+    """
     try:
-        data = datasets.load_dataset(path, revision=revision, split=split)
+        tables = _fetched(path, revision, split)
     except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"{path} at {revision}, split {split}: {_first_line(error)}") from None
+        raise DataError(f"{path} at {revision}, split {split}: {first_line(error)}") from None
     except OSError as error:  # what the network and the hub say are OSErrors; a full disk is another matter
         if error.errno == errno.ENOSPC:
             raise
         raise Retryable(
-            f"{path} cannot be read from the hub: {_first_line(error)}. Or download it and give its directory"
+            f"{path} cannot be read from the hub: {first_line(error)}. Or download it and give its directory"
         ) from None
-    return list(data)
+    return _read(f"{path} at {revision}, split {split},", tables, limits)
 
 
 def saved_records(path: Path, split: str | None, limits: LimitsConfig) -> list[Entry]:
@@ -39,9 +40,24 @@ def saved_records(path: Path, split: str | None, limits: LimitsConfig) -> list[E
     tables = sorted(path.glob(_TABLES))
     if not tables:
         raise DataError(f"{path} is not a directory that `datasets` saved: it holds no {_TABLES}")
+    return _read(str(path), tables, limits)
+
+
+def _fetched(path: str, revision: str, split: str) -> list[Path]:
+    """The tables that `datasets` made. Raises whatever was wrong."""
+    import datasets
+
+    try:
+        data = datasets.load_dataset(path, revision=revision, split=split, keep_in_memory=False)
+    except datasets.exceptions.DatasetGenerationError as error:  # says nothing but that it is one
+        raise error.__cause__ or error from None
+    return [Path(table["filename"]) for table in data.cache_files]
+
+
+def _read(name: str, tables: list[Path], limits: LimitsConfig) -> list[Entry]:
     records = binary_records(tables, limits.row, limits.source)
     if not records:
-        raise DataError(f"{path} holds no rows")
+        raise DataError(f"{name} holds no rows")
     return records
 
 
@@ -52,7 +68,3 @@ def _splits(file: Path) -> list[str]:
         return [name for name in names if name in {entry.name for entry in file.parent.iterdir() if entry.is_dir()}]
     except (ValueError, LookupError, TypeError):
         raise DataError(f"{file} is not what `datasets` wrote: it names no splits") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -59,15 +59,12 @@ def reward_length_bias(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def feedback_alarms(evidence: Evidence, config: GateConfig) -> Check:
-    """Nobody whose judgements the models learned from is under an alarm of validate that nobody has answered for."""
-    screened, alarms = (
-        number(evidence.validation, "screening", "judgements"),
-        evidence.validation["screening"].get("alarms"),
-    )
+    """Nobody whose judgements the models learned from is under an alarm of screen that nobody has answered for."""
+    screened, alarms = number(evidence.screening, "judgements"), evidence.screening.get("alarms")
     listed = alarms if isinstance(alarms, list) else [alarms]
     named = {alarm.get("name"): alarm.get("found") for alarm in listed if isinstance(alarm, Mapping)}
     if None in named or len(named) != len(listed):
-        raise Unusable("screening.alarms of the report of validate does not name each alarm once")
+        raise Unusable("`alarms` of the report of screen does not name each alarm once")
     waiting = [f"{name} ({found})" for name, found in named.items() if name not in config.accepted_alarms]
     return fact(
         not waiting,

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, column, judged, not_finite, texts
-from rlhf.gate.findings import against, by_row, fact, opponents, worst
+from rlhf.gate.evidence import Evidence, Unusable, column, judged, not_finite, number, texts
+from rlhf.gate.findings import against, by_row, fact, opponents, point, worst
 from rlhf.gate.records import Check
 from rlhf.gate.statistics import binomial_interval, bootstrap_mean, paired_difference
 
@@ -26,12 +26,27 @@ def prompts(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def finite_numbers(evidence: Evidence, config: GateConfig) -> Check:
-    """No number of the evaluation, or of the reports of reward models, referee and data, is NaN or infinite."""
-    reports = (evidence.evaluation, evidence.reward, evidence.referee, evidence.validation)
+    """No number of the evaluation, or of the reports of reward models, referee, data and alarms, is NaN or infinite."""
+    reports = (evidence.evaluation, evidence.reward, evidence.referee, evidence.validation, evidence.screening)
     bad = [key for report in reports for key in not_finite(report)]
     for name in ("policy_reward", "sft_reward", "kl", "policy_length", "sft_length"):
         column(evidence.rows, name)
     return fact(not bad, "every number is finite", f"not finite: {', '.join(bad)}")
+
+
+def skipped_steps(evidence: Evidence, config: GateConfig) -> Check:
+    """SFT, the reward models and the policy took nearly all steps of their training: rlhf/training/setbacks.py."""
+    rewards = {f"the reward model {criterion}": report for criterion, report in evidence.reward.items()}
+    reports = {"SFT": evidence.sft, **rewards, evidence.algorithm: evidence.align}
+
+    def of(name: str) -> Check:
+        skipped, steps = (number(reports, name, key) for key in ("skipped", "steps"))
+        if not 0 <= skipped <= steps or steps < 1:
+            raise Unusable(f"{name}.skipped is {skipped:.6g} of {steps:.6g} steps, which is no share")
+        what = f"share of {name}'s training steps that were left out"
+        return point(skipped / steps, config.limits.max_skipped, what, at_least=False)
+
+    return worst([of(name) for name in reports])
 
 
 def terminated(evidence: Evidence, config: GateConfig) -> Check:
@@ -93,6 +108,7 @@ def copying(evidence: Evidence, config: GateConfig) -> Check:
 CHECKS = (
     prompts,
     finite_numbers,
+    skipped_steps,
     terminated,
     empty,
     broken,

@@ -1,0 +1,49 @@
+"""MLflow's aliases and the champions' files: a mirror of the ledger, which alone says who is the champion."""
+
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from rlhf.errors import DataError, GateRefused
+from rlhf.gate.ledger import Ledger
+from rlhf.tracking import champions
+from rlhf.tracking.locks import locked
+from rlhf.tracking.registry import find, model_name
+from rlhf.tracking.standing import candidate, passing
+from rlhf.tracking.store import Store, connect, reaching
+
+
+def reconcile(workspace: Path) -> list[str]:
+    """Make aliases and files agree with the ledger and the gate; return what was changed. Raises ServiceError."""
+    return mirror(workspace, connect(workspace))
+
+
+def mirror(workspace: Path, store: Store) -> list[str]:
+    """Make the aliases of `store`, and the champions' files here, agree with the ledger; return what was changed.
+
+    One process at a time: of two, the slower would set what the ledger no longer says.
+    """
+    with repairing(workspace), reaching(store.uri):
+        book = Ledger.of(workspace)
+        entries = {"champion": book.current(), "previous": book.previous()}
+        keys = {alias: entry.candidate_key for alias, entry in entries.items() if entry}
+        with suppress(GateRefused, DataError):  # no candidate: the alias stays with the last one
+            keys["candidate"] = candidate(workspace, passing(workspace)).key
+        name = model_name(store, "policy")
+        versions = {alias: version for alias, key in keys.items() if (version := find(store, name, key))}
+        known = store.client.get_registered_model(name).aliases if versions else {}
+        changed = [alias for alias, version in versions.items() if str(known.get(alias)) != version.version]
+        for alias in changed:
+            store.client.set_registered_model_alias(name, alias, versions[alias].version)
+        if entries["champion"] and not entries["previous"] and "previous" in known:
+            store.client.delete_registered_model_alias(name, "previous")
+            changed.append("previous")
+        for alias in entries.keys() & versions.keys():
+            if champions.fetch(workspace, store, versions[alias]):
+                changed.append(f"{champions.FILES}/{versions[alias].digest}")
+        champions.forget(workspace, but={entry.policy for entry in entries.values() if entry})
+        return changed
+
+
+def repairing(workspace: Path) -> AbstractContextManager[None]:
+    """Held by the one process that changes aliases and champions' files."""
+    return locked(workspace / ".rlhf/mirror.lock", 600.0, "repairs the aliases")

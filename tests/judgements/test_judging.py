@@ -1,0 +1,108 @@
+"""Who judges at the end: a reward model, a server, people; and a champion of another vocabulary."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rlhf.batching.encoding import encode_turns
+from rlhf.config.editing import set_params
+from rlhf.errors import DataError
+from rlhf.gate.statistics import win_points
+from rlhf.judges.door import between
+from rlhf.judges.people import add_verdicts, write_tasks
+from rlhf.judges.people import tasks as compared
+from rlhf.manifest import sha256, write_manifest
+from rlhf.models.loading import save_model
+from rlhf.models.small import make_llama, train_tokenizer
+from rlhf.pipeline.champion import Pinned, pin
+from rlhf.tracking.champions import FILES
+from tasks import align, evaluate, referee, reward
+from tests.algorithms.tiny import PARAMS, tiny_tokenizer
+from tests.judgements.stages import WEIGHTS, forward_passes, run
+from tests.judges.server import KEY, serving
+
+
+def test_a_champion_of_another_vocabulary_answers_as_it_reads_and_is_measured_as_text(workspace: Path) -> None:
+    for criterion in WEIGHTS:
+        run(workspace, f"reward@{criterion}", reward)
+    run(workspace, "referee", referee)
+    run(workspace, "align@kto", align)
+    tokenizer = train_tokenizer(["east west up down " * 5], 310)
+    config = PARAMS.base.model.model_copy(update={"hidden_size": 24, "layers": 1, "heads": 2})
+    place = workspace / FILES / "made"
+    save_model(make_llama(config, tokenizer, 200, seed=5), tokenizer, place, title="tiny", summary="A test.")
+    digest = write_manifest(place)
+    place.rename(workspace / FILES / digest)
+    pin(workspace, Pinned(1, digest))
+
+    found = run(workspace, "evaluate@kto", evaluate)
+    assert found["champion_digest"] == digest
+    rows = pq.read_table(workspace / "reports/evaluate/kto/rows/rows.parquet").to_pydict()
+    texts = [{"prompt": p, "response": r} for p, r in zip(rows["prompt"], rows["champion_response"], strict=True)]
+    assert rows["champion_length"] == [len(turn.response) for turn in encode_turns(tiny_tokenizer(), texts)]
+    points = win_points(np.array(rows["policy_reward"]), np.array(rows["champion_reward"]))
+    assert rows["points_champion"] == points.tolist()
+    assert found["champion_win_rate"]["value"] == pytest.approx(points.mean(), rel=1e-4)
+    with forward_passes() as passes:
+        run(workspace, "evaluate@kto", evaluate)
+    assert passes == [], "what it answered is kept"
+
+
+def test_a_server_and_people_judge_what_stands(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """evaluate with either judge: the answers are not sampled again, and all that was said is beside the rows."""
+    set_params(workspace / "params.yaml", ["align.algorithms=[kto]", "reward.criteria={helpful: 1.0}"])
+    run(workspace, "reward@helpful", reward)
+    run(workspace, "align@kto", align)
+    assert run(workspace, "evaluate@kto", evaluate)["judging"]["asked"] == "alone"
+    rows = workspace / "reports/evaluate/kto/rows"
+
+    with serving() as server:
+        monkeypatch.setenv("JUDGE_KEY", KEY)
+        settings = f"kind: endpoint, url: '{server.url}', model: wise, key: JUDGE_KEY, max_tokens: 9, max_bytes: 9999"
+        judge = (
+            f"evaluate.judge={{{settings}, timeout: 5.0, retries: 1, wait: 0.01, parallel: 2, missed: 4, budget: 999}}"
+        )
+        set_params(workspace / "params.yaml", [judge])
+        with forward_passes() as passes:
+            found = run(workspace, "evaluate@kto", evaluate)
+        assert passes == []
+        assert (found["judge"], found["judge_model"], found["judging"]["asked"]) == ("endpoint", "wise", "both orders")
+        assert found["win_rate"]["value"] == 0.5
+        assert found["judging"]["primacy"]["value"] == 0.5
+        assert found["judging"]["consistency"]["value"] == 0.0
+        assert found["judging"]["agreement"] == pytest.approx(
+            {"value": 0.5, "low": 0.5, "high": 0.5, "n": 4, "pairs": 4}
+        ), "one is better than two, people say; this judge says whatever stands first"
+        said = [json.loads(line) for line in (rows / "verdicts.jsonl").read_text().splitlines()]
+        assert {one["reply"] for one in said} == {"[[A]]"}
+        assert not [path for path in workspace.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+        asked = len(server.asked)
+        set_params(workspace / "params.yaml", ["evaluate.judge.retries=2"])
+        assert run(workspace, "evaluate@kto", evaluate) == found
+        assert len(server.asked) == asked > 0
+
+    people = "evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}"
+    set_params(workspace / "params.yaml", [people])
+    table = pq.read_table(rows / "rows.parquet").to_pylist()
+    differing = [row["policy_response"] != row["sft_response"] for row in table]
+    found = run(workspace, "evaluate@kto", evaluate)
+    assert found["judging"]["nulls"]["sft"] == {"count": sum(differing), "n": 4}
+    tasks, file, store = (
+        compared(between(table, "sft"), 0),
+        workspace / "t.jsonl",
+        workspace / "feedback/verdicts.jsonl",
+    )
+    write_tasks(file, tasks)
+    file.write_text(file.read_text().replace('"winner": "", "annotator": ""', '"winner": "A", "annotator": "ann"'))
+    add_verdicts(file, tasks, store)
+    set_params(workspace / "params.yaml", [f"evaluate.judge.sha256='{sha256(store)}'"])
+    found = run(workspace, "evaluate@kto", evaluate)
+    assert found["judging"]["nulls"]["sft"]["count"] == 0
+    assert found["judging"]["primacy"]["value"] == 0.5
+    assert len((rows / "verdicts.jsonl").read_text().splitlines()) == len(tasks) == sum(differing) > 0
+    store.write_text(store.read_text() + "\n")
+    with pytest.raises(DataError, match=r"is not the file of verdicts that evaluate\.judge\.sha256"):
+        run(workspace, "evaluate@kto", evaluate)
