@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ _ENVIRONMENT = telemetry.OFF | {
 }
 DOWNLOAD_SECONDS = 600.0
 UPLOADS = ("log_artifacts", "log_model_artifacts")  # each of the directory that is its second argument
+RACES = 3  # that one request may lose
 SLOWEST = 100_000.0  # bytes a second: an upload that is slower is broken off
 
 
@@ -56,7 +57,7 @@ class _Requests:
             size = sum(file.stat().st_size for file in Path(arguments[1]).rglob("*")) if name in UPLOADS else 0
             seconds = 4 * patience() + size / SLOWEST  # a request and its retry, each late and slow
             with _in_time(name, seconds), transferring(seconds) if size else nullcontext():
-                answer = method(*arguments, **named)
+                answer = _raced(lambda: method(*arguments, **named))
             if not name.startswith(("get_", "search_", "list_")):
                 reach(f"mlflow {name}")
             return answer
@@ -156,6 +157,22 @@ def transferring(seconds: float) -> Iterator[None]:
 def patience() -> float:
     """Seconds before a store that did not answer is asked again: as long as it may be silent."""
     return float(os.environ[_TIMEOUT])
+
+
+def _raced(request: Callable[[], Any]) -> Any:
+    """Ask again for what another client was faster with: that request found no such row, and one at its own insert.
+
+    MLflow takes such a request back as a whole and calls it BAD_REQUEST, as it does what no repetition mends.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for _ in range(RACES):
+        try:
+            return request()
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+    return request()
 
 
 @contextmanager

@@ -13,6 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from mlflow.store.tracking.dbmodels.models import SqlDataset
+from sqlalchemy import create_engine, event
+from sqlalchemy.orm import Session
 
 from rlhf.errors import DataError, Exit
 from rlhf.tracking.journal import Journal
@@ -20,7 +23,7 @@ from rlhf.tracking.runs import key_name
 from rlhf.tracking.sender import Follower, sync
 from rlhf.tracking.sent import load_sent
 from rlhf.tracking.standing import DECISION, keep, standing
-from rlhf.tracking.store import connect
+from rlhf.tracking.store import RACES, connect
 from tests.conftest import ROOT
 from tests.test_text import HOSTILE, SHOWN
 from tests.tracking.stored import assert_agrees, points, runs_by_stage, versions
@@ -51,6 +54,30 @@ def test_edges_lead_from_a_policy_to_its_parents_and_data(synced: Workspace) -> 
     assert source["sha256"] == synced.digests["data/judgements"]
     assert source["dvc_md5"].endswith(".dir")
     assert runs["reward@overall"].data.tags["dvc.md5.data/judgements"] == source["dvc_md5"]
+
+
+def test_a_data_set_that_another_client_told_of_in_between_is_no_failure(workspace: Workspace) -> None:
+    """MLflow looks whether it knows a data set, and then inserts it: two workspaces that share a store may both do."""
+    raced = []
+
+    def be_faster(session: Session, *_: object) -> None:
+        new = [row for row in session.new if isinstance(row, SqlDataset)]
+        if new and len(raced) < RACES:
+            raced.append(new[0].name)
+            table, values = (
+                SqlDataset.__table__,
+                {c.name: getattr(new[0], c.name) for c in SqlDataset.__table__.columns},
+            )
+            with create_engine(f"sqlite:///{workspace.path}/mlflow.db").begin() as other:
+                other.execute(table.insert().values(values | {"dataset_uuid": f"faster-{len(raced)}"}))
+
+    event.listen(Session, "before_flush", be_faster)
+    try:
+        assert sync(workspace.path) == Exit.DONE
+    finally:
+        event.remove(Session, "before_flush", be_faster)
+    assert len(raced) == RACES
+    assert_agrees(workspace)
 
 
 def test_a_damaged_receipt_ends_no_sender(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
