@@ -1,4 +1,4 @@
-"""Python's search for garbage: it finds none in libraries that were loaded, and takes as long as loading them."""
+"""Python's search for garbage: it finds none in libraries and tables, and takes as long as loading them."""
 
 import atexit
 import gc
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Search for nothing while the body loads libraries, nor in what it loaded later."""
+    """Search for nothing while the body loads libraries or tables, nor in what it loaded later."""
     gc.disable()
     try:
         yield

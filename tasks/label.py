@@ -16,7 +16,7 @@ from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
 from rlhf.data.ids import add_ids, prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.data.splits import REFEREE, is_for_referee
-from rlhf.data.tables import TEXT, of_each_prompt, read_tables, write_frame
+from rlhf.data.tables import TEXT, of_each_object, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.world import World
@@ -89,7 +89,7 @@ def of_group(tables: Frames, group: str) -> Frames:
 
 def dealt(rows: pd.DataFrame, share: float) -> pd.DataFrame:
     """Judgements, those of the referee's share of the train prompts with the split `referee`."""
-    kept = of_each_prompt(lambda prompt: is_for_referee(prompt_hash(prompt), share), rows["prompt"])
+    kept = of_each_object(lambda prompt: is_for_referee(prompt_hash(prompt), share), rows["prompt"])
     return rows.assign(split=rows["split"].mask((rows["split"] == "train") & kept, REFEREE))
 
 

@@ -16,7 +16,7 @@ from rlhf.data.prompts import all_prompts, split_keys, with_hashes
 from rlhf.data.quarantine import check
 from rlhf.data.report import report
 from rlhf.data.splits import split_of
-from rlhf.data.tables import TEXT, read_tables, write_frame
+from rlhf.data.tables import TEXT, of_each_object, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
 
@@ -46,9 +46,7 @@ def main(stage: Stage) -> None:
     clean = {table: with_hashes(good) for table, (good, _) in parts.items()}
     clean["prompts"] = all_prompts(clean)
     for table, rows in clean.items():
-        keys = split_keys(rows)
-        splits = {key: split_of(key, config.splits) for key in keys.unique()}
-        clean[table] = rows.assign(split=keys.map(splits).astype(object))
+        clean[table] = rows.assign(split=of_each_object(lambda key: split_of(key, config.splits), split_keys(rows)))
     clean["prompts"] = clean["prompts"].assign(seen=seen(clean))
     _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
     stage.report(

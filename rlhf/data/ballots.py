@@ -69,7 +69,8 @@ def ordered_pairs(tables: Tables, support: int) -> Pairs:
     sitting = np.asarray(judged.groupby(by, sort=False).ngroup(), dtype=np.int64)
     sittings = judged[~judged[by].duplicated()]
     prompts = {key: prompt for rows in tables.values() for key, prompt in zip(rows[HASH], rows["prompt"], strict=True)}
-    code, texts = pd.factorize(np.concatenate([judged["low"], judged["high"]]).astype(object))
+    code, places = pd.factorize(np.concatenate([judged["low"].cat.codes, judged["high"].cat.codes]))
+    texts = judged["low"].cat.categories[places]
     low, high = code.reshape(2, -1)
     whole_texts = pa.concat_arrays([pa.array(texts, LARGE_TEXT), joined(prompts[key] for key in sittings[HASH])])
     held, names = _held(whole_texts, support)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from rlhf.data.ids import opening_hash, prompt_hash, text_hash
-from rlhf.data.tables import COLUMNS, DEFAULTS, of_each_prompt
+from rlhf.data.tables import COLUMNS, DEFAULTS, of_each_object
 
 HASH = "prompt_hash"  # column that a frame carries while it is worked on; it is not written
 _HOLDERS = ("prompts", "demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs")
@@ -15,7 +15,7 @@ def with_hashes(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with a column `prompt_hash`; rows without a prompt stay as they are."""
     if "prompt" not in rows:
         return rows
-    return rows.assign(**{HASH: of_each_prompt(prompt_hash, rows["prompt"]).astype(object)})
+    return rows.assign(**{HASH: of_each_object(prompt_hash, rows["prompt"])})
 
 
 def split_keys(rows: pd.DataFrame) -> pd.Series:
@@ -23,8 +23,8 @@ def split_keys(rows: pd.DataFrame) -> pd.Series:
     one question is in one split; of a plain text, the text."""
     if "prompt" not in rows:
         return rows["text"].map(text_hash)
-    keys, longer = rows[HASH].copy(), rows["prompt"].map(len) > 1
-    keys[longer] = of_each_prompt(opening_hash, rows.loc[longer, "prompt"])
+    keys, longer = rows[HASH].copy(), of_each_object(len, rows["prompt"]) > 1
+    keys[longer] = of_each_object(opening_hash, rows.loc[longer, "prompt"])
     return keys
 
 

@@ -18,7 +18,7 @@ from rlhf.data.schemas import (
     Thumb,
     items,
 )
-from rlhf.data.tables import Message, of_each_prompt
+from rlhf.data.tables import Message, of_each_object
 from rlhf.errors import DataError
 
 SCHEMAS: dict[str, type[pa.DataFrameModel]] = {
@@ -34,7 +34,7 @@ SCHEMAS: dict[str, type[pa.DataFrameModel]] = {
 
 # How many characters each column that holds text has.
 LENGTHS: dict[str, Callable[[pd.Series], pd.Series]] = {
-    "prompt": lambda prompts: of_each_prompt(_characters, prompts),
+    "prompt": lambda prompts: of_each_object(_characters, prompts),
     "response": lambda texts: texts.str.len(),
     "chosen": lambda texts: texts.str.len(),
     "rejected": lambda texts: texts.str.len(),

@@ -13,15 +13,15 @@ import pandas as pd
 from rlhf.data.agreement import Metric, krippendorff_alpha
 from rlhf.data.prompts import HASH
 from rlhf.data.splits import SPLITS
-from rlhf.data.tables import of_each_prompt
+from rlhf.data.tables import of_each_object
+from rlhf.data.words import cleaned, joined
 
 Tables = Mapping[str, pd.DataFrame]
 Report = dict[str, Any]
 
-_PAIR = [HASH, "criterion", "annotator", "source", "low", "high", "preferred"]
-_JUDGED = [HASH, "criterion", "low", "high"]  # what two judgements of a pair must share to speak of the same
+_SIGNED = [HASH, "criterion", "annotator", "source"]
+_PAIR = ["table", *_SIGNED, "one", "other", "preferred"]
 _LISTS = {"responses", "ranks", "statements", "votes"}
-_NOT_WORDS = re.compile(r"[\W_]+")
 
 TEXTS = ("prompt", "response", "chosen", "rejected", "responses", "statements", "text")
 UNSEEN = {
@@ -53,18 +53,19 @@ def report(tables: Tables) -> Report:
         "cycles": cycles(judged),
         "overlap": overlap(tables),
         "length_bias": length_bias(tables),
-        "agreement": agreement(tables),
+        "agreement": agreement(tables, judged),
         "balance": balance(tables),
     }
 
 
 def characters(rows: pd.DataFrame) -> dict[str, int]:
     """Rows of a table whose texts hold characters that do not show, or that show something else than a model reads."""
-    columns = [_written(rows[column]) for column in TEXTS if column in rows]
-    return {
-        kind: int(np.any([texts.str.contains(pattern) for texts in columns], axis=0).sum())
-        for kind, pattern in UNSEEN.items()
-    }
+    found: dict[str, set[Any]] = {kind: set() for kind in UNSEEN}
+    for values in (rows[column] for column in TEXTS if column in rows):
+        some = values[_holds(values, "|".join(UNSEEN.values()))]  # few, and rarely any
+        for kind, pattern in UNSEEN.items():
+            found[kind] |= set(some.index[_holds(some, pattern)])
+    return {kind: len(places) for kind, places in found.items()}
 
 
 def duplicates(table: str, rows: pd.DataFrame) -> Report:
@@ -77,16 +78,24 @@ def duplicates(table: str, rows: pd.DataFrame) -> Report:
 
 
 def pairs(tables: Tables) -> pd.DataFrame:
-    """Every two answers that a comparison or a ranking judges: prompt_hash, criterion, annotator, source, `low` and
-    `high` (the answers in the order of their text), `preferred` (1: low is better, -1: high is better, 0: tie), and
-    `unit`, one number for all judgements of the same two by the same criterion."""
-    found = [pd.DataFrame(columns=_PAIR)]
-    if "comparisons" in tables:
-        found.append(_compared(tables["comparisons"]))
-    if "rankings" in tables:
-        found.append(_ranked(tables["rankings"]))
-    judged = pd.concat(found[1:] or found, ignore_index=True)
-    return judged.assign(unit=judged.groupby(_JUDGED, sort=False).ngroup())
+    """Every two answers that a comparison or a ranking judges: table, prompt_hash, criterion, annotator, source, `low`
+    and `high` (the answers in the order of their text, as categories that both columns share), `preferred` (1: low is
+    better, -1: high is better, 0: tie), and numbers from 0: `asked`, of prompt and criterion, and `unit`, of these and
+    of the two answers."""
+    kinds = {"comparisons": _compared, "rankings": _ranked}
+    found = [pairs_of(tables[table]).assign(table=table) for table, pairs_of in kinds.items() if table in tables]
+    judged = pd.concat(found or [pd.DataFrame(columns=_PAIR)], ignore_index=True)
+    codes, answers = pd.factorize(pd.concat([judged.pop("one"), judged.pop("other")]), sort=True)
+    one, other = codes.reshape(2, -1)
+    asked = judged.groupby([HASH, "criterion"], sort=False).ngroup()
+    two = pd.DataFrame({"asked": asked, "low": np.minimum(one, other), "high": np.maximum(one, other)})
+    return judged.assign(
+        low=pd.Categorical.from_codes(two["low"], answers),
+        high=pd.Categorical.from_codes(two["high"], answers),
+        preferred=judged["preferred"].astype(int) * np.where(one < other, 1, -1),
+        asked=asked,
+        unit=two.groupby([*two], sort=False).ngroup(),
+    )
 
 
 def contradictions(judged: pd.DataFrame) -> Report:
@@ -103,16 +112,19 @@ def contradictions(judged: pd.DataFrame) -> Report:
 
 def cycles(judged: pd.DataFrame) -> Report:
     """Prompts among whose answers the majority, by one criterion, prefers in a circle (A to B, B to C, C to A)."""
-    votes = judged.groupby("unit")["preferred"].transform("sum")
-    edges = judged[(votes != 0) & ~judged["unit"].duplicated()]
-    among = edges.groupby([HASH, "criterion"], sort=False).ngroup().to_numpy()
-    answer, texts = pd.factorize(pd.concat([edges["low"], edges["high"]]))
-    low, high = answer.reshape(2, -1) + among * len(texts)  # the same answer to another prompt is another one
-    is_low = votes[edges.index].to_numpy() > 0
+    votes = np.bincount(judged["unit"], judged["preferred"])
+    edges = judged[~judged["unit"].duplicated()]
+    edges = edges[votes[edges["unit"]] != 0]
+    among = edges["asked"].to_numpy() * len(edges["low"].cat.categories)  # the same answer to another is another
+    codes, answers = pd.factorize(np.concatenate([edges["low"].cat.codes + among, edges["high"].cat.codes + among]))
+    low, high = codes.reshape(2, -1)
+    is_low = votes[edges["unit"]] > 0
     better, worse = np.where(is_low, low, high), np.where(is_low, high, low)
-    left = np.arange(len(edges))
-    while not (beaten := np.isin(better[left], worse[left])).all():  # what nothing beats is in no circle
-        left = left[beaten]
+    left, before = np.arange(len(edges)), -1
+    while len(left) != before:  # what nothing beats is in no circle
+        before, beaten = len(left), np.zeros(len(answers), dtype=bool)
+        beaten[worse[left]] = True
+        left = left[beaten[better[left]]]
     return {"prompts": int(judged[HASH].nunique()), "with_a_cycle": int(edges[HASH].iloc[left].nunique())}
 
 
@@ -121,11 +133,11 @@ def overlap(tables: Tables) -> Report:
     (a prompt that differs in case and punctuation only is another prompt to the splitter); and conversations that
     are in both."""
     prompts = tables["prompts"]
-    words = prompts["prompt"].map(_words)
+    words = cleaned(joined(prompts["prompt"])).dictionary_encode().indices.to_numpy()
     elsewhere, test = prompts["split"] != "test", prompts["split"] == "test"
     return {
         "prompts": int(prompts.loc[test, HASH].isin(prompts.loc[elsewhere, HASH]).sum()),
-        "same_words": int(words[test].isin(words[elsewhere]).sum()),
+        "same_words": int(np.isin(words[test], words[elsewhere]).sum()),
         "conversations": sum(map(_shared_records, tables.values())),
         "test_prompts": int(test.sum()),
     }
@@ -149,11 +161,12 @@ def length_bias(tables: Tables) -> Report:
     return found
 
 
-def agreement(tables: Tables) -> Report:
-    """Krippendorff's alpha of each kind of feedback. An annotator who judged the same thing twice counts once."""
+def agreement(tables: Tables, judged: pd.DataFrame) -> Report:
+    """Krippendorff's alpha of each kind of feedback, of which `judged` are the pairs. An annotator who judged the same
+    thing twice counts once."""
     found: Report = {}
     if "comparisons" in tables:
-        found["comparisons"] = _alpha(_compared(tables["comparisons"]), _JUDGED, "preferred", "nominal")
+        found["comparisons"] = _alpha(judged[judged["table"] == "comparisons"], ["unit"], "preferred", "nominal")
     if "thumbs" in tables:
         found["thumbs"] = _alpha(tables["thumbs"], [HASH, "criterion", "response"], "thumb", "nominal")
     if "ratings" in tables:
@@ -186,31 +199,32 @@ def balance(tables: Tables) -> Report:
 
 
 def _compared(rows: pd.DataFrame) -> pd.DataFrame:
-    in_order = rows["chosen"] < rows["rejected"]
-    preferred = np.where(rows["tie"].astype(bool), 0, np.where(in_order, 1, -1))
-    low, high = rows["chosen"].where(in_order, rows["rejected"]), rows["rejected"].where(in_order, rows["chosen"])
-    return rows[[HASH, "criterion", "annotator", "source"]].assign(low=low, high=high, preferred=preferred)
+    preferred = np.where(rows["tie"].astype(bool), 0, 1)
+    return rows[_SIGNED].assign(one=rows["chosen"], other=rows["rejected"], preferred=preferred)
 
 
 def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
-    answers = rows[[HASH, "criterion", "annotator", "source", "responses", "ranks"]].reset_index(names="row")
+    answers = rows[[*_SIGNED, "responses", "ranks"]].reset_index(names="row")
     answers = answers.explode(["responses", "ranks"], ignore_index=True)
     both = answers.merge(answers[["row", "responses", "ranks"]], on="row", suffixes=("", "_other"))
     both = both[both["responses"] < both["responses_other"]]
     preferred = np.sign((both["ranks_other"] - both["ranks"]).astype(int))
-    return both.rename(columns={"responses": "low", "responses_other": "high"}).assign(preferred=preferred)[_PAIR]
+    return both[_SIGNED].assign(one=both["responses"], other=both["responses_other"], preferred=preferred)
 
 
-def _written(values: pd.Series) -> pd.Series:
-    """All text of each row's value."""
+def _holds(values: pd.Series, pattern: str) -> pd.Series:
+    """Whether the pattern is found in a text of each row's value."""
     if values.name == "prompt":
-        return of_each_prompt(lambda prompt: "\n".join(message["content"] for message in prompt), values).astype("str")
-    return values.map("\n".join) if values.name in _LISTS else values
+        holds = re.compile(pattern).search
+        return of_each_object(lambda prompt: any(holds(part["content"]) for part in prompt), values).astype(bool)
+    return (values.map("\n".join) if values.name in _LISTS else values).astype("str").str.contains(pattern)
 
 
 def _both_ways(units: pd.Series, preferred: pd.Series) -> int:
     """How many of the units have judgements of either sign."""
-    return len(np.intersect1d(units[preferred > 0], units[preferred < 0]))
+    codes, names = pd.factorize(units)
+    up, down = (np.bincount(codes[sign * preferred > 0], minlength=len(names)) > 0 for sign in (1, -1))
+    return int((up & down).sum())
 
 
 def _alpha(rows: pd.DataFrame, unit: list[str], value: str, metric: Metric) -> Report:
@@ -236,10 +250,6 @@ def _share(longer: pd.Series) -> Report:
 
 def _counted(values: pd.Series) -> dict[str, int]:
     return {str(value): int(count) for value, count in values.value_counts().sort_index().items()}
-
-
-def _words(prompt: Any) -> str:
-    return _NOT_WORDS.sub("", " ".join(message["content"] for message in prompt)).casefold()
 
 
 def _comparable(values: pd.Series) -> pd.Series:

@@ -13,7 +13,7 @@ import pandera.pandas as pa
 from pandera.typing import Series
 
 from rlhf.config.section import CRITERION
-from rlhf.data.tables import Message, of_each_prompt
+from rlhf.data.tables import Message, of_each_object
 
 MIN_ANSWERS, MAX_ANSWERS = 2, 9  # K of a ranking
 SCALES = (5, 7)
@@ -44,15 +44,15 @@ class Prompted(Sourced):
 
     @pa.check("prompt", error="prompt is empty")
     def has_messages(cls, prompts: pd.Series) -> pd.Series:
-        return of_each_prompt(len, prompts) > 0
+        return of_each_object(len, prompts) > 0
 
     @pa.check("prompt", error="empty message in prompt")
     def messages_are_filled(cls, prompts: pd.Series) -> pd.Series:
-        return of_each_prompt(_all_filled, prompts).astype(bool)
+        return of_each_object(_all_filled, prompts).astype(bool)
 
     @pa.check("prompt", error="roles do not alternate")
     def roles_alternate(cls, prompts: pd.Series) -> pd.Series:
-        return of_each_prompt(alternates, prompts).astype(bool)
+        return of_each_object(alternates, prompts).astype(bool)
 
 
 class Answered(Prompted):
@@ -110,11 +110,11 @@ class Comparison(Prompted, Judged):
 
     @pa.check("prompt", error="roles do not alternate in chosen")
     def roles_alternate(cls, prompts: pd.Series) -> pd.Series:
-        return of_each_prompt(alternates, prompts).astype(bool)
+        return of_each_object(alternates, prompts).astype(bool)
 
     @pa.dataframe_check(error="roles do not alternate in rejected", ignore_na=False)
     def rejected_roles_alternate(cls, rows: pd.DataFrame) -> pd.Series:
-        return of_each_prompt(alternates, rows["rejected_prompt"].fillna(rows["prompt"])).astype(bool)
+        return of_each_object(alternates, rows["rejected_prompt"].fillna(rows["prompt"])).astype(bool)
 
     @pa.check("rejected_prompt", error="chosen and rejected do not share the context", ignore_na=False)
     def context_is_shared(cls, prompts: pd.Series) -> pd.Series:

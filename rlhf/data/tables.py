@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rlhf.errors import DataError
+from rlhf.garbage import loading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +98,8 @@ def write_rows(folder: Path, table: str, rows: Iterable[Row]) -> None:
 def write_frame(folder: Path, table: str, frame: "pd.DataFrame", extra: Mapping[str, pa.DataType]) -> None:
     """Write a frame with the columns of its table and the `extra` ones; other columns are left out."""
     schema = pa.schema(COLUMNS[table] | dict(extra))
-    _write(folder, table, pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False))
+    columns = {name: _array(frame[name], schema.field(name).type) for name in schema.names}
+    _write(folder, table, pa.table(columns, schema=schema))
 
 
 def read_tables(folder: Path, tables: Iterable[str] = COLUMNS) -> dict[str, "pd.DataFrame"]:
@@ -118,14 +120,34 @@ def read_table(folder: Path, table: str) -> "pd.DataFrame":
     names, prompts = rows.column_names, {name: rows[name] for name in rows.column_names if rows[name].type == MESSAGES}
     frame = rows.drop_columns(list(prompts)).to_pandas(split_blocks=True, self_destruct=True)  # a column at a time
     del rows
-    return frame.assign(**{name: _objects(prompts.pop(name)) for name in [*prompts]})[names]
+    with loading():
+        return frame.assign(**{name: _objects(prompts.pop(name)) for name in [*prompts]})[names]
 
 
-def of_each_prompt(function: Callable[[Any], Any], prompts: "pd.Series") -> "pd.Series":
-    """`function` of the prompt in every row, called once for each object."""
-    objects = np.fromiter(map(id, prompts), np.int64, len(prompts))
-    _, first, which = np.unique(objects, return_index=True, return_inverse=True)
-    return prompts.iloc[first].map(function).iloc[which].set_axis(prompts.index)
+def of_each_object(function: Callable[[Any], Any], values: "pd.Series") -> "pd.Series":
+    """`function` of the object in every row, called once for each object; rows that share one share its result."""
+    which, once = _once(values)
+    found = once.map(function)
+    return (found.astype(object) if found.dtype == "str" else found).iloc[which].set_axis(values.index)
+
+
+def _once(values: "pd.Series") -> tuple[NDArray[np.int64], "pd.Series"]:
+    """Each object of a column once, in order, and (rows,) which of them a row holds."""
+    import pandas as pd
+
+    addresses = np.frombuffer(np.ascontiguousarray(values, dtype=object), np.intp)  # id() of each, none looked at
+    which, objects = pd.factorize(addresses)
+    first = np.zeros(len(objects), dtype=np.int64)
+    first[which[::-1]] = np.arange(len(values))[::-1]
+    return which, values.iloc[first]
+
+
+def _array(values: "pd.Series", kind: pa.DataType) -> pa.Array:
+    """A column as it is written; prompts are made of Python's objects, and so each is converted once."""
+    if kind != MESSAGES:
+        return pa.array(values, kind, from_pandas=True)
+    which, once = _once(values)
+    return pa.array(once, kind, from_pandas=True).take(pa.array(which))
 
 
 def _objects(prompts: pa.ChunkedArray) -> NDArray[np.object_]:

@@ -122,7 +122,7 @@ def test_agreement_sees_a_pair_whatever_its_order_and_a_person_once() -> None:
         *(("c", "d", "ann"), ("d", "c", "bob")),
         *(("f", "e", "ann"), ("f", "e", "bob")),
     )
-    found = checks.agreement({"comparisons": rows})["comparisons"]
+    found = checks.agreement({"comparisons": rows}, judged(rows))["comparisons"]
     assert found == {"alpha": pytest.approx(1 - (2 / 6) / (18 / 30)), "judgements": 6, "metric": "nominal"}
 
 
@@ -133,7 +133,12 @@ def test_agreement_of_rankings_needs_the_same_answers() -> None:
         {"responses": ["c", "a", "b"], "ranks": [3, 1, 2], "annotator": "bob"},
         {"responses": ["a", "b"], "ranks": [2, 1], "annotator": "bob"},
     )
-    assert checks.agreement({"rankings": ranked})["rankings"] == {"alpha": 1.0, "judgements": 6, "metric": "ordinal"}
+    pairs = checks.pairs({"rankings": ranked})
+    assert checks.agreement({"rankings": ranked}, pairs)["rankings"] == {
+        "alpha": 1.0,
+        "judgements": 6,
+        "metric": "ordinal",
+    }
 
 
 def test_balance() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf.data.tables import of_each_prompt, read_table, write_rows
+from rlhf.data.tables import of_each_object, read_table, write_rows
 
 # Each differs from the others, and some are alike when lengths or missing texts are not looked at.
 PROMPTS = [
@@ -37,6 +37,9 @@ def test_a_function_of_a_prompt_is_called_once_for_each(tmp_path: Path) -> None:
     write_rows(tmp_path, "prompts", [{"prompt": prompt} for prompt in (message, [], message, [], message)])
     rows = read_table(tmp_path, "prompts").iloc[1:]
     called: list[int] = []
-    found = of_each_prompt(lambda prompt: called.append(len(prompt)) or len(prompt), rows["prompt"])
+    found = of_each_object(lambda prompt: called.append(len(prompt)) or len(prompt), rows["prompt"])
     assert (sorted(called), found.tolist(), found.index.tolist()) == ([0, 1], [0, 1, 0, 1], [1, 2, 3, 4])
     assert found.dtype == np.int64
+    texts = of_each_object(lambda prompt: f"{len(prompt)} messages", rows["prompt"]).tolist()
+    assert texts == ["0 messages", "1 messages", "0 messages", "1 messages"]
+    assert texts[0] is texts[2]
