@@ -22,8 +22,7 @@ import numpy as np
 import pandas as pd
 
 from rlhf.data.prompts import HASH, with_hashes
-from rlhf.data.schemas import MAX_ANSWERS
-from rlhf.data.tables import COLUMNS, DEFAULTS
+from rlhf.data.tables import COLUMNS, DEFAULTS, MAX_ANSWERS
 
 _DIGITS = 9  # means that differ by rounding only are equal
 

@@ -13,9 +13,8 @@ import pandera.pandas as pa
 from pandera.typing import Series
 
 from rlhf.config.section import CRITERION
-from rlhf.data.tables import Message, of_each_object
+from rlhf.data.tables import MAX_ANSWERS, MIN_ANSWERS, Message, of_each_object
 
-MIN_ANSWERS, MAX_ANSWERS = 2, 9  # K of a ranking
 SCALES = (5, 7)
 KINDS = ("plain", "few_shot", "user")  # of prompts, in InstructGPT's sense
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse, stats
+from scipy import sparse, special
 
 from rlhf.config.data import ScreenConfig
 from rlhf.data.ballots import Pairs, ballots, ordered_pairs, sampled
@@ -140,8 +140,8 @@ def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.I
         if others <= 0.0:  # nothing tells what the others would say
             continue
         off, off_error = slope - config.following * others, np.hypot(error, config.following * others_error)
-        p = stats.t.cdf(off / off_error, min(n, rest) - 1)
-        half = stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1) * error
+        p = special.stdtr(min(n, rest) - 1, off / off_error)
+        half = special.stdtrit(n - 1, (1 + _CONFIDENCE) / 2) * error
         found = f"follows the others {slope / others:.2f} times as far as they follow one another"
         rows.append((name, found, slope / others, (slope - half) / others, (slope + half) / others, 1.0, n, p))
     columns = ["name", "found", "value", "low", "high", "others", "n", "p"]
@@ -242,13 +242,13 @@ def _shares(
 
 def _exceeds(k: Floats, n: Floats, limit: ArrayLike) -> Floats:
     """P-values of the exact binomial test that the true share behind k of n is at most `limit`."""
-    return np.minimum(1.0, stats.binom.sf(k - 1, n, np.minimum(limit, 1.0)) + _DOUBT)
+    return np.minimum(1.0, special.betainc(k, n - k + 1, np.minimum(limit, 1.0)) + _DOUBT)
 
 
 def _at_most(k: Floats, n: Floats) -> Floats:
     """A share that the true one behind k of n exceeds with a chance of `_DOUBT`, which `_exceeds` adds (Berger and Boos
     1994): the others are people too, and may be few."""
-    return np.where(k < n, stats.beta.isf(_DOUBT, k + 1, np.maximum(n - k, 1)), 1.0)
+    return np.where(k < n, special.betainccinv(k + 1, np.maximum(n - k, 1), _DOUBT), 1.0)
 
 
 def _indicator(groups: NDArray[np.int64], size: int) -> sparse.csr_array:

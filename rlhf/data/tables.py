@@ -29,6 +29,8 @@ TEXT = pa.string()
 MESSAGES = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
 _ANNOTATOR = {"annotator": TEXT, "group": TEXT, "criterion": TEXT, "source": TEXT}
 
+MIN_ANSWERS, MAX_ANSWERS = 2, 9  # K of a ranking
+
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "demonstrations": {"id": TEXT, "prompt": MESSAGES, "response": TEXT, "use_case": TEXT, "source": TEXT},
     "comparisons": {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from rlhf.gate.records import Interval, WinRate
 
@@ -109,7 +109,7 @@ def sign_test(wins: int, losses: int) -> float:
 
     sum over k >= wins of C(m, k) / 2^m with m = wins + losses; 1 without untied pairs. Equals McNemar's exact test.
     """
-    return float(stats.binom.sf(wins - 1, wins + losses, 0.5)) if wins + losses else 1.0
+    return float(special.betainc(wins, losses + 1, 0.5))
 
 
 def sign_flip_test(differences: NDArray, *, resamples: int, seed: int) -> float:
@@ -150,14 +150,14 @@ def exact_win_rate(points: NDArray, *, confidence: float, clusters: NDArray | No
 def at_least_test(successes: float, n: int, rate: float) -> float:
     """Exact one-sided p-value of so few successes of n if the true rate were at least `rate`: sum over k <= successes
     of C(n, k) rate^k (1 - rate)^(n - k), continued between whole numbers by the beta distribution."""
-    return float(stats.beta.sf(rate, successes + 1, n - successes)) if successes < n else 1.0
+    return float(special.betaincc(successes + 1, n - successes, rate)) if successes < n else 1.0
 
 
 def binomial_interval(successes: float, n: int, *, confidence: float) -> Interval:
     """Rate with its exact interval (Clopper and Pearson 1934), which does not collapse at no or all successes."""
     tail = (1 - confidence) / 2
-    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    low = float(special.betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(special.betainccinv(successes + 1, n - successes, tail)) if successes < n else 1.0
     return Interval(successes / n, low, high, n)
 
 
@@ -198,7 +198,7 @@ def sample_size(rate: float, *, alpha: float, power: float) -> int:
     ((z_alpha / 2 + z_power * sqrt(rate * (1 - rate))) / |rate - 1/2|)^2."""
     if rate == 0.5:
         raise ValueError("no number of prompts tells a win rate of one half from one half")
-    reach = stats.norm.isf(alpha) / 2 + stats.norm.ppf(power) * math.sqrt(rate * (1 - rate))
+    reach = special.ndtri(power) * math.sqrt(rate * (1 - rate)) - special.ndtri(alpha) / 2
     return math.ceil((reach / abs(rate - 0.5)) ** 2)
 
 
@@ -207,7 +207,7 @@ def detectable_rate(n: int, *, alpha: float, power: float) -> float:
 
     The inverse of `sample_size`: with d = rate - 1/2, sqrt(n) d - z_alpha / 2 = z_power * sqrt(1 / 4 - d^2), squared.
     """
-    found, missed = float(stats.norm.isf(alpha)), float(stats.norm.ppf(power))
+    found, missed = -float(special.ndtri(alpha)), float(special.ndtri(power))
     if n <= found**2:
         return 1.0
     root = missed * math.sqrt(n + missed**2 - found**2)
@@ -222,7 +222,7 @@ def settling_size(interval: Interval, threshold: float, bound: float, *, confide
     gap = abs(interval.value - threshold)
     if gap == 0.0:
         return None
-    stretch = 1 + stats.norm.ppf(power) / stats.norm.ppf((1 + confidence) / 2)
+    stretch = 1 + special.ndtri(power) / special.ndtri((1 + confidence) / 2)
     return math.ceil(interval.n * (abs(interval.value - bound) * stretch / gap) ** 2)
 
 
@@ -282,7 +282,7 @@ def _cluster_sums(values: Array, clusters: NDArray | None) -> Array:
 
 def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float, float]:
     """Rate and the ends of Wilson's score interval."""
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(special.ndtri((1 + confidence) / 2))
     rate = successes / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
