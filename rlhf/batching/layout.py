@@ -1,8 +1,8 @@
 """How a model reads a batch: every token once, in one row, a prompt that several answers share among them.
 
-table   x x a a a      packed   x x a a a b b y y y c      Where each token of the table stands in the row, and the
-        x x b b                                            other way round, is all that attention has to know.
-        y y y c
+table   x x a a a      packed   x x a a a b b y y y c      Where the tokens of the table stand in the row, and the
+        x x b b                                            other way round, is all that attention has to know. On a CPU
+        y y y c                                            it works on a few rows of like length at a time.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+SCORES = 2**16  # of a head that attention makes at once on a CPU, in rows of like length: they stay in a core's cache
 
 
 def rounded(length: int) -> int:
@@ -28,11 +30,13 @@ class Layout:
     ids: Tensor  # (N,) int64
     positions: Tensor  # (N,) int64, each token's in its own sequence
     places: Tensor  # (B, T) int64, where each token of the table stands in the row; anywhere, where there is no token
-    homes: Tensor  # (N,) int64, where each token stands in the flattened table: in the first of the rows that share it
+    blocks: tuple[Tensor, ...]  # (b, t) int64, `places` of the rows that attention takes at once
+    homes: Tensor  # (N,) int64, where each token stands in the blocks, end to end: in the first row that shares it
 
     def to(self, device: torch.device) -> "Layout":
         """The same layout on `device`."""
-        return Layout(*(t.to(device) for t in (self.ids, self.positions, self.places, self.homes)))
+        ids, positions, places, homes = (t.to(device) for t in (self.ids, self.positions, self.places, self.homes))
+        return Layout(ids, positions, places, tuple(block.to(device) for block in self.blocks), homes)
 
 
 def lay_out(ids: Tensor, attention: Tensor, starts: Tensor, prompts: Tensor) -> Layout:
@@ -47,7 +51,26 @@ def lay_out(ids: Tensor, attention: Tensor, starts: Tensor, prompts: Tensor) -> 
     read = attention & (position >= (starts * shares)[:, None])  # a shared prompt is read in the first of its rows
     place = read.flatten().cumsum(0).view_as(ids) - 1
     first = (~shares).nonzero().squeeze(1)[(~shares).cumsum(0) - 1]  # (B,) the row that brings the prompt
-    homes = read.flatten().nonzero().squeeze(1)
-    homes = pad(homes, (0, rounded(len(homes)) - len(homes)))
+    tokens = read.flatten().nonzero().squeeze(1)
+    tokens = pad(tokens, (0, rounded(len(tokens)) - len(tokens)))
     places = torch.where(read, place, place[first]).clamp(min=0)
-    return Layout(ids.flatten()[homes], position.flatten()[homes], places, homes)
+    positions = position.flatten()[tokens]
+    blocks, begins = _blocks(places, attention.sum(dim=1))
+    return Layout(ids.flatten()[tokens], positions, places, blocks, begins[tokens // ids.shape[1]] + positions)
+
+
+def _blocks(places: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The rows of a table in blocks, longest first, and where each row begins in these, end to end.
+
+    An accelerator takes the table as it is: it idles on less.
+    """
+    if torch.accelerator.is_available():
+        return (places,), torch.arange(len(places), device=places.device) * places.shape[1]
+    rows, blocks, begins, end = lengths.argsort(descending=True, stable=True), list[Tensor](), lengths.clone(), 0
+    while len(rows):
+        width = int(lengths[rows[0]])
+        some, rows = rows.tensor_split([max(1, SCORES // width**2)])
+        blocks.append(places[some, :width])
+        begins[some] = torch.arange(len(some)) * width + end
+        end += len(some) * width
+    return tuple(blocks), begins

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from rlhf.batching.layout import Layout
+from rlhf.batching.layout import SCORES, Layout
 from rlhf.models.machine import one_dnn
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -39,13 +39,13 @@ def reads_packed(model: PreTrainedModel) -> bool:
     return bool(model.config._attn_implementation == PACKED)
 
 
-def packed_inputs(layout: Layout) -> dict[str, Tensor]:
-    """What a prepared model takes to read tokens in one row: (1, N) ids and positions, and the way to the table."""
+def packed_inputs(layout: Layout) -> dict[str, Any]:
+    """What a prepared model takes to read tokens in one row: (1, N) ids and positions, and the way to the blocks."""
     return {
         "input_ids": layout.ids[None],
         "position_ids": layout.positions[None],
         "attention_mask": layout.ids.new_ones(1, 1, 1, 1),  # four dimensions: transformers makes no mask of its own
-        "places": layout.places,
+        "blocks": layout.blocks,
         "homes": layout.homes,
     }
 
@@ -57,26 +57,44 @@ def _packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    places: Tensor | None = None,
+    blocks: tuple[Tensor, ...] | None = None,
     homes: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention in the table, (B, T), of tokens that stand in one row: query, key, value (1, heads, N, d).
+    """Causal attention in blocks, (b, t) each, of tokens that stand in one row: query, key, value (1, heads, N, d).
 
-    Without `places`, what transformers' own attention does. Returns (1, N, heads, d).
+    Without `blocks`, what transformers' own attention does. Returns (1, N, heads, d).
     """
-    if places is None or homes is None:
+    if blocks is None or homes is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    query, key, value = (_in_table(states, places) for states in (query, key, value))
-    attended, _ = sdpa_attention_forward(module, query, key, value, None, **options | {"is_causal": True})
-    return attended.flatten(0, 1).index_select(0, homes)[None], None
+    rows = [(states[0].transpose(0, 1).flatten(1), states.shape[1]) for states in (query, key, value)]
+    attended = [_attend(module, *(_in_block(*some, block) for some in rows), **options) for block in blocks]
+    return torch.cat(attended).index_select(0, homes)[None], None
 
 
-def _in_table(states: Tensor, places: Tensor) -> Tensor:
-    """(1, heads, N, d) to (B, heads, T, d). An embedding's gradient sums in one order, on a GPU as well."""
-    _, heads, count, _ = states.shape
-    rows = states[0].transpose(0, 1).reshape(count, -1)
-    return functional.embedding(places, rows).unflatten(-1, (heads, -1)).transpose(1, 2)
+def _in_block(rows: Tensor, heads: int, block: Tensor) -> Tensor:
+    """(N, heads d) to (b, heads, t, d). An embedding's gradient sums in one order, on a GPU as well."""
+    return functional.embedding(block, rows).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None = None, **options: Any
+) -> Tensor:
+    """Causal attention of the tokens of each row of a block, (b, heads, t, d), to (b t, heads, d).
+
+    On a CPU torch's own is slow where little is to be done, so there scores that fit into the cache are written out.
+    """
+    b, heads, t, d = query.shape
+    single = query.dtype == torch.float32 and query.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if not single or b * t * t > SCORES or options.get("dropout"):
+        options |= {"scaling": scaling, "is_causal": True}
+        attended, _ = sdpa_attention_forward(module, query, key, value, None, **options)
+        return attended.flatten(0, 1)
+    shared = heads // key.shape[1]  # query heads that share one of key and value
+    query, key, value = query.reshape(-1, shared * t, d), key.reshape(-1, t, d), value.reshape(-1, t, d)
+    before = query.new_full((t, t), -torch.inf).triu(1).repeat(shared, 1)
+    scores = torch.baddbmm(before, query, key.mT, alpha=d**-0.5 if scaling is None else scaling)
+    return (scores.softmax(dim=-1) @ value).view(b, heads, t, d).transpose(1, 2).flatten(0, 1)
 
 
 def _can_read_packed(model: PreTrainedModel) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
-from rlhf.batching.layout import rounded
+from rlhf.batching.layout import SCORES, rounded
 from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.batching.ragged import Ragged
 
@@ -21,7 +21,6 @@ def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(groups: li
     turns = [Turn(np.array(prompt), np.array(answer), (0, 0)) for prompt, answers in groups for answer in answers]
     batch = pad(turns)
     layout = batch.layout
-    width = batch.ids.shape[1]
     for row, turn in enumerate(turns):
         tokens = [*turn.prompt, *turn.response]
         assert batch.ids[row][batch.attention[row]].tolist() == tokens
@@ -34,7 +33,14 @@ def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(groups: li
     assert len(layout.ids) == rounded(distinct), "a prompt that neighbours share stands once"
     stands = torch.unique(layout.places[batch.attention])
     assert stands.tolist() == list(range(distinct)), "nothing stands in the row that no sequence reads"
-    assert layout.homes.max() < len(turns) * width
+    rows = [row for block in layout.blocks for row in block]
+    assert len(rows) == len(turns)
+    assert all(block.numel() * block.shape[1] <= SCORES or len(block) == 1 for block in layout.blocks)
+    lengths = sorted((len(turn.prompt) + len(turn.response) for turn in turns), reverse=True)
+    assert {tuple(layout.ids[row[:length]].tolist()) for row, length in zip(rows, lengths, strict=True)} == {
+        (*turn.prompt, *turn.response) for turn in turns
+    }
+    assert torch.cat(rows)[layout.homes[:distinct]].tolist() == list(range(distinct)), "each comes back to its place"
 
 
 @given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5), max_size=8), st.data())
