@@ -18,8 +18,8 @@ BEGIN, FINISH = "<!-- anatomy: begin -->", "<!-- anatomy: end -->"
 STAGES = ("sft", "reward", "grpo")
 # Kinds of operations by a part of their names; the first that fits counts.
 KINDS = {
-    "products": ("linear_pointwise", "::mm", "::addmm", "::bmm"),
-    "attention": ("scaled_dot_product",),
+    "products": ("linear_pointwise", "::mm", "::addmm"),
+    "attention": ("scaled_dot_product", "bmm", "::_softmax"),
     "softmax": ("softmax", "::exp", "::gather", "scatter"),
     "optimizer": ("adamw", "AdamW", "foreach", "clip"),
 }

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+TRAINING = RESULTS / "training"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, FINISH = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 PEERS = ("tuned", "shipped")  # TRL at its best, and as it comes
@@ -64,14 +65,14 @@ class Results:
     @property
     def path(self) -> Path:
         """Where they are kept."""
-        return RESULTS / file_name(self.machine)
+        return TRAINING / file_name(self.machine)
 
     def save(self) -> None:
         """Write them, beside the rows of other jobs that the file has already."""
         measured = {(row.stage, row.model) for row in self.rows}
         there = load(self.path).rows if self.path.is_file() else []
         rows = [row for row in there if (row.stage, row.model) not in measured] + self.rows
-        RESULTS.mkdir(exist_ok=True)
+        TRAINING.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(asdict(replace(self, rows=rows)), indent=1) + "\n")
 
     @property
@@ -115,7 +116,7 @@ def markdown_table(results: Results) -> str:
     return "\n".join([*lines, *(f"\n{row.stage}, {row.model}: {row.error}" for row in results.rows if row.error)])
 
 
-def write_page(page: Path = PAGE, results: Path = RESULTS) -> None:
+def write_page(page: Path = PAGE, results: Path = TRAINING) -> None:
     """Put the tables of all machines between the page's markers. Raises ValueError when it has none."""
     tables = "\n\n".join(markdown_table(load(path)) for path in sorted(results.glob("*.json")))
     put_between(page, BEGIN, FINISH, tables)

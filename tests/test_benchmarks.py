@@ -1,5 +1,6 @@
 """The benchmark's own promises: what computes something else has no time, and the table is made from the file."""
 
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,13 +34,21 @@ def test_a_peer_that_learns_otherwise_is_an_error() -> None:
     assert compare({"ours": here.overlay, "tuned": other.overlay}, 1e-5)[1].startswith("loss differs from TRL tuned")
 
 
+def test_the_page_holds_what_is_kept(tmp_path: Path) -> None:
+    page = tmp_path / "performance.md"
+    shutil.copy(results.PAGE, page)
+    write_page(page)
+    costs.write_page(page)
+    assert page.read_text() == results.PAGE.read_text()
+
+
 @pytest.mark.parametrize("theirs", [[1.0, 2.0], [1.0, 2.0, 3.1], [1.0, 2.0, float("nan")]])
 def test_missing_and_broken_losses_are_errors(theirs: list[float]) -> None:
     assert compare({"ours": {"loss": [1.0, 2.0, 3.0]}, "tuned": {"loss": theirs}}, 1e-5)[1]
 
 
 def test_the_page_shows_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "TRAINING", tmp_path)
     good = Row("sft", "small", "rows", differences={"loss": 1e-7})
     for values in (good.rate, good.tokens, good.peak_mb, good.share):
         values |= {"ours": [30.0, 40.0], "tuned": [10.0, 20.0], "shipped": [5.0, 5.0]}

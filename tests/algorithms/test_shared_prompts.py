@@ -15,9 +15,11 @@ from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.online import Experience, Minibatch
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.supervised import LikelihoodObjective
+from rlhf.batching import layout
 from rlhf.batching.batches import RankedTurns, SequenceBatch, make_batch, pad, pad_rankings
 from rlhf.batching.encoding import Turn
 from rlhf.batching.layout import rounded
+from rlhf.models import kernels
 from rlhf.models.kernels import prepare, reads_packed
 from rlhf.models.scoring import sequence_log_probs
 from tests.algorithms.tiny import PARAMS, groups
@@ -99,15 +101,16 @@ def test_a_subset_of_rows_is_laid_out_anew(model: Callable[[type], nn.Module]) -
 
 def test_every_token_stands_once() -> None:
     """In a row of one of few lengths, prompts that answers share with the first of them."""
-    layout, batch = pad(ANSWERS).layout, pad(ANSWERS)
-    read = [layout.ids[places[there]].tolist() for places, there in zip(layout.places, batch.attention, strict=True)]
+    batch = pad(ANSWERS)
+    packed = batch.layout
+    read = [packed.ids[places[there]].tolist() for places, there in zip(packed.places, batch.attention, strict=True)]
     assert read == [t.prompt + t.response for t in ANSWERS]
-    positions = [layout.positions[p[there]].tolist() for p, there in zip(layout.places, batch.attention, strict=True)]
+    positions = [packed.positions[p[there]].tolist() for p, there in zip(packed.places, batch.attention, strict=True)]
     assert positions == [list(range(len(row))) for row in read]
-    used = layout.places[batch.attention].unique()
+    used = packed.places[batch.attention].unique()
     tokens = sum(g.tokens for g in GROUPS) + 5
     assert used.tolist() == list(range(tokens))
-    assert len(layout.ids) == rounded(tokens)
+    assert len(packed.ids) == rounded(tokens)
     assert [rounded(n) for n in (1, 64, 65, 1024, 1025, 2048, 2049, 5000)] == [
         64,
         64,
@@ -120,9 +123,16 @@ def test_every_token_stands_once() -> None:
     ]
 
 
-def test_a_prepared_model_is_the_model(model: Callable[[type], nn.Module]) -> None:
-    """Log-probabilities and their gradient are those of transformers' own modules, which read the padded table."""
+@pytest.mark.parametrize(("block", "written"), [(2**16, 2**16), (400, 400), (1, 2**16), (400, 0), (2**16, 0)])
+def test_a_prepared_model_is_the_model(
+    model: Callable[[type], nn.Module], block: int, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Log-probabilities and their gradient are those of transformers' own modules, which read the padded table; however
+    many rows attention takes at once, and whoever attends."""
+    monkeypatch.setattr(layout, "SCORES", block)
+    monkeypatch.setattr(kernels, "SCORES", written)
     prepared, batch = model(AutoModelForCausalLM), pad(ANSWERS)
+    assert (len(batch.layout.blocks) > 1) == (block < 2**16)
     plain = type(prepared)(prepared.config).eval()
     plain.load_state_dict(prepared.state_dict())
     plain.set_attn_implementation("sdpa")
