@@ -20,6 +20,7 @@ from rlhf.models.machine import one_dnn
 Model = TypeVar("Model", bound=PreTrainedModel)
 PACKED = "packed"  # name of the attention, in a model's configuration
 _LARGE = 2**22  # multiplications from which on oneDNN is the faster, although it compiles a kernel for every new shape
+_WIDE = 256  # products that each number of a transposed matrix is needed in, before it is worth a copy
 
 
 def prepare(model: Model) -> Model:
@@ -121,6 +122,16 @@ def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return functional.linear(states, weight, bias)
 
 
+def weight_gradient(gradient: Tensor, states: Tensor) -> Tensor:
+    """gradient^T states, (N, o) and (N, i) to (o, i), without a gradient.
+
+    oneDNN copies what it is given transposed, torch does not.
+    """
+    if states.shape[1] >= max(_WIDE, gradient.shape[1]):
+        return product(gradient.t(), states.t())
+    return gradient.t() @ states
+
+
 class OneDnnLinear(nn.Linear):
     """A linear layer of fp32 on a CPU."""
 
@@ -144,6 +155,6 @@ class _Product(torch.autograd.Function):
         states, weight = ctx.saved_tensors
         rows = gradient.flatten(0, -2)
         of_states = product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        of_weight = product(rows.t(), states.flatten(0, -2).t()) if ctx.needs_input_grad[1] else None
+        of_weight = weight_gradient(rows, states.flatten(0, -2)) if ctx.needs_input_grad[1] else None
         of_bias = rows.sum(dim=0) if ctx.needs_input_grad[2] else None
         return of_states, of_weight, of_bias

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from rlhf.batching.layout import rounded
-from rlhf.models.kernels import product
+from rlhf.models.kernels import product, weight_gradient
 
 # Logits of a chunk. A processor has enough to do with few rows; an accelerator idles on less than some hundreds.
 _CPU_BYTES, _ACCELERATOR_BYTES = 2**26, 2**29
@@ -66,7 +66,7 @@ class _Chosen(torch.autograd.Function):
         states, weight, bias, ids, entropies, kept = ctx.saved_tensors
         of_log_probs = states.new_zeros(len(states), dtype=torch.float32) if of_log_probs is None else of_log_probs
         of_states = torch.empty_like(states)
-        of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        of_weight: Tensor | None = None
         of_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
         for part in _chunks(len(states), ctx.size):
             log_softmax = product(states[part], weight, bias).float().log_softmax(dim=-1) if kept is None else kept
@@ -78,8 +78,9 @@ class _Chosen(torch.autograd.Function):
                 of_bias += gradient.sum(dim=0)
             gradient = gradient.to(states.dtype)
             of_states[part] = product(gradient, weight.t())
-            if of_weight is not None:
-                of_weight += product(gradient.t(), states[part].t())
+            if ctx.needs_input_grad[1]:
+                of_part = weight_gradient(gradient, states[part]).float()
+                of_weight = of_part if of_weight is None else of_weight.add_(of_part)
         return of_states, of_weight, of_bias, None, None, None
 
 

@@ -8,24 +8,29 @@ from rlhf.models import kernels
 
 
 @pytest.mark.parametrize(("shape", "bias"), [((7, 5), True), ((2, 3, 5), False), ((1, 70, 5), True)])
-def test_one_dnn(shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("outputs", "products"), [(4, 3), (9, 2)])
+def test_one_dnn(
+    shape: tuple[int, ...], bias: bool, outputs: int, products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is not asked for the weight's gradient where it would have to copy the larger matrix."""
     monkeypatch.setattr(kernels, "one_dnn", lambda: True)
     monkeypatch.setattr(kernels, "_LARGE", 0)
+    monkeypatch.setattr(kernels, "_WIDE", 5)
     called: list[Tensor] = []
     one_dnn = torch.ops.mkldnn._linear_pointwise
     monkeypatch.setattr(
         torch.ops.mkldnn, "_linear_pointwise", lambda *arguments: called.append(arguments) or one_dnn(*arguments)
     )
     torch.manual_seed(0)
-    exact = nn.Linear(5, 9, bias=bias, dtype=torch.float64)
-    layer = kernels.OneDnnLinear(5, 9, bias=bias)
+    exact = nn.Linear(5, outputs, bias=bias, dtype=torch.float64)
+    layer = kernels.OneDnnLinear(5, outputs, bias=bias)
     layer.load_state_dict(exact.state_dict())
-    states, slope = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(*shape[:-1], 9)
+    states, slope = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(*shape[:-1], outputs)
     single = states.detach().float().requires_grad_()
     wanted, found = exact(states), layer(single)
     (wanted * slope).sum().backward()
     (found * slope).sum().backward()
-    assert len(called) == 3, "oneDNN was not asked for the product and its two gradients"
+    assert len(called) == products, "oneDNN was not asked for the product and its gradients"
     assert found.shape == wanted.shape
     for ours, theirs in ((found, wanted), (single.grad, states.grad), (layer.weight.grad, exact.weight.grad)):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
