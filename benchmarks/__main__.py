@@ -1,6 +1,7 @@
 """`python -m benchmarks`, which `make bench` calls."""
 
 import os
+import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -156,15 +157,13 @@ def measured(job: Job, side: str) -> Measurement:
 
 
 def machine() -> str:
-    """The GPU's name, or the processor's and its cores."""
+    """The GPU's name, or the processor's, its family and model, which the name of a rented one hides, and its cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    named = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{named[0]}, {len(named)} cores"
+    cores = Path("/proc/cpuinfo").read_text().strip().split("\n\n")
+    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cores[0].splitlines())}
+    kind = " ".join(f"{name} {first[name]}" for name in ("cpu family", "model") if name in first)
+    return ", ".join(filter(None, (first.get("model name", platform.machine()), kind, f"{len(cores)} cores")))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ a collection without it.
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import pandas as pd
@@ -47,16 +48,17 @@ def main(stage: Stage) -> None:
     clean["prompts"] = all_prompts(clean)
     for table, rows in clean.items():
         clean[table] = rows.assign(split=of_each_object(lambda key: split_of(key, config.splits), split_keys(rows)))
-    clean["prompts"] = clean["prompts"].assign(seen=seen(clean))
-    _write(stage, clean, {table: bad for table, (_, bad) in parts.items()})
-    stage.report(
-        "reports/validate.json",
-        {
-            "tables": {table: asdict(count) for table, count in counts.items()},
-            "prompts": len(clean["prompts"]),
-            "set": report(clean),
-        },
-    )
+    with ThreadPoolExecutor(max_workers=1) as writer:  # takes as long as the report
+        written = writer.submit(_write, stage, clean, {table: bad for table, (_, bad) in parts.items()})
+        stage.report(
+            "reports/validate.json",
+            {
+                "tables": {table: asdict(count) for table, count in counts.items()},
+                "prompts": len(clean["prompts"]),
+                "set": report(clean),
+            },
+        )
+        written.result()
     kept, gone = (sum(getattr(count, name) for count in counts.values()) for name in ("kept", "quarantined"))
     said = f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts"
     stage.summary(said + (f"; {left:,} rows of revoked annotators left out" if config.revoked else ""))
@@ -98,7 +100,8 @@ def refuse(counts: dict[str, Counts], limit: float) -> None:
 
 
 def _write(stage: Stage, clean: dict[str, pd.DataFrame], bad: dict[str, pd.DataFrame]) -> None:
-    """A table without rows is left out."""
+    """A table without rows is left out. Prompts are given what training texts hold of them."""
+    clean = clean | {"prompts": clean["prompts"].assign(seen=seen(clean))}
     kept, quarantine = stage.output("data/clean"), stage.output("data/quarantine")
     for table, rows in clean.items():
         if len(rows):
