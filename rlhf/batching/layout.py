@@ -2,10 +2,12 @@
 
 table   x x a a a      packed   x x a a a b b y y y c      Where the tokens of the table stand in the row, and the
         x x b b                                            other way round, is all that attention has to know. On a CPU
-        y y y c                                            it works on a few rows of like length at a time.
+        y y y c                                            it works on a few rows of like length at a time, and a prompt
+                                                           attends in the first of its rows alone, where that pays.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,19 @@ def rounded(length: int) -> int:
     return -(-length // step) * step
 
 
+class Block(NamedTuple):
+    """b rows that attention takes at once, of at most t tokens, at most u of them not an earlier row's."""
+
+    keys: Tensor  # (b, t) int64, `places` of the rows; anywhere, where there is no token
+    queries: Tensor  # (b, u) int64, the same of their own tokens
+    before: Tensor | None  # (b, 1, u, t) fp32, -inf on keys that come after the query; None: causal, queries are keys
+
+    def to(self, device: torch.device) -> "Block":
+        """The same rows on `device`."""
+        before = None if self.before is None else self.before.to(device)
+        return Block(self.keys.to(device), self.queries.to(device), before)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """N tokens in one row. A token depends on those before it in its own sequence, and on nothing else."""
@@ -30,8 +45,8 @@ class Layout:
     ids: Tensor  # (N,) int64
     positions: Tensor  # (N,) int64, each token's in its own sequence
     places: Tensor  # (B, T) int64, where each token of the table stands in the row; anywhere, where there is no token
-    blocks: tuple[Tensor, ...]  # (b, t) int64, `places` of the rows that attention takes at once
-    homes: Tensor  # (N,) int64, where each token stands in the blocks, end to end: in the first row that shares it
+    blocks: tuple[Block, ...]
+    homes: Tensor  # (N,) int64, where each token stands in the queries of the blocks, end to end
 
     def to(self, device: torch.device) -> "Layout":
         """The same layout on `device`."""
@@ -48,29 +63,45 @@ def lay_out(ids: Tensor, attention: Tensor, starts: Tensor, prompts: Tensor) -> 
     shares = torch.zeros_like(prompts, dtype=torch.bool)
     shares[1:] = prompts[1:] == prompts[:-1]
     position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    read = attention & (position >= (starts * shares)[:, None])  # a shared prompt is read in the first of its rows
+    skipped = starts * shares  # a shared prompt is read in the first of its rows
+    read = attention & (position >= skipped[:, None])
     place = read.flatten().cumsum(0).view_as(ids) - 1
     first = (~shares).nonzero().squeeze(1)[(~shares).cumsum(0) - 1]  # (B,) the row that brings the prompt
     tokens = read.flatten().nonzero().squeeze(1)
     tokens = pad(tokens, (0, rounded(len(tokens)) - len(tokens)))
     places = torch.where(read, place, place[first]).clamp(min=0)
     positions = position.flatten()[tokens]
-    blocks, begins = _blocks(places, attention.sum(dim=1))
+    blocks, begins = _blocks(places, attention.sum(dim=1), skipped)
     return Layout(ids.flatten()[tokens], positions, places, blocks, begins[tokens // ids.shape[1]] + positions)
 
 
-def _blocks(places: Tensor, lengths: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The rows of a table in blocks, longest first, and where each row begins in these, end to end.
+def _blocks(places: Tensor, lengths: Tensor, skipped: Tensor) -> tuple[tuple[Block, ...], Tensor]:
+    """The rows of a table in blocks, and where a query of position 0 of each row would stand in these, end to end.
 
-    An accelerator takes the table as it is: it idles on less.
+    Longest rows first; after these the rows that skip a shared prompt, where that saves what a block costs. An
+    accelerator takes the table as it is: it idles on less.
     """
     if torch.accelerator.is_available():
-        return (places,), torch.arange(len(places), device=places.device) * places.shape[1]
-    rows, blocks, begins, end = lengths.argsort(descending=True, stable=True), list[Tensor](), lengths.clone(), 0
-    while len(rows):
-        width = int(lengths[rows[0]])
-        some, rows = rows.tensor_split([max(1, SCORES // width**2)])
-        blocks.append(places[some, :width])
-        begins[some] = torch.arange(len(some)) * width + end
-        end += len(some) * width
+        return (Block(places, places, None),), torch.arange(len(places), device=places.device) * places.shape[1]
+    if int((skipped * lengths).sum()) < SCORES:
+        skipped = torch.zeros_like(skipped)
+    blocks, begins, end, own = list[Block](), -skipped, 0, (lengths - skipped).clamp(min=1)
+    longest = lengths.argsort(descending=True, stable=True)
+    for rows in (longest[skipped[longest] == 0], longest[skipped[longest] > 0]):
+        while len(rows):
+            width = int(lengths[rows[0]])
+            some, rows = rows.tensor_split([max(1, SCORES // (width * int(own[rows].max())))])
+            blocks.append(_block(places[some, :width], skipped[some], int(own[some].max())))
+            begins[some] += torch.arange(len(some)) * blocks[-1].queries.shape[1] + end
+            end += blocks[-1].queries.numel()
     return tuple(blocks), begins
+
+
+def _block(keys: Tensor, skipped: Tensor, own: int) -> Block:
+    if not skipped.any():
+        return Block(keys, keys, None)
+    width = keys.shape[1]
+    position = skipped[:, None] + torch.arange(own)
+    after = torch.arange(width) > position[..., None]
+    before = torch.zeros(after.shape).masked_fill_(after, -torch.inf)
+    return Block(keys, keys.gather(1, position.clamp(max=width - 1)), before[:, None])

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from rlhf.batching.layout import SCORES, Layout
+from rlhf.batching.layout import SCORES, Block, Layout
 from rlhf.models.machine import one_dnn
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -41,7 +41,7 @@ def reads_packed(model: PreTrainedModel) -> bool:
 
 
 def packed_inputs(layout: Layout) -> dict[str, Any]:
-    """What a prepared model takes to read tokens in one row: (1, N) ids and positions, and the way to the blocks."""
+    """What a prepared model takes to read tokens in one row: (1, N) ids and positions, and the blocks of attention."""
     return {
         "input_ids": layout.ids[None],
         "position_ids": layout.positions[None],
@@ -58,18 +58,28 @@ def _packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    blocks: tuple[Tensor, ...] | None = None,
+    blocks: tuple[Block, ...] | None = None,
     homes: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention in blocks, (b, t) each, of tokens that stand in one row: query, key, value (1, heads, N, d).
+    """Causal attention in blocks of tokens that stand in one row: query, key, value (1, heads, N, d).
 
     Without `blocks`, what transformers' own attention does. Returns (1, N, heads, d).
     """
     if blocks is None or homes is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    rows = [(states[0].transpose(0, 1).flatten(1), states.shape[1]) for states in (query, key, value)]
-    attended = [_attend(module, *(_in_block(*some, block) for some in rows), **options) for block in blocks]
+    queries, keys, values = ((states[0].transpose(0, 1).flatten(1), states.shape[1]) for states in (query, key, value))
+    attended = [
+        _attend(
+            module,
+            _in_block(*queries, block.queries),
+            _in_block(*keys, block.keys),
+            _in_block(*values, block.keys),
+            block.before,
+            **options,
+        )
+        for block in blocks
+    ]
     return torch.cat(attended).index_select(0, homes)[None], None
 
 
@@ -79,23 +89,34 @@ def _in_block(rows: Tensor, heads: int, block: Tensor) -> Tensor:
 
 
 def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None = None, **options: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    before: Tensor | None,
+    *,
+    scaling: float | None = None,
+    **options: Any,
 ) -> Tensor:
-    """Causal attention of the tokens of each row of a block, (b, heads, t, d), to (b t, heads, d).
+    """Attention of the queries of a block, (b, heads, u, d), to its keys, (b, heads, t, d): (b u, heads, d).
 
     On a CPU torch's own is slow where little is to be done, so there scores that fit into the cache are written out.
     """
-    b, heads, t, d = query.shape
+    (b, heads, u, d), t = query.shape, key.shape[2]
     single = query.dtype == torch.float32 and query.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if not single or b * t * t > SCORES or options.get("dropout"):
-        options |= {"scaling": scaling, "is_causal": True}
-        attended, _ = sdpa_attention_forward(module, query, key, value, None, **options)
+    if not single or b * u * t > SCORES or options.get("dropout"):
+        options |= {"scaling": scaling, "is_causal": before is None}
+        mask = None if before is None else before.to(query.dtype)
+        attended, _ = sdpa_attention_forward(module, query, key, value, mask, **options)
         return attended.flatten(0, 1)
     shared = heads // key.shape[1]  # query heads that share one of key and value
-    query, key, value = query.reshape(-1, shared * t, d), key.reshape(-1, t, d), value.reshape(-1, t, d)
-    before = query.new_full((t, t), -torch.inf).triu(1).repeat(shared, 1)
-    scores = torch.baddbmm(before, query, key.mT, alpha=d**-0.5 if scaling is None else scaling)
-    return (scores.softmax(dim=-1) @ value).view(b, heads, t, d).transpose(1, 2).flatten(0, 1)
+    query, key, value = query.reshape(-1, shared * u, d), key.reshape(-1, t, d), value.reshape(-1, t, d)
+    if before is None:
+        hidden = query.new_full((u, t), -torch.inf).triu_(1).repeat(shared, 1)
+    else:
+        hidden = before.expand(b, heads, u, t).reshape(-1, shared * u, t)
+    scores = torch.baddbmm(hidden, query, key.mT, alpha=d**-0.5 if scaling is None else scaling)
+    return (scores.softmax(dim=-1) @ value).view(b, heads, u, d).transpose(1, 2).flatten(0, 1)
 
 
 def _can_read_packed(model: PreTrainedModel) -> bool:

@@ -133,6 +133,7 @@ def test_a_prepared_model_is_the_model(
     monkeypatch.setattr(kernels, "SCORES", written)
     prepared, batch = model(AutoModelForCausalLM), pad(ANSWERS)
     assert (len(batch.layout.blocks) > 1) == (block < 2**16)
+    assert any(b.before is not None for b in batch.layout.blocks) == (block < 2**16)
     plain = type(prepared)(prepared.config).eval()
     plain.load_state_dict(prepared.state_dict())
     plain.set_attn_implementation("sdpa")

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf.batching import layout as packing
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
-from rlhf.batching.layout import SCORES, rounded
+from rlhf.batching.layout import rounded
 from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.batching.ragged import Ragged
 
@@ -16,10 +17,14 @@ TOKENS = st.lists(st.integers(1, 9), min_size=1, max_size=70)
 GROUPS = st.lists(st.tuples(TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1, max_size=4)
 
 
-@given(GROUPS)
-def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(groups: list[tuple[list[int], list[list[int]]]]):
+@given(GROUPS, st.sampled_from([64, 4096, 2**16]))
+def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(
+    groups: list[tuple[list[int], list[list[int]]]], scores: int
+) -> None:
     turns = [Turn(np.array(prompt), np.array(answer), (0, 0)) for prompt, answers in groups for answer in answers]
-    batch = pad(turns)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "SCORES", scores)
+        batch = pad(turns)
     layout = batch.layout
     for row, turn in enumerate(turns):
         tokens = [*turn.prompt, *turn.response]
@@ -33,14 +38,31 @@ def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(groups: li
     assert len(layout.ids) == rounded(distinct), "a prompt that neighbours share stands once"
     stands = torch.unique(layout.places[batch.attention])
     assert stands.tolist() == list(range(distinct)), "nothing stands in the row that no sequence reads"
-    rows = [row for block in layout.blocks for row in block]
-    assert len(rows) == len(turns)
-    assert all(block.numel() * block.shape[1] <= SCORES or len(block) == 1 for block in layout.blocks)
-    lengths = sorted((len(turn.prompt) + len(turn.response) for turn in turns), reverse=True)
-    assert {tuple(layout.ids[row[:length]].tolist()) for row, length in zip(rows, lengths, strict=True)} == {
-        (*turn.prompt, *turn.response) for turn in turns
-    }
-    assert torch.cat(rows)[layout.homes[:distinct]].tolist() == list(range(distinct)), "each comes back to its place"
+    shares = [place > 0 and prompts[place - 1] == prompt for place, prompt in enumerate(prompts)]
+    length = [len(turn.prompt) + len(turn.response) for turn in turns]
+    saved = sum(share * len(turn.prompt) * size for share, turn, size in zip(shares, turns, length, strict=True))
+    assert any(block.before is not None for block in layout.blocks) == (saved >= scores)
+    order = sorted(range(len(turns)), key=lambda row: (saved >= scores and shares[row], -length[row]))
+    rows = [row for block in layout.blocks for row in block.keys]
+    for row, turn in zip(rows, order, strict=True):
+        assert layout.ids[row[: length[turn]]].tolist() == [*turns[turn].prompt, *turns[turn].response]
+    sizes = [(block.queries.numel() * block.keys.shape[1], len(block.keys)) for block in layout.blocks]
+    assert all(size <= scores or rows == 1 for size, rows in sizes)
+    queries = torch.cat([block.queries.flatten() for block in layout.blocks])
+    assert queries[layout.homes[:distinct]].tolist() == list(range(distinct)), "each comes back to its place"
+
+
+def test_a_prompt_attends_in_the_first_of_its_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "SCORES", 1000)
+    prompt, answers = list(range(2, 52)), [[2] * 9, [3] * 4, [4] * 7]
+    first, others = pad([Turn(prompt, answer) for answer in answers]).layout.blocks
+    assert first.keys is first.queries
+    assert first.keys.shape == (1, 59)
+    assert others.keys.shape == (2, 57)
+    assert others.queries[0].tolist() == [*range(63, 70)]
+    assert others.queries[1, :4].tolist() == [*range(59, 63)]
+    assert others.before is not None
+    assert (others.before[:, 0] == 0).sum(dim=-1).tolist() == [[*range(51, 58)]] * 2
 
 
 @given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5), max_size=8), st.data())
