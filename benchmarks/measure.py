@@ -1,7 +1,6 @@
 """One measurement in a fresh process: its time, its peak memory, and the losses that must be equal."""
 
 import os
-import resource
 import sys
 import time
 import traceback
@@ -17,6 +16,7 @@ from torch.nn import functional
 from torch.profiler import profile
 
 from rlhf.models.kernels import product
+from rlhf.serving import peak_memory
 
 Overlay = dict[str, list[float]]  # what is laid over each other, step by step: loss, grad_norm, or a token
 
@@ -27,7 +27,7 @@ def memory_mb() -> float:
     """The most memory that this process has had: of the GPU where there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
+    return peak_memory() / MB
 
 
 @dataclass(slots=True)

@@ -1,6 +1,8 @@
 """A served policy answers as it was evaluated; what only our own code could load is not served."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,10 @@ def test_what_a_policys_directory_may_hold(saved: Path, tmp_path: Path) -> None:
         "code": ["tokenizer_config.json"],
         "same_template": False,
     }
+
+
+def test_memory_of_whoever_started_a_process_is_not_its_own() -> None:
+    started = [sys.executable, "-c", "from rlhf.serving import peak_memory; print(peak_memory())"]
+    starts = f"import subprocess; held = b'x' * 2**28; subprocess.run({started!r}, check=True)"
+    said = subprocess.run([sys.executable, "-c", starts], capture_output=True, text=True, check=True).stdout
+    assert 2**22 < int(said) < 2**27

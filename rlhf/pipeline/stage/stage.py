@@ -1,6 +1,5 @@
 """One run of one stage, as its program sees it."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +23,9 @@ from rlhf.pipeline.receipt import circumstances, content_key, make_receipt
 from rlhf.pipeline.room import require_room
 from rlhf.pipeline.stage.publishing import discard, publish
 from rlhf.pipeline.stage.work import KEPT, LOCK
+from rlhf.serving import peak_memory
 from rlhf.tracking.journal import JOURNAL, WORK, Journal
 from rlhf.tracking.outputs import read_receipt
-
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that getrusage counts by
 
 
 class Stage:
@@ -168,8 +166,7 @@ class Stage:
             finally:
                 discard(self.workspace, self._spec)
                 seconds, aside = round(time.monotonic() - started, 3), round(self._aside, 3)
-                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
-                self._record("end", status=status, seconds=seconds, aside=aside, peak_memory=memory)
+                self._record("end", status=status, seconds=seconds, aside=aside, peak_memory=peak_memory())
 
     @contextmanager
     def following(self) -> Iterator[None]:
