@@ -161,10 +161,10 @@ def machine() -> str:
     """The GPU's name, or the processor's, its family and model, which the name of a rented one hides, and its cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    cores = Path("/proc/cpuinfo").read_text().strip().split("\n\n")
-    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cores[0].splitlines())}
+    core, *_ = Path("/proc/cpuinfo").read_text().split("\n\n")
+    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in core.splitlines())}
     kind = " ".join(f"{name} {first[name]}" for name in ("cpu family", "model") if name in first)
-    return ", ".join(filter(None, (first.get("model name", platform.machine()), kind, f"{len(cores)} cores")))
+    return ", ".join(filter(None, (first.get("model name", platform.machine()), kind, f"{os.cpu_count()} cores")))
 
 
 if __name__ == "__main__":

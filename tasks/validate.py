@@ -50,15 +50,16 @@ def main(stage: Stage) -> None:
         clean[table] = rows.assign(split=of_each_object(lambda key: split_of(key, config.splits), split_keys(rows)))
     with ThreadPoolExecutor(max_workers=1) as writer:  # takes as long as the report
         written = writer.submit(_write, stage, clean, {table: bad for table, (_, bad) in parts.items()})
-        stage.report(
-            "reports/validate.json",
-            {
-                "tables": {table: asdict(count) for table, count in counts.items()},
-                "prompts": len(clean["prompts"]),
-                "set": report(clean),
-            },
-        )
+        found = report(clean)
         written.result()
+    stage.report(
+        "reports/validate.json",
+        {
+            "tables": {table: asdict(count) for table, count in counts.items()},
+            "prompts": len(clean["prompts"]),
+            "set": found,
+        },
+    )
     kept, gone = (sum(getattr(count, name) for count in counts.values()) for name in ("kept", "quarantined"))
     said = f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts"
     stage.summary(said + (f"; {left:,} rows of revoked annotators left out" if config.revoked else ""))

@@ -26,16 +26,27 @@ def rounded(length: int) -> int:
 
 
 class Block(NamedTuple):
-    """b rows that attention takes at once, of at most t tokens, at most u of them not an earlier row's."""
+    """b rows that attention takes at once, of at most t tokens, at most u of which attend in it."""
 
     keys: Tensor  # (b, t) int64, `places` of the rows; anywhere, where there is no token
-    queries: Tensor  # (b, u) int64, the same of their own tokens
-    before: Tensor | None  # (b, 1, u, t) fp32, -inf on keys that come after the query; None: causal, queries are keys
+    queries: Tensor  # (b, u) int64, the same of those that attend: all, or what follows a shared prompt
+    starts: Tensor | None  # (b,) int64, position of each row's first query; None: queries are keys
+
+    def before(self) -> Tensor | None:
+        """(b, 1, u, t) fp32, -inf on keys that come after the query; None where plain causal attention does that."""
+        if self.starts is None:
+            return None
+        position = torch.arange(self.keys.shape[1], device=self.keys.device)
+        query = self.starts[:, None] + position[: self.queries.shape[1]]
+        after = position > query[..., None]
+        return torch.zeros(after.shape, device=after.device).masked_fill_(after, -torch.inf)[:, None]
 
     def to(self, device: torch.device) -> "Block":
         """The same rows on `device`."""
-        before = None if self.before is None else self.before.to(device)
-        return Block(self.keys.to(device), self.queries.to(device), before)
+        keys = self.keys.to(device)
+        if self.starts is None:
+            return Block(keys, keys, None)
+        return Block(keys, self.queries.to(device), self.starts.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +89,13 @@ def lay_out(ids: Tensor, attention: Tensor, starts: Tensor, prompts: Tensor) -> 
 def _blocks(places: Tensor, lengths: Tensor, skipped: Tensor) -> tuple[tuple[Block, ...], Tensor]:
     """The rows of a table in blocks, and where a query of position 0 of each row would stand in these, end to end.
 
-    Longest rows first; after these the rows that skip a shared prompt, where that saves what a block costs. An
-    accelerator takes the table as it is: it idles on less.
+    Longest rows first; after these the rows that skip a shared prompt, where that saves what a block costs. Long rows
+    skip no less than half of theirs: torch's own attention leaves out what comes after a query only where all attend.
+    An accelerator takes the table as it is: it idles on less.
     """
     if torch.accelerator.is_available():
         return (Block(places, places, None),), torch.arange(len(places), device=places.device) * places.shape[1]
+    skipped = skipped * ((lengths**2 <= SCORES) | (2 * skipped >= lengths))
     if int((skipped * lengths).sum()) < SCORES:
         skipped = torch.zeros_like(skipped)
     blocks, begins, end, own = list[Block](), -skipped, 0, (lengths - skipped).clamp(min=1)
@@ -97,11 +110,8 @@ def _blocks(places: Tensor, lengths: Tensor, skipped: Tensor) -> tuple[tuple[Blo
     return tuple(blocks), begins
 
 
-def _block(keys: Tensor, skipped: Tensor, own: int) -> Block:
-    if not skipped.any():
+def _block(keys: Tensor, starts: Tensor, own: int) -> Block:
+    if not starts.any():
         return Block(keys, keys, None)
-    width = keys.shape[1]
-    position = skipped[:, None] + torch.arange(own)
-    after = torch.arange(width) > position[..., None]
-    before = torch.zeros(after.shape).masked_fill_(after, -torch.inf)
-    return Block(keys, keys.gather(1, position.clamp(max=width - 1)), before[:, None])
+    position = starts[:, None] + torch.arange(own)
+    return Block(keys, keys.gather(1, position.clamp(max=keys.shape[1] - 1)), starts)

@@ -41,12 +41,12 @@ def reads_packed(model: PreTrainedModel) -> bool:
 
 
 def packed_inputs(layout: Layout) -> dict[str, Any]:
-    """What a prepared model takes to read tokens in one row: (1, N) ids and positions, and the blocks of attention."""
+    """What a prepared model takes to read tokens in one row: (1, N) ids and positions, and how they attend."""
     return {
         "input_ids": layout.ids[None],
         "position_ids": layout.positions[None],
         "attention_mask": layout.ids.new_ones(1, 1, 1, 1),  # four dimensions: transformers makes no mask of its own
-        "blocks": layout.blocks,
+        "blocks": tuple((block, block.before()) for block in layout.blocks),
         "homes": layout.homes,
     }
 
@@ -58,7 +58,7 @@ def _packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    blocks: tuple[Block, ...] | None = None,
+    blocks: tuple[tuple[Block, Tensor | None], ...] | None = None,
     homes: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -75,10 +75,10 @@ def _packed_attention(
             _in_block(*queries, block.queries),
             _in_block(*keys, block.keys),
             _in_block(*values, block.keys),
-            block.before,
+            before,
             **options,
         )
-        for block in blocks
+        for block, before in blocks
     ]
     return torch.cat(attended).index_select(0, homes)[None], None
 
@@ -116,7 +116,7 @@ def _attend(
     else:
         hidden = before.expand(b, heads, u, t).reshape(-1, shared * u, t)
     scores = torch.baddbmm(hidden, query, key.mT, alpha=d**-0.5 if scaling is None else scaling)
-    return (scores.softmax(dim=-1) @ value).view(b, heads, u, d).transpose(1, 2).flatten(0, 1)
+    return (scores.softmax(dim=-1) @ value).view(b, heads, u, -1).transpose(1, 2).flatten(0, 1)
 
 
 def _can_read_packed(model: PreTrainedModel) -> bool:
@@ -146,7 +146,8 @@ def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 def weight_gradient(gradient: Tensor, states: Tensor) -> Tensor:
     """gradient^T states, (N, o) and (N, i) to (o, i), without a gradient.
 
-    oneDNN copies what it is given transposed, torch does not.
+    oneDNN copies what it is given transposed, torch does not: it pays where `gradient` is not the larger of the two and
+    every number of it is used often.
     """
     if states.shape[1] >= max(_WIDE, gradient.shape[1]):
         return product(gradient.t(), states.t())

@@ -24,6 +24,7 @@ def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(
     turns = [Turn(np.array(prompt), np.array(answer), (0, 0)) for prompt, answers in groups for answer in answers]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "SCORES", scores)
+        patch.setattr(torch.accelerator, "is_available", lambda: False)
         batch = pad(turns)
     layout = batch.layout
     for row, turn in enumerate(turns):
@@ -38,10 +39,13 @@ def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(
     assert len(layout.ids) == rounded(distinct), "a prompt that neighbours share stands once"
     stands = torch.unique(layout.places[batch.attention])
     assert stands.tolist() == list(range(distinct)), "nothing stands in the row that no sequence reads"
-    shares = [place > 0 and prompts[place - 1] == prompt for place, prompt in enumerate(prompts)]
     length = [len(turn.prompt) + len(turn.response) for turn in turns]
+    shares = [
+        place > 0 and prompts[place - 1] == prompt and (size**2 <= scores or 2 * len(prompt) >= size)
+        for place, (prompt, size) in enumerate(zip(prompts, length, strict=True))
+    ]
     saved = sum(share * len(turn.prompt) * size for share, turn, size in zip(shares, turns, length, strict=True))
-    assert any(block.before is not None for block in layout.blocks) == (saved >= scores)
+    assert any(block.starts is not None for block in layout.blocks) == (saved >= scores)
     order = sorted(range(len(turns)), key=lambda row: (saved >= scores and shares[row], -length[row]))
     rows = [row for block in layout.blocks for row in block.keys]
     for row, turn in zip(rows, order, strict=True):
@@ -54,6 +58,7 @@ def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(
 
 def test_a_prompt_attends_in_the_first_of_its_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "SCORES", 1000)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     prompt, answers = list(range(2, 52)), [[2] * 9, [3] * 4, [4] * 7]
     first, others = pad([Turn(prompt, answer) for answer in answers]).layout.blocks
     assert first.keys is first.queries
@@ -61,8 +66,21 @@ def test_a_prompt_attends_in_the_first_of_its_rows_alone(monkeypatch: pytest.Mon
     assert others.keys.shape == (2, 57)
     assert others.queries[0].tolist() == [*range(63, 70)]
     assert others.queries[1, :4].tolist() == [*range(59, 63)]
-    assert others.before is not None
-    assert (others.before[:, 0] == 0).sum(dim=-1).tolist() == [[*range(51, 58)]] * 2
+    before = others.before()
+    assert before is not None
+    assert (before[:, 0] == 0).sum(dim=-1).tolist() == [[*range(51, 58)]] * 2
+    short = pad([Turn(prompt[:20], [2] * 30)] * 9).layout
+    assert all(block.starts is None for block in short.blocks), "of long rows less than half is not left out"
+
+
+def test_an_accelerator_takes_the_table_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "SCORES", 1)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    layout = pad([Turn([2, 3], [4]), Turn([2, 3], [5, 6])]).layout
+    (block,) = layout.blocks
+    assert block.keys is block.queries is layout.places
+    assert block.before() is None
+    assert block.queries.flatten()[layout.homes[:5]].tolist() == [*range(5)]
 
 
 @given(st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5), max_size=8), st.data())

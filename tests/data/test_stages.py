@@ -1,5 +1,6 @@
 """collect, validate and screen as the programs that DVC runs, in a workspace of their own."""
 
+import errno
 import json
 import re
 import shutil
@@ -58,6 +59,10 @@ class Workspace:
             if done.returncode:
                 break
         return done
+
+    def files(self) -> list[Path]:
+        """What lies in data and reports."""
+        return sorted(path for room in ("data", "reports") for path in (self.path / room).rglob("*") if path.is_file())
 
     def run_here(self, *stages: str) -> None:
         """Run stages in this process."""
@@ -169,6 +174,20 @@ def test_a_table_of_bad_rows_only_is_refused_at_any_limit(workspace: Workspace) 
     done = workspace.run("collect", "validate")
     assert done.returncode == Exit.DATA
     assert "demonstrations: 3 of 3 rows (100.0%) are bad: empty response: 3" in done.stderr
+
+
+def test_a_disk_that_fills_while_tables_are_written(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage ends with it, and neither a table nor the report appears."""
+    workspace.run_here("collect")
+    before = workspace.files()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tasks.validate.write_frame", full)
+    with pytest.raises(OSError, match="No space left"):
+        workspace.run_here("validate")
+    assert workspace.files() == before
 
 
 def test_a_source_that_dvc_does_not_watch(workspace: Workspace) -> None:

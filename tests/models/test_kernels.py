@@ -8,14 +8,14 @@ from rlhf.models import kernels
 
 
 @pytest.mark.parametrize(("shape", "bias"), [((7, 5), True), ((2, 3, 5), False), ((1, 70, 5), True)])
-@pytest.mark.parametrize(("outputs", "products"), [(4, 3), (9, 2)])
+@pytest.mark.parametrize(("outputs", "wide", "products"), [(4, 5, 3), (9, 5, 2), (4, 6, 2)])
 def test_one_dnn(
-    shape: tuple[int, ...], bias: bool, outputs: int, products: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], bias: bool, outputs: int, wide: int, products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is not asked for the weight's gradient where it would have to copy the larger matrix."""
+    """Which is not asked for the weight's gradient where it would have to copy the larger matrix, or use it little."""
     monkeypatch.setattr(kernels, "one_dnn", lambda: True)
     monkeypatch.setattr(kernels, "_LARGE", 0)
-    monkeypatch.setattr(kernels, "_WIDE", 5)
+    monkeypatch.setattr(kernels, "_WIDE", wide)
     called: list[Tensor] = []
     one_dnn = torch.ops.mkldnn._linear_pointwise
     monkeypatch.setattr(
