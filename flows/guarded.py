@@ -5,13 +5,19 @@ site could read and write here through the browser of whoever runs this: by a na
 (DNS rebinding), or by a WebSocket, which no browser keeps within its site.
 """
 
+import gc
 import sys
+import threading
+import time
+from pathlib import Path
 
 import uvicorn
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
+
+from rlhf.garbage import leave_out_loaded
 
 HOST = "127.0.0.1"
 
@@ -37,11 +43,41 @@ class Guard:
         return headers.get("host") in self._hosts and (origin is None or origin.removeprefix("http://") in self._hosts)
 
 
+def release_lock(home: Path) -> None:
+    """Free the index of leases, which a server that was killed may have left locked.
+
+    Prefect frees it only while no process bears that server's number, and else waits for ever, in the midst of a
+    transaction that keeps everybody from writing. No other server has this home.
+    """
+    (home / "concurrency_leases" / "expirations.lock").unlink(missing_ok=True)
+
+
+def collect_aside(every: float = 1.0) -> None:
+    """From now on search for garbage in a thread of its own, not where requests are answered. `every`: seconds.
+
+    What a failed statement leaves is freed by such a search, which waits for the connection, which may itself wait for
+    a transaction that only the event loop can end: searched for there, the server would answer nobody for a minute.
+    """
+    gc.disable()
+    leave_out_loaded()
+
+    def collect() -> None:
+        while True:
+            time.sleep(every)
+            gc.collect()
+
+    threading.Thread(target=collect, daemon=True).start()
+
+
 def main(port: int) -> None:
     """Serve until the process is stopped. Prefect's settings come from the environment."""
     from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
 
-    uvicorn.run(Guard(create_app(final=True), port), host=HOST, port=port, log_level="warning")
+    release_lock(get_current_settings().home)
+    app = Guard(create_app(final=True), port)
+    collect_aside()
+    uvicorn.run(app, host=HOST, port=port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
+    (home / "concurrency_leases").mkdir()
+    (home / "concurrency_leases" / "expirations.lock").write_text(str(os.getpid()))  # as a killed server may leave it
     with open(home / "server.log", "wb") as log:
         server = subprocess.Popen(
             servers.command(PREFECT, home, port),

@@ -7,4 +7,5 @@ RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' /tmp/requirements.lock > /tmp
  && install --directory --owner prefect /home/prefect/.prefect
 USER prefect
 EXPOSE 4200
-CMD ["prefect", "server", "start", "--host", "0.0.0.0", "--port", "4200"]
+# A server that was killed may have left the index of leases locked: the next one has its number, and would wait for itself.
+CMD ["sh", "-c", "rm -f ~/.prefect/concurrency_leases/expirations.lock && exec prefect server start --host 0.0.0.0 --port 4200"]
