@@ -70,10 +70,11 @@ class Results:
     def save(self) -> None:
         """Write them, beside the rows of other jobs that the file has already."""
         measured = {(row.stage, row.model) for row in self.rows}
-        there = load(self.path).rows if self.path.is_file() else []
-        rows = [row for row in there if (row.stage, row.model) not in measured] + self.rows
+        there = load(self.path) if self.path.is_file() else replace(self, rows=[])
+        rows = [row for row in there.rows if (row.stage, row.model) not in measured] + self.rows
+        best = max(self.matmul, there.matmul)  # of a machine that may be busy at times
         TRAINING.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(asdict(replace(self, rows=rows)), indent=1) + "\n")
+        self.path.write_text(json.dumps(asdict(replace(self, rows=rows, matmul=best)), indent=1) + "\n")
 
     @property
     def caption(self) -> str:
