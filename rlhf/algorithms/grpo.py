@@ -7,6 +7,8 @@
     token      over all tokens of the step (DAPO, Yu et al. 2025)
     constant   over answers, each divided by the longest length allowed (Dr. GRPO, Liu et al. 2025)
 
+Where an iteration is one step, the ratio is 1 before the gradient is taken: pi_old is pi, and is not asked for apart.
+
 Dr. GRPO is `normalize: false` with `mean_over: constant`; DAPO has `mean_over: token`, a larger `clip_high` and no KL.
 """
 
@@ -39,13 +41,22 @@ class Grpo(OnlineAlgorithm):
         """Sum over answers, or over tokens with `mean_over: token`."""
         config, old, mask = self._config, minibatch.experience, minibatch.experience.batch.mask
         log_probs, weights = self.score(minibatch).log_probs, self._weights(mask)
+        old_log_probs = old["log_probs"] if self.uses_old_log_probs else log_probs.detach()
         surrogate, metrics = clipped_surrogate(
-            log_probs, old["log_probs"], old["advantages"] * weights, mask, clip=config.clip, clip_high=config.clip_high
+            log_probs, old_log_probs, old["advantages"] * weights, mask, clip=config.clip, clip_high=config.clip_high
         )
         divergence, kl_metrics = kl_loss(
-            log_probs, old["log_probs"], old["reference"], weights, estimator=config.kl_estimator
+            log_probs, old_log_probs, old["reference"], weights, estimator=config.kl_estimator
         )
+        if not self.uses_old_log_probs:
+            gap = ((old["log_probs"] - old_log_probs) * mask).abs().sum()
+            metrics["sampler_gap"] = (gap, mask.sum())
         return surrogate + config.kl_coefficient * divergence, metrics | kl_metrics
+
+    @property
+    def uses_old_log_probs(self) -> bool:
+        """For the ratio, once the policy has moved."""
+        return not self._config.one_step
 
     def count(self, batch: SequenceBatch) -> float:
         """Tokens with `mean_over: token`, else answers."""

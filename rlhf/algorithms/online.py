@@ -42,7 +42,7 @@ class Rollouts:
     parts: Sequence[Tensor]  # rows of each micro-batch
     answers: int  # G
     scores: Tensor  # (B,) R(x, y)
-    log_probs: Tensor  # (B, T)
+    log_probs: Tensor  # (B, T) by the policy; as they were drawn, where the algorithm has no use for them
     reference: Tensor  # (B, T) log-probabilities by SFT
 
     def of_each_token(self, function: Callable[[SequenceBatch], Tensor]) -> Tensor:
@@ -101,11 +101,16 @@ class OnlineAlgorithm(nn.Module, ABC):
         """What the loss is a mean over: the answers, unless an algorithm says otherwise."""
         return float(len(batch))
 
+    @property
+    def uses_old_log_probs(self) -> bool:
+        """Whether credit or loss depend on what the policy gave the answers before it learned from any of them."""
+        return True
+
     def score(self, minibatch: Minibatch, *, entropy: bool = False) -> TokenScores:
         """The current policy's scores of a micro-batch."""
         old = minibatch.experience
         scores = token_log_probs(self.policy, old.batch, temperature=self._temperature, entropy=entropy)
-        if minibatch.first:
+        if minibatch.first and self.uses_old_log_probs:
             _check_ratio(scores.log_probs.detach(), old["log_probs"])
         return scores
 
@@ -183,10 +188,14 @@ class OnlineSource:
         parts = self._first_pass(batch, iteration)
         rewards = torch.cat([self._reward(batch.rows(part)) for part in parts])[torch.cat(parts).argsort()]
         scores = self._reward.scores(rewards, rollout.answers)
-        log_probs = of_each_token(partial(self._log_probs, policy), batch, parts)
+        drawn = torch.tensor([log_prob for a in answers for log_prob in a.log_probs], device=policy.device)
+        log_probs = torch.zeros(batch.ids.shape, device=policy.device).masked_scatter(batch.mask, drawn)
+        gap = dict[str, float]()
+        if self._algorithm.uses_old_log_probs:
+            log_probs = of_each_token(partial(self._log_probs, policy), batch, parts)
+            gap["sampler_gap"] = float((drawn - log_probs[batch.mask]).abs().mean())
         with self._reference as sft:
             reference = of_each_token(partial(self._log_probs, sft), batch, parts)
-        drawn = torch.tensor([log_prob for a in answers for log_prob in a.log_probs], device=policy.device)
         rollouts = Rollouts(
             batch=batch,
             parts=parts,
@@ -196,11 +205,11 @@ class OnlineSource:
             reference=reference,
         )
         return rollouts, {
+            **gap,
             **self._reward.means(rewards),
             "kl": float((k3(log_probs, reference) * batch.mask).sum(dim=1).mean()),
             "length": batch.count / len(batch),
             "unfinished": float(unfinished.float().mean()),
-            "sampler_gap": float((drawn - log_probs[batch.mask]).abs().mean()),
         }
 
     def _log_probs(self, model: PreTrainedModel, batch: SequenceBatch) -> Tensor:

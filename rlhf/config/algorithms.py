@@ -29,17 +29,21 @@ class OnlineConfig(Section):
     kl_coefficient: NonNegative  # beta
     loop: LoopConfig
 
+    @property
+    def one_step(self) -> bool:
+        """Whether an iteration is one step, so that what learns from its answers is the policy that sampled them."""
+        return self.epochs == 1 and self.loop.batch_size == self.rollout.prompts * self.rollout.answers
+
 
 class OnPolicyConfig(OnlineConfig):
     """What has no probability ratio, and so learns from an iteration's answers in a single step."""
 
     @model_validator(mode="after")
     def _one_step(self) -> Self:
-        answers = self.rollout.prompts * self.rollout.answers
-        if (self.epochs, self.loop.batch_size) != (1, answers):
+        if not self.one_step:
             raise ValueError(
                 "without a probability ratio an iteration is one step: epochs must be 1, and loop.batch_size must be "
-                f"rollout.prompts * rollout.answers, {answers}"
+                f"rollout.prompts * rollout.answers, {self.rollout.prompts * self.rollout.answers}"
             )
         return self
 

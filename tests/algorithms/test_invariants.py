@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
@@ -21,7 +22,7 @@ from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
-from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
+from rlhf.algorithms.online import Experience, Minibatch, OnlineAlgorithm, OnlineSource
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reinforce import Reinforce
@@ -318,6 +319,40 @@ def test_answers_to_one_prompt_are_learned_side_by_side(name: str, sft: Path) ->
     _, steps, _, _ = make(name, sft, loop(batch_size=8, micro_batch_size=8))
     for batch in (m.experience.batch for m in next(steps(0)).micro_batches):
         assert torch.unique_consecutive(batch.prompts, return_counts=True)[1].tolist() == [4, 4]
+
+
+def test_in_one_step_an_iteration_grpo_needs_no_pass_of_an_older_policy(sft: Path) -> None:
+    """The gradient is to the bit that of answers scored before; of what their sampler says, the gap alone is told."""
+    found, passes = {}, {}
+    for epochs in (1, 2):  # with a second pass over the answers, the first of its two steps is this one
+        algorithm, source, _ = online_source("grpo", sft, loop(batch_size=16, micro_batch_size=8), epochs=epochs)
+        passes[epochs] = count_calls(algorithm.policy.base_model, partial(source.collect, 0))
+        step = next(source.steps(0))
+        totals = [algorithm(aside(minibatch) if epochs == 1 else minibatch) for minibatch in step.micro_batches]
+        sum(total for total, _ in totals).backward()
+        found[epochs] = torch.cat([p.grad.flatten() for p in algorithm.policy.parameters()])
+        gaps = [metrics["sampler_gap"] for _, metrics in totals if "sampler_gap" in metrics]
+        gap = sum(float(total) for total, _ in gaps) / sum(float(n) for _, n in gaps) if gaps else None
+        assert gap == (pytest.approx(0.25, abs=1e-6) if epochs == 1 else None)
+        assert ("sampler_gap" in step.metrics) == (epochs == 2)
+    assert passes[1] == passes[2] - len(step.micro_batches)
+    assert float(found[1].norm()) > 0
+    assert torch.equal(found[1], found[2])
+
+
+def aside(minibatch: Minibatch) -> Minibatch:
+    """The same, from a sampler that gives each token another probability than the policy does."""
+    old = minibatch.experience
+    return replace(minibatch, experience=Experience(old.batch, old.tokens | {"log_probs": old["log_probs"] - 0.25}))
+
+
+def count_calls(module: nn.Module, run: Callable[[], object]) -> int:
+    """Forward passes of a module while something runs."""
+    calls = []
+    handle = module.register_forward_hook(lambda *_: calls.append(1))
+    run()
+    handle.remove()
+    return len(calls)
 
 
 def test_a_tied_head_survives_a_checkpoint(tmp_path: Path) -> None:

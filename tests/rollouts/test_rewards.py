@@ -50,7 +50,7 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
         drawn = sample(*arguments, **options, batch_size=8)
         return [replace(answer, log_probs=[each - 0.25 for each in answer.log_probs]) for answer in drawn]
 
-    config = settings("grpo", 0.1, prompts=2, answers=4, normalize=False)
+    config = settings("grpo", 0.1, prompts=2, answers=4, normalize=False, epochs=2)
     config = config.model_copy(update={"loop": config.loop.model_copy(update={"micro_batch_size": micro_batch_size})})
     rewards = Rewards({"helpful": partial(judge, one), "harmless": partial(judge, other)}, WEIGHTS, "after")
     algorithm = Grpo(Table(torch.zeros(5, 4)), config, max_tokens=1)  # type: ignore[arg-type]
