@@ -63,7 +63,7 @@ def loop(job: Job) -> LoopConfig:
     return LoopConfig(
         batch_size=job.batch,
         micro_batch_size=job.batch,
-        checkpoint_every=job.steps + 1,
+        checkpoint_every=job.steps * job.epochs + 1,
         max_setbacks=0,
         gradient_checkpointing=False,
         optimizer=optimizer,

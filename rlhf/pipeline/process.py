@@ -26,7 +26,7 @@ from rlhf.garbage import leave_out_loaded, loading
 from rlhf.pipeline.lock import take_first
 
 PR_SET_PDEATHSIG = 1
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh", "mksh", "ash", "busybox"}
 ENVIRONMENT = telemetry.OFF | {
     "TOKENIZERS_PARALLELISM": "false",
@@ -72,11 +72,12 @@ def _die_with(descriptor: int) -> None:
 def keep_freed_memory() -> None:
     """Have glibc hand freed memory out again instead of giving it back to the kernel, which must clear each page anew.
 
-    Logits on a CPU are megabytes that every step frees and takes again: without this, a third of a step is page faults.
+    Logits and gradients on a CPU are megabytes that every step frees and takes again: without this, a third of a step
+    is page faults. M_MMAP_THRESHOLD takes no more than 32 MB, which would leave out the gradient of a vocabulary.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
         libc.mallopt(M_TOP_PAD, 64 << 20)
 
 
