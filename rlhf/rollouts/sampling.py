@@ -59,11 +59,11 @@ def sample(
 ) -> list[Sample]:
     """One answer for each prompt (ids), in the order of `prompts`.
 
-    Prompts of like length are decoded together; a prompt that a batch holds several times is read once. Every answer
-    has random numbers of its own, so the same prompts, order, batch size and seed give the same answers. temperature 0
-    takes the likeliest token.
+    Prompts of like length are decoded together, the longest first: what they take is enough for those that follow. A
+    prompt that a batch holds several times is read once. Every answer has random numbers of its own, so the same
+    prompts, order, batch size and seed give the same answers. temperature 0 takes the likeliest token.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]), reverse=True)
     generator = torch.Generator(policy.device).manual_seed(seed)
     noise = torch.rand((max_tokens, len(prompts)), generator=generator, device=policy.device)
     answers, decode = dict[int, Sample](), decoder(policy)
