@@ -4,7 +4,7 @@ Weights, names and results stay those of transformers; what is chosen depends on
 """
 
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from rlhf.models.machine import one_dnn
 Model = TypeVar("Model", bound=PreTrainedModel)
 PACKED = "packed"  # name of the attention, in a model's configuration
 _LARGE = 2**22  # multiplications from which on oneDNN is the faster, although it compiles a kernel for every new shape
+_READ = 2**18  # numbers of a weight from which on reading it is what a product of few rows takes
 _WIDE = 256  # products that each number of a transposed matrix is needed in, before it is worth a copy
 
 
@@ -136,11 +137,22 @@ def _can_read_packed(model: PreTrainedModel) -> bool:
 
 
 def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """states weight^T + bias, (..., i) and (o, i) to (..., o), without a gradient."""
+    """states weight^T + bias, (..., i) and (o, i) to (..., o), without a gradient. weight: as it is, or `laid_out`."""
     large = states.numel() * len(weight) >= _LARGE and states.dtype == torch.float32 and states.device.type == "cpu"
-    if large and one_dnn():
+    if weight.is_mkldnn or (large and one_dnn()):
         return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
     return functional.linear(states, weight, bias)
+
+
+def laid_out(weight: Tensor) -> Tensor:
+    """A copy in the layout that oneDNN reads, into which it brings any other weight anew for each product.
+
+    Worth its memory where many products of few rows read it. A weight for which it is not comes back as it is.
+    """
+    single = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if not single or weight.numel() < _READ or not one_dnn():
+        return weight
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None))
 
 
 def weight_gradient(gradient: Tensor, states: Tensor) -> Tensor:

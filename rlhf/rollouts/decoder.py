@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attention, silu
 from transformers import PreTrainedModel
 
-from rlhf.models.kernels import product, reads_packed
+from rlhf.models.kernels import OneDnnLinear, laid_out, product, reads_packed
 from rlhf.models.lora import merged_weights
 from rlhf.rollouts.cache import PreallocatedCache, PreallocatedLayer
 
@@ -36,6 +36,14 @@ def decoder(policy: PreTrainedModel) -> Decoder:
     return partial(_by_transformers, model)
 
 
+def output_head(policy: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """Logits of hidden states, (B, d) to (B, V), with the head's weights as they are now."""
+    head = policy.get_output_embeddings()
+    if not isinstance(head, OneDnnLinear) or torch.is_autocast_enabled("cpu"):
+        return cast(nn.Module, head)
+    return partial(product, weight=laid_out(head.weight), bias=head.bias)
+
+
 def _by_transformers(
     model: nn.Module, token: Tensor, position: Tensor, mask: Tensor, cache: PreallocatedCache
 ) -> Tensor:
@@ -51,7 +59,7 @@ def _by_transformers(
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of a layer; those of products that read the same states stand in one."""
+    """Weights of a layer, laid out for products of few rows; those that read the same states stand in one."""
 
     before_attention: Tensor  # (d,) of the norm
     qkv: Tensor
@@ -66,14 +74,14 @@ class Layer:
         """weights: of the layer, as transformers names them. Those of products are cast to `dtype`, once."""
         return cls(
             before_attention=weights["input_layernorm.weight"],
-            qkv=torch.cat([weights[f"self_attn.{name}_proj.weight"] for name in "qkv"]).to(dtype),
+            qkv=laid_out(torch.cat([weights[f"self_attn.{name}_proj.weight"] for name in "qkv"]).to(dtype)),
             qkv_bias=torch.cat([weights[f"self_attn.{name}_proj.bias"] for name in "qkv"]).to(dtype)
             if "self_attn.q_proj.bias" in weights
             else None,
-            out=weights["self_attn.o_proj.weight"].to(dtype),
+            out=laid_out(weights["self_attn.o_proj.weight"].to(dtype)),
             before_mlp=weights["post_attention_layernorm.weight"],
-            gate_and_up=torch.cat([weights["mlp.gate_proj.weight"], weights["mlp.up_proj.weight"]]).to(dtype),
-            down=weights["mlp.down_proj.weight"].to(dtype),
+            gate_and_up=laid_out(torch.cat([weights[f"mlp.{name}_proj.weight"] for name in ("gate", "up")]).to(dtype)),
+            down=laid_out(weights["mlp.down_proj.weight"].to(dtype)),
         )
 
 

@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from rlhf.models.kernels import PACKED
 from rlhf.rollouts.cache import PreallocatedCache
-from rlhf.rollouts.decoder import Decoder, decoder
+from rlhf.rollouts.decoder import Decoder, decoder, output_head
 
 _READ = 16  # prompts that one pass reads: few, so that they are of like length and their activations stay in the cache
 _STRIDE = 4  # tokens between one look at which rows have ended and the next
@@ -66,10 +66,10 @@ def sample(
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]), reverse=True)
     generator = torch.Generator(policy.device).manual_seed(seed)
     noise = torch.rand((max_tokens, len(prompts)), generator=generator, device=policy.device)
-    answers, decode = dict[int, Sample](), decoder(policy)
+    answers, decode, head = dict[int, Sample](), decoder(policy), output_head(policy)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        tokens, log_probs = _decode(policy, decode, [prompts[i] for i in rows], noise[:, rows], temperature, eos)
+        tokens, log_probs = _decode(policy, decode, head, [prompts[i] for i in rows], noise[:, rows], temperature, eos)
         drawn = zip(tokens.tolist(), log_probs.tolist(), strict=True)
         answers.update(zip(rows, [_until(*row, eos) for row in drawn], strict=True))
         if progress:
@@ -80,6 +80,7 @@ def sample(
 def _decode(
     policy: PreTrainedModel,
     decode: Decoder,
+    head: Callable[[Tensor], Tensor],
     prompts: Sequence[list[int]],
     noise: Tensor,
     temperature: float,
@@ -91,7 +92,7 @@ def _decode(
 
     A row has columns for its prompt, padded on the left, and R for its answer. Rows that have ended leave the batch.
     """
-    head, steps, width = policy.get_output_embeddings(), len(noise), max(map(len, prompts))
+    steps, width = len(noise), max(map(len, prompts))
     states, cache = _prefill(policy, prompts, width + steps)
     positions = _positions([len(p) for p in prompts], width, width + steps, policy.device)
     mask, rows = _mask(policy, positions), torch.arange(len(prompts), device=policy.device)

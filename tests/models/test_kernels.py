@@ -38,6 +38,22 @@ def test_one_dnn(
         torch.testing.assert_close(layer.bias.grad.double(), exact.bias.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 70])
+def test_a_weight_that_is_laid_out_gives_the_same_products(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "one_dnn", lambda: True)
+    torch.manual_seed(0)
+    exact, bias = torch.randn(512, 513, dtype=torch.float64), torch.randn(512)
+    weight, states = exact.float(), torch.randn(rows, 513)
+    laid_out = kernels.laid_out(weight)
+    assert laid_out.is_mkldnn
+    expected = states.double() @ exact.T + bias
+    torch.testing.assert_close(kernels.product(states, laid_out, bias).double(), expected, rtol=0, atol=1e-4)
+    weight.zero_()
+    assert float(kernels.product(states, laid_out).abs().max()) > 1, "it is a copy"
+    for as_it_is in (torch.randn(511, 513), exact, weight.bfloat16()):
+        assert kernels.laid_out(as_it_is) is as_it_is
+
+
 def test_frozen_weights_get_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "one_dnn", lambda: True)
     layer = kernels.OneDnnLinear(5, 9).requires_grad_(False)

@@ -1,6 +1,7 @@
 """Sampling agrees with scoring: same model, same positions, same temperature."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from transformers import (
 
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
+from rlhf.models import kernels
 from rlhf.models.kernels import prepare
 from rlhf.models.scoring import token_log_probs
+from rlhf.rollouts import sampling
 from rlhf.rollouts.sampling import Sample, sample
 from tests.algorithms.tiny import tiny_policy
 
@@ -41,9 +44,10 @@ def qwen() -> PreTrainedModel:
 
 
 def biased() -> PreTrainedModel:
-    """A Llama whose every linear layer has a bias."""
+    """A Llama whose every linear layer has a bias, the head too."""
     config = LlamaConfig(**WIDTH, num_attention_heads=2, attention_bias=True, mlp_bias=True)
     model = prepare(sharp(LlamaForCausalLM(config)))
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(config.vocab_size))
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(weight, std=0.4)
@@ -83,8 +87,13 @@ PROMPTS = [[7, 8, 9, 10, 11, 12], [20, 21], [30, 31, 32]]
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("make", [llama, qwen, biased, gpt2, sliding])
-def test_answers_are_those_of_a_forward_pass_a_token(make, temperature: float) -> None:
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_answers_are_those_of_a_forward_pass_a_token(
+    make: Callable[[], PreTrainedModel], temperature: float, laid_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cache, padding, shared prompts and rows that leave change nothing: not which token a random number draws."""
+    monkeypatch.setattr(kernels, "one_dnn", lambda: True)
+    monkeypatch.setattr(kernels, "_READ", 0 if laid_out else 10**9)  # the weights of so small models too, or of none
     policy, steps = make(), 13
     prompts = [[5 + (i * j) % 200 for j in range(2, 4 + i % 8)] for i in range(1, 21) for _ in range(1 + i % 2)]
     noise = torch.rand((steps, len(prompts)), generator=torch.Generator().manual_seed(4))
@@ -121,8 +130,9 @@ def test_rows_that_all_end_at_once_or_never() -> None:
     assert [(len(a.response), a.terminated) for a in sample(leaning(-1e9), PROMPTS, **options)] == [(9, False)] * 3
 
 
-def test_a_prompt_is_read_once_and_an_answer_that_has_ended_leaves() -> None:
+def test_a_prompt_is_read_once_and_an_answer_that_has_ended_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, read, steps = leaning(3.5), [], []
+    monkeypatch.setattr(sampling, "output_head", lambda _: policy.lm_head)
     policy.base_model.register_forward_pre_hook(
         lambda _, __, inputs: read.append(inputs["input_ids"].shape), with_kwargs=True
     )
