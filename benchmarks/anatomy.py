@@ -15,7 +15,7 @@ from benchmarks.results import PAGE, RESULTS, file_name, line, put_between
 
 ANATOMY = RESULTS / "anatomy"
 BEGIN, FINISH = "<!-- anatomy: begin -->", "<!-- anatomy: end -->"
-STAGES = ("sft", "reward", "grpo")
+STAGES = ("sft", "reward", "grpo", "ppo")
 # Kinds of operations by a part of their names; the first that fits counts.
 KINDS = {
     "products": ("linear_pointwise", "::mm", "::addmm"),
