@@ -68,10 +68,9 @@ class Results:
         return TRAINING / file_name(self.machine)
 
     def save(self) -> None:
-        """Write them, beside the rows of other jobs that the file has already."""
-        measured = {(row.stage, row.model) for row in self.rows}
+        """Write them, in the places of rows of the same jobs that the file has already, else behind its rows."""
         there = load(self.path) if self.path.is_file() else replace(self, rows=[])
-        rows = [row for row in there.rows if (row.stage, row.model) not in measured] + self.rows
+        rows = list({(row.stage, row.model): row for row in (*there.rows, *self.rows)}.values())
         best = max(self.matmul, there.matmul)  # of a machine that may be busy at times
         TRAINING.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(asdict(replace(self, rows=rows, matmul=best)), indent=1) + "\n")

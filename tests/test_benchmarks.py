@@ -61,7 +61,7 @@ def test_the_page_shows_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.
     more.save()
     kept = load(tmp_path / "a-cpu-2-cores.json")
     assert kept.matmul == 1e11
-    assert [(row.stage, row.error) for row in kept.rows] == [("sft", ""), ("reward", "grad_norm"), ("dpo", "grad_norm")]
+    assert [(row.stage, row.error) for row in kept.rows] == [("sft", ""), ("dpo", "grad_norm"), ("reward", "grad_norm")]
 
     page = tmp_path / "performance.md"
     page.write_text(f"before\n{BEGIN}\nold\n{FINISH}\nafter\n")
