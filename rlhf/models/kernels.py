@@ -20,7 +20,7 @@ from rlhf.models.machine import one_dnn
 Model = TypeVar("Model", bound=PreTrainedModel)
 PACKED = "packed"  # name of the attention, in a model's configuration
 _LARGE = 2**22  # multiplications from which on oneDNN is the faster, although it compiles a kernel for every new shape
-_READ = 2**18  # numbers of a weight from which on reading it is what a product of few rows takes
+_LAID_OUT = 2**18  # numbers of a weight from which on reading it is what a product of few rows takes
 _WIDE = 256  # products that each number of a transposed matrix is needed in, before it is worth a copy
 
 
@@ -150,7 +150,7 @@ def laid_out(weight: Tensor) -> Tensor:
     Worth its memory where many products of few rows read it. A weight for which it is not comes back as it is.
     """
     single = weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if not single or weight.numel() < _READ or not one_dnn():
+    if not single or weight.numel() < _LAID_OUT or not one_dnn():
         return weight
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None))
 

@@ -93,7 +93,7 @@ def test_answers_are_those_of_a_forward_pass_a_token(
 ) -> None:
     """Cache, padding, shared prompts and rows that leave change nothing: not which token a random number draws."""
     monkeypatch.setattr(kernels, "one_dnn", lambda: True)
-    monkeypatch.setattr(kernels, "_READ", 0 if laid_out else 10**9)  # the weights of so small models too, or of none
+    monkeypatch.setattr(kernels, "_LAID_OUT", 0 if laid_out else 10**9)  # weights of so small models too, or none
     policy, steps = make(), 13
     prompts = [[5 + (i * j) % 200 for j in range(2, 4 + i % 8)] for i in range(1, 21) for _ in range(1 + i % 2)]
     noise = torch.rand((steps, len(prompts)), generator=torch.Generator().manual_seed(4))
