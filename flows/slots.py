@@ -9,6 +9,7 @@ away, the stages of the run share the GPUs of this machine among themselves.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -43,7 +44,8 @@ def gpu_slot(file: Path, stop: threading.Event, shown: Shown) -> Iterator[bool]:
         yield False
         return
     done = threading.Event()
-    threading.Thread(target=_renew, args=(lease, done), daemon=True).start()
+    settings = copy_context()  # a thread would ask the server of the environment instead
+    threading.Thread(target=settings.run, args=(_renew, lease, done), daemon=True).start()
     try:
         yield True
     finally:

@@ -1,6 +1,7 @@
 """The flow on a toy pipeline, against a real Prefect server: what runs, what is cached, and what a failure stops."""
 
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -294,6 +295,21 @@ def test_without_a_server_the_stages_of_a_run_still_wait_for_each_other(tmp_path
             assert not held
     with gpu_slot(tmp_path / "last", stop, away) as held:
         assert held
+
+
+def test_a_lease_is_renewed_at_the_server_that_its_stage_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import server, slots
+
+    monkeypatch.setattr(slots, "RENEWAL", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as asked:
+        asked.settimeout(30)
+        with (
+            temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{asked.getsockname()[1]}/api"}),
+            slots.gpu_slot(tmp_path / "sft", threading.Event(), server.Shown(print, whole=False)),
+        ):
+            asked.accept()[0].close()
 
 
 def test_a_second_run_is_busy_and_names_the_first(workspace: Path) -> None:

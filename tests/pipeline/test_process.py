@@ -1,6 +1,7 @@
 """GPUs are counted from what the machine shows, and no two processes hold the same one; freed memory is kept."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -37,20 +38,22 @@ def test_without_a_gpu_nothing_is_taken() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is Linux's")
-def test_a_large_block_that_was_freed_is_taken_again_without_page_faults() -> None:
-    """64 MB, more than glibc hands out from what it has freed unless it is told to."""
+def test_large_blocks_that_were_freed_are_taken_again_without_page_faults() -> None:
+    """64 MB, more than glibc hands out from what it has freed unless it is told to; without that, all 40 fault.
+
+    A few do all the same: what remains beside an aligned block waits in a cache of seven and keeps two holes apart.
+    """
     program = (
         "import resource, torch\n"
         "from rlhf.pipeline.process import keep_freed_memory\n"
         "keep_freed_memory()\n"
-        "for _ in range(2):\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(40):\n"
         "    torch.zeros(1 << 24)\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    first, second = map(int, done.stdout.split())
-    assert second < first / 10
+    faults = [int(line) for line in done.stdout.split()]
+    assert faults[-1] - faults[0] < 10 * (1 << 26) / resource.getpagesize()
 
 
 @pytest.mark.integration
