@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import ours
@@ -41,12 +42,14 @@ class Anatomy:
 
 def measure(job: Job) -> Anatomy:
     """Profile the timed steps of a job."""
-    activity = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
-    profiler = profile(activities=[activity])
+    gpu = torch.cuda.is_available()
+    profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])])
     seconds = ours.measure(job, profiler).seconds
     taken = Counter[str]()
     for event in profiler.key_averages():
-        own = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
+        if event.device_type != DeviceType.CPU:  # a kernel, whose time its operation has too
+            continue
+        own = event.self_device_time_total if gpu else event.self_cpu_time_total
         taken[next((kind for kind, parts in KINDS.items() if any(p in event.key for p in parts)), REST)] += own
     shares = {kind: taken[kind] / 1e6 / seconds for kind in (*KINDS, REST)}
     return Anatomy(job.title, job.model, shares | {BETWEEN: max(0.0, 1 - sum(shares.values()))})

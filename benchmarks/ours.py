@@ -33,7 +33,7 @@ from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import train
-from rlhf.training.step import Step
+from rlhf.training.step import Step, make_accelerator
 
 PARAMS = load_config(Path(__file__).parents[1] / "params.yaml").align
 BETA, KL = 0.1, 0.04  # beta of DPO, and of GRPO and RLOO, on both sides
@@ -84,7 +84,8 @@ def measure(job: Job, profiler: profile | None = None) -> Measurement:
         case "dpo":
             config, rows, model = PARAMS.dpo.model_copy(update={"beta": BETA}), rankings(job), policy(job)
             start = now()
-            reference = reference_log_probs(model, rows, job.batch)
+            with make_accelerator().autocast():  # as align has it
+                reference = reference_log_probs(model, rows, job.batch)
             before = (now() - start) * (job.steps - job.warmup) / job.steps  # the share of the steps that are timed
             objective = Dpo(model, reference, config)
             steps, total = ranking_steps(rows, loop(job), epochs=1.0, seed=job.seed)

@@ -101,6 +101,7 @@ def watched(trainer: Any, watch: Watch, answers: Callable[[list[list[int]]], lis
 
 def make(job: Job, directory: Path, tuned: bool, watch: Watch) -> Any:
     """The trainer of a stage."""
+    torch.backends.cuda.enable_cudnn_sdp(not tuned)  # it makes a plan for every new length
     config, trainer = TRAINERS[job.stage]
     model = scalar_model(job) if job.stage == "reward" else policy(job, ends=job.stage in ONLINE)
     init: dict[str, Any] = {}
@@ -110,7 +111,7 @@ def make(job: Job, directory: Path, tuned: bool, watch: Watch) -> Any:
         init["reward_funcs"] = score
     elif job.stage == "dpo" and not tuned:
         init["ref_model"] = policy(job)
-    options = common(job, directory) | of_stage(job) | (TUNED | tuned_of_stage(job) if tuned else {})
+    options = common(job, directory) | of_stage(job) | (tuned_for(job) if tuned else {})
     return watched(trainer, watch, given(job) if job.recorded else None)(
         model=model,
         args=config(**options),
@@ -156,19 +157,19 @@ def of_stage(job: Job) -> dict[str, Any]:
             return online
 
 
-TUNED: dict[str, Any] = {
-    "gradient_checkpointing": False,
-    "logging_strategy": "no",
-    "disable_tqdm": True,
-    "dataloader_pin_memory": torch.cuda.is_available(),
-}
-
-
-def tuned_of_stage(job: Job) -> dict[str, Any]:
-    """Micro-batches, of like length where the stage lets us order rows; DPO's reference pass once, before."""
+def tuned_for(job: Job) -> dict[str, Any]:
+    """Nothing beside the steps; micro-batches, of like length where the stage lets us order rows; DPO's reference pass
+    once, before."""
     parts = job.batch // (job.micro or job.batch)
-    smaller = {"per_device_train_batch_size": job.batch // parts, "gradient_accumulation_steps": parts}
-    return smaller | ({"precompute_ref_log_probs": True} if job.stage == "dpo" else {})
+    options: dict[str, Any] = {
+        "gradient_checkpointing": False,
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "per_device_train_batch_size": job.batch // parts,
+        "gradient_accumulation_steps": parts,
+    }
+    return options | ({"precompute_ref_log_probs": True} if job.stage == "dpo" else {})
 
 
 def rows(job: Job, *, sort: bool) -> list[dict[str, Any]]:

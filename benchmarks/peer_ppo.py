@@ -103,6 +103,11 @@ def make(job: Job, directory: str, tuned: bool, watch: Watch) -> Any:
     )
     in_order = DataLoader(data, batch_size=job.batch, collate_fn=DataCollatorWithPadding(words))
     trainer.dataloader = trainer.accelerator.prepare(in_order)
+    if tuned and gpu:
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for every new length
+        for model in (trainer.model.policy, trainer.model.value_model, trainer.ref_model, trainer.reward_model):
+            body = getattr(model, model.base_model_prefix)  # what it calls outside of accelerate's autocast
+            body.forward = torch.autocast("cuda", torch.bfloat16)(body.forward)
     if job.recorded:
         trainer.accelerator.backward = watched(trainer, watch)
     return trainer

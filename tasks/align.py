@@ -41,7 +41,7 @@ from rlhf.training.curves import first_learned, in_words, of_training, tail_mean
 from rlhf.training.loop import train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
-from rlhf.training.step import Step
+from rlhf.training.step import Step, make_accelerator
 from tasks.tables import read_rankings, read_thumbs
 
 Curves = list[dict[str, float]]
@@ -261,14 +261,15 @@ def by_reference(
 ) -> Tensor:
     """What `score` gives of `rows` by the reference, which the policy still is: once for all who compare with it."""
     size = run.config.loop.micro_batch_size
-    path = run.stage.kept(
-        score,
-        model=run.stage.inputs["models/sft"],
-        arithmetic=arithmetic(run.policy),
-        micro_batch_size=size,
-        **rows_are,
-    )
-    return cached(path, lambda: {"log_probs": score(run.policy, rows, size)})["log_probs"]
+    with make_accelerator().autocast():  # what is learned is compared with it
+        path = run.stage.kept(
+            score,
+            model=run.stage.inputs["models/sft"],
+            arithmetic=arithmetic(run.policy),
+            micro_batch_size=size,
+            **rows_are,
+        )
+        return cached(path, lambda: {"log_probs": score(run.policy, rows, size)})["log_probs"]
 
 
 LEARNERS: list[tuple[Callable[[Run], Outcome], Collection[str]]] = [

@@ -108,7 +108,13 @@ def judge(stage: Stage, name: str, model: PreTrainedModel, unseen: Rankings) -> 
             seed=stage.seed,
             clusters=prompts[pairs],
         )
-        return {"value": found.value, "low": found.low, "high": found.high, "pairs": int(pairs.sum())}
+        return {
+            "value": found.value,
+            "low": found.low,
+            "high": found.high,
+            "n": found.n,  # prompts
+            "pairs": int(pairs.sum()),
+        }
 
     bins, ece, brier = calibration(margins)
     with stage.output(f"reports/{name}/calibration.csv").open("w", newline="") as file:

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -183,6 +184,7 @@ class OnlineSource:
             eos=self._eos,
             seed=_mix(self._seed, iteration),
         )
+        answers = broadcast_object_list(answers)  # of rank 0: another process may round otherwise
         batch = pad([Turn(p, a.response) for p, a in zip(prompts, answers, strict=True)]).to(policy.device)
         unfinished = torch.tensor([not a.terminated for a in answers], device=policy.device)
         parts = self._first_pass(batch, iteration)

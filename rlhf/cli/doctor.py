@@ -125,8 +125,8 @@ def _gpu(workspace: Path) -> Iterator[Finding]:
     if not found:
         yield Finding("GPU", "good", f"none: stages run on the CPU (torch {torch})")
     elif torch.endswith("+cpu"):
-        remedy = "Install a CUDA build: https://pytorch.org/get-started"
-        yield Finding("GPU", "warning", f"{len(found)} found, but torch {torch} cannot use it", remedy)
+        remedy = "Install a CUDA build, https://pytorch.org/get-started, or set CUDA_VISIBLE_DEVICES to nothing"
+        yield Finding("GPU", "bad", f"{len(found)} found, but torch {torch} cannot use it", remedy)
     else:
         yield Finding("GPU", "good", f"{', '.join(found)} (torch {torch})")
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from rlhf.gate.records import Interval
-from rlhf.gate.statistics import CHUNK, Array, owners
+from rlhf.gate.statistics import CHUNK, Array, owners, percentiles
 
 PRECISION = 0.1  # of the prior on each coefficient: a standard deviation of 3.2 on the scale of log odds
 ITERATIONS, TOLERANCE, LONGEST_STEP = 100, 1e-9, 2.0
@@ -57,7 +57,7 @@ def length_controlled_win_rate(
         mirrored = np.concatenate([-centre[:1], centre[1:]])
         draws += [fit(points, design, weights, middle)[0] for middle in (centre, mirrored)]
     theta, *_ = fit(points, design, np.ones((1, len(points))), np.zeros((design.shape[1], 1)))
-    low, high = expit(np.quantile(np.concatenate(draws), [(1 - confidence) / 2, (1 + confidence) / 2]))
+    low, high = expit(percentiles(np.concatenate(draws), confidence))
     return Interval(float(expit(theta[0])), float(low), float(high), n)
 
 

@@ -11,6 +11,7 @@ from rlhf.gate.records import Interval, WinRate
 
 Array = NDArray[np.float64]
 CHUNK = 4_000_000  # resampled indices held in memory at once
+TAIL = 10  # draws of a bootstrap, fewer than which say nothing of where a bound is
 FEW = 40  # clusters, below which the percentile bootstrap covers too little
 ENUMERATED = 16  # untied prompts whose 2^16 flips are all made
 
@@ -51,8 +52,21 @@ def bootstrap_ratio(
     for start in range(0, resamples, rows):
         picked = random.integers(0, n, size=(min(rows, resamples - start), n))
         draws[start : start + rows] = top[picked].sum(axis=1) / bottom[picked].sum(axis=1)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = percentiles(draws, confidence)
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high), n)
+
+
+def percentiles(draws: NDArray, confidence: float) -> tuple[float, float]:
+    """The bounds that leave (1 - confidence) / 2 of the draws of a bootstrap, (B,), outside on either side.
+
+    A bound beyond which fewer than ten draws would lie is not among them: each side goes on there as a normal
+    distribution does.
+    """
+    tail = (1 - confidence) / 2
+    seen = max(tail, min(TAIL / len(draws), 0.25))
+    low, middle, high = np.quantile(draws, [seen, 0.5, 1 - seen])
+    further = special.ndtri(tail) / special.ndtri(seen)
+    return float(middle - further * (middle - low)), float(middle + further * (high - middle))
 
 
 def length_matched_share(
@@ -74,7 +88,7 @@ def length_matched_share(
     for start in range(0, resamples, rows):
         picked = random.integers(0, n, size=(min(rows, resamples - start), n))
         draws[start : start + rows] = _share(*(moment[picked].sum(axis=1) for moment in moments))
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = percentiles(draws, confidence)
     return Interval(float(_share(*moments.sum(axis=1, keepdims=True))[0]), float(low), float(high), n)
 
 
@@ -96,7 +110,7 @@ def win_rate(
     else:
         interval = bootstrap_mean(points, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)
     wins, ties, losses = (int((points == point).sum()) for point in (1.0, 0.5, 0.0))
-    return WinRate(interval.value, interval.low, interval.high, wins, ties, losses)
+    return WinRate(interval.value, max(interval.low, 0.0), min(interval.high, 1.0), wins, ties, losses)
 
 
 def win_points(policy_scores: NDArray, reference_scores: NDArray) -> Array:

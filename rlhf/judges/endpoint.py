@@ -27,6 +27,7 @@ from rlhf.judges.question import question, read_verdict
 REFUSED_KEY = (401, 403)
 CUT = "\n[cut at max_tokens]"  # what ends so ends with no verdict
 PASSING = (408, 409, 429)  # and 5xx: the same request may succeed later
+OF_ONE = (400, 413, 422)  # may be for this comparison alone, which is too long or is filtered
 
 
 class EndpointJudge:
@@ -38,11 +39,12 @@ class EndpointJudge:
         self._config, self._kept, self._progress = config, kept, progress
         self._key = _key(config.key)
         self._left, self._answered, self._missed = config.budget, False, 0
+        self._refused = ""  # what was said to a comparison that got no reply
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
     def __call__(self, comparisons: Sequence[Comparison]) -> list[Verdict | None]:
-        """A verdict for each comparison; None where the reply held none, or there is none: the budget was spent, or the
-        server, which had answered, answers no more.
+        """A verdict for each comparison; None where the reply held none, or there is none: the budget was spent, the
+        server refuses this comparison, or, having answered, answers no more.
 
         Raises ConfigError for a key, a model or an address that the server refuses, and ServiceError for a server that
         does not answer at all.
@@ -67,6 +69,8 @@ class EndpointJudge:
             finally:
                 self._stopped.set()
                 pool.shutdown(cancel_futures=True)
+        if self._refused and not any(found):
+            raise ServiceError(self._complaint(self._refused))
         verdicts = [None if reply is None else read_verdict(reply) for reply in found]
         self.replies += [
             {"prompt_id": one.prompt_id, "answer_a": one.first, "answer_b": one.second, "reply": reply, "verdict": said}
@@ -92,7 +96,7 @@ class EndpointJudge:
         return text
 
     def _ask(self, client: httpx.Client, body: dict[str, Any], request: str) -> str | None:
-        """The reply; None where the budget is spent, or where a server that has answered others gives none.
+        """The reply; None where the budget is spent, or where a server that answers others gives none.
 
         `request` names the request, so that a server that knows the header does it once however often it comes.
         """
@@ -118,9 +122,12 @@ class EndpointJudge:
             said = self._without_key(answer.text)[:200]
             fault = f"answered HTTP {answer.status_code} and no chat completion ({said!r})"
             asked_for = min(_seconds(answer.headers.get("Retry-After", "")), self._config.timeout)
+            if answer.status_code in OF_ONE:
+                self._refused = fault
+                break
             if answer.status_code not in PASSING and answer.status_code < 500:
                 break
-        if not self._answered:
+        if not self._answered and not self._refused:
             self._stopped.set()
             raise ServiceError(self._complaint(fault))
         with self._lock:

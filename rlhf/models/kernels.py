@@ -26,6 +26,7 @@ _WIDE = 256  # products that each number of a transposed matrix is needed in, be
 
 def prepare(model: Model) -> Model:
     """Give a model the kernels that suit it and this machine; returns the same model."""
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for every new length, and lengths are always new
     if _can_read_packed(model):
         AttentionInterface.register(PACKED, _packed_attention)
         AttentionMaskInterface.register(PACKED, sdpa_mask)

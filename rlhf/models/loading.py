@@ -1,6 +1,7 @@
 """Load and save model directories: safetensors, tokenizer and chat template; never pickle, never a model's own code."""
 
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import cast
@@ -19,7 +20,7 @@ from transformers import (
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging
 
-from rlhf.errors import DataError, first_line
+from rlhf.errors import ConfigError, DataError, first_line
 from rlhf.models import inspection
 from rlhf.models.kernels import prepare
 from rlhf.models.lora import merged_weights
@@ -151,5 +152,17 @@ def save_model(
 
 
 def device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The accelerator if there is one, of several processes each its own; else the CPU.
+
+    Raises ConfigError where there ought to be one.
+    """
+    if torch.cuda.is_available():
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own)
+        return own
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES", "")) not in ("", "-1"):
+        raise ConfigError(
+            f"GPU {named} is to be used (CUDA_VISIBLE_DEVICES), but torch {torch.__version__} finds none. Install its "
+            "build for CUDA and a driver, or set CUDA_VISIBLE_DEVICES to nothing, to compute on the CPU"
+        )
+    return torch.device("cpu")

@@ -70,7 +70,9 @@ def merged_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None
         own = {key: merged.pop(key) for key in [*merged] if key.startswith(f"{name}.")}
         plain = f"{name}.base_layer."
         merged |= {f"{name}.{key.removeprefix(plain)}": w for key, w in own.items() if key.startswith(plain)}
-        merged[f"{name}.weight"] = merged[f"{name}.weight"] + layer.get_delta_weight(_NAME)
+        weight = merged[f"{name}.weight"]
+        with torch.autocast(weight.device.type, enabled=False):
+            merged[f"{name}.weight"] = weight + layer.get_delta_weight(_NAME)
     return merged
 
 

@@ -59,7 +59,7 @@ def linear_head(policy: PreTrainedModel) -> nn.Linear:
 
 def linear_values(head: nn.Linear, states: Tensor, mask: Tensor) -> Tensor:
     """(B, T): values that a linear head (d to 1) reads off the policy's own hidden states, (N, d)."""
-    return _spread(head(states).float().squeeze(-1), mask)
+    return _spread(_scalars(head, states), mask)
 
 
 def rewards(reward_model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
@@ -70,7 +70,13 @@ def rewards(reward_model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 
 def _score(model: PreTrainedModel, states: Tensor) -> Tensor:
     """The scalar head over hidden states, (..., d) to (...)."""
-    return cast(nn.Linear, model.score)(states).float().squeeze(-1)
+    return _scalars(cast(nn.Linear, model.score), states)
+
+
+def _scalars(head: nn.Linear, states: Tensor) -> Tensor:
+    """A head (d to 1) over states (..., d) to (...), in fp32: bf16 has 1/64 between two numbers above 2."""
+    with torch.autocast(states.device.type, enabled=False):
+        return head(states.float()).squeeze(-1)
 
 
 def states_before(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:

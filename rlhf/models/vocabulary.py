@@ -35,7 +35,7 @@ def chosen_log_probs(
     size = (_CPU_BYTES if device == "cpu" else _ACCELERATOR_BYTES) // (4 * len(head.weight))
     count, more = len(states), rounded(len(states)) - len(states)
     states, ids = pad((states / temperature).to(dtype), (0, 0, 0, more)), pad(ids, (0, more))
-    log_probs, entropies = _Chosen.apply(states, head.weight.to(dtype), bias, ids, max(1, size), entropy)
+    log_probs, entropies = _Chosen.apply(states, head.weight, bias, ids, max(1, size), entropy)
     return log_probs[:count], None if entropies is None else entropies[:count]
 
 
@@ -46,6 +46,7 @@ class _Chosen(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, size: int, entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
+        weight = weight.to(states.dtype)  # in here, so that its gradient stays in fp32
         log_probs = torch.empty(len(states), device=states.device)
         entropies = torch.empty_like(log_probs) if entropy else None
         kept = None

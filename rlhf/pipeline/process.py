@@ -30,6 +30,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh", "mksh", "ash", "busybox"}
 ENVIRONMENT = telemetry.OFF | {
     "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # a GPU has one number in all processes
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",  # kernels that it keeps, up to a megabyte each
 }
 
@@ -97,12 +98,14 @@ def tell_where_on_sigusr1() -> None:
 
 
 def gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
-    """Index or UUID of every GPU that may be used: those of CUDA_VISIBLE_DEVICES, or every /dev/nvidia<n>."""
+    """Index or UUID of every GPU that may be used: those of CUDA_VISIBLE_DEVICES, or one for each /dev/nvidia<n>.
+
+    CUDA counts from 0, whatever number the device of the one GPU in a container has.
+    """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [entry.strip() for entry in visible.split(",") if entry.strip() not in ("", "-1")]
-    found = (re.fullmatch(r"nvidia(\d+)", entry.name) for entry in devices.iterdir())
-    return sorted((match[1] for match in found if match), key=int)
+    return [str(number) for number in range(sum(bool(re.fullmatch(r"nvidia\d+", d.name)) for d in devices.iterdir()))]
 
 
 def take_gpu(candidates: list[str]) -> str | None:

@@ -113,9 +113,8 @@ class LlamaDecoder:
             qkv = qkv.unflatten(-1, (turning + self._shared, -1))
             turned = _turn(qkv[:, :turning], cos, sin).to(self._dtype)
             keys, values = kept.update(turned[:, self._heads :, None], qkv[:, turning:, None])
-            attended = scaled_dot_product_attention(
-                turned[:, : self._heads, None], keys, values, attn_mask=mask, enable_gqa=self._heads != self._shared
-            )
+            queries = turned[:, : self._heads].unflatten(1, (self._shared, -1))  # that share a key side by side
+            attended = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
             states = states + self._product(attended.flatten(1), layer.out)
             gate, up = self._product(self._normed(states, layer.before_mlp), layer.gate_and_up).chunk(2, dim=-1)
             states = states + self._product(silu(gate).mul_(up), layer.down)

@@ -75,7 +75,7 @@ def _local(workspace: Path, model: str) -> Output | None:
         champion = Ledger.of(workspace).current()
         if champion is None:
             raise DataError(f"{workspace} has no champion yet. Make one with `rlhf promote`, or name a model: sft, dpo")
-        return next((o for o in model_outputs(workspace) if o.key == champion.candidate_key), None)
+        return next((o for o in model_outputs(workspace) if o.digest == champion.policy), None)
     versions = registered_versions(workspace)
     for output in model_outputs(workspace):
         version = versions.get(output.key, "")

@@ -25,11 +25,12 @@ def mirror(workspace: Path, store: Store) -> list[str]:
     with repairing(workspace), reaching(store.uri):
         book = Ledger.of(workspace)
         entries = {"champion": book.current(), "previous": book.previous()}
-        keys = {alias: entry.candidate_key for alias, entry in entries.items() if entry}
+        named = {alias: (entry.candidate_key, entry.policy) for alias, entry in entries.items() if entry}
         with suppress(GateRefused, DataError):  # no candidate: the alias stays with the last one
-            keys["candidate"] = candidate(workspace, passing(workspace)).key
+            output = candidate(workspace, passing(workspace))
+            named["candidate"] = output.key, output.digest
         name = model_name(store, "policy")
-        versions = {alias: version for alias, key in keys.items() if (version := find(store, name, key))}
+        versions = {alias: version for alias, which in named.items() if (version := find(store, name, *which))}
         known = store.client.get_registered_model(name).aliases if versions else {}
         changed = [alias for alias, version in versions.items() if str(known.get(alias)) != version.version]
         for alias in changed:

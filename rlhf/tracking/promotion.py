@@ -178,22 +178,17 @@ def _mirrored(workspace: Path, store: Store | None = None) -> str:
 
 
 def _registered(workspace: Path, output: Output, first: bool) -> tuple[Store, Registered]:
-    """The registered version of the policy, made when there is none. Raises GateRefused for one of other bytes, and
-    where the `first` promotion here finds a champion."""
+    """The registered version of the policy, made when there is none. Raises GateRefused where the `first`
+    promotion here finds a champion."""
     store = connect(workspace)
     with reaching(store.uri):
         name = model_name(store, "policy")
-        found = find(store, name, output.key)
+        found = find(store, name, output.key, output.digest)
         if not found:
             found = register_outputs(workspace, store, Runs(store, workspace)).get(output.digest)
         champion = store.client.get_registered_model(name).aliases.get("champion") if found and first else None
     if not found:
         raise DataError(f"{output.path} could not be registered: it is not among the models of {workspace}")
-    if found.digest != output.digest:
-        raise GateRefused(
-            f"{found} holds other bytes than were evaluated (digest {found.digest[:12]}, not {output.digest[:12]}): "
-            "the same work was done twice with another result. Train anew: align.seed"
-        )
     if champion:
         raise GateRefused(
             f"MLflow has a champion, version {champion} of {name}, of which the ledger of this workspace knows "

@@ -1,4 +1,5 @@
-"""Every model of a workspace becomes a version of a registered model: one a stage key, with its files and lineage."""
+"""Every model of a workspace becomes a version of a registered model: one a result of a stage key, with its files and
+lineage."""
 
 import tempfile
 from collections.abc import Mapping
@@ -16,14 +17,14 @@ from rlhf.tracking.store import Store, as_default, expecting, registering
 
 
 def register_outputs(workspace: Path, store: Store, runs: Runs) -> dict[str, Registered]:
-    """Register every model of the workspace whose stage key has no version yet; return all, by digest.
+    """Register every model of the workspace that has no version yet; return all, by digest.
 
     Raises DataError for a model whose files are not those of its manifest, Busy when another process registers.
     """
     found: dict[str, Registered] = {}
     for output in model_outputs(workspace):
         with registering(workspace):
-            registered = find(store, model_name(store, output.kind), output.key)
+            registered = find(store, model_name(store, output.kind), output.key, output.digest)
             registered = registered or _register(workspace, store, runs, output)
             read = [found[digest].model_id for digest in output.receipt["inputs"].values() if digest in found]
             link_models(store, runs.stage(output.receipt["stage"], output.key), read, [registered.model_id])
@@ -45,7 +46,7 @@ def _register(workspace: Path, store: Store, runs: Runs, output: Output) -> Regi
     text = _description(store, runs, node)
     with as_default(store.uri):
         store.client.create_model_version(name, f"models:/{model}", run_id, tags, description=text, model_id=model)
-    version, *others = versions_of(store, name, output.key)
+    version, *others = versions_of(store, name, output.key, output.digest)
     for other in others:
         with expecting("RESOURCE_DOES_NOT_EXIST"):
             store.client.delete_model_version(name, other.version)

@@ -44,15 +44,19 @@ def model_name(store: Store, kind: str) -> str:
     return f"{store.prefix}-{kind}"
 
 
-def find(store: Store, name: str, key: str) -> Registered | None:
-    """The version of a registered model that was made by a stage key."""
-    versions = versions_of(store, name, key)
+def find(store: Store, name: str, key: str, digest: str) -> Registered | None:
+    """The version of a registered model that a stage key made, and that holds the files of a digest.
+
+    The same key gives other bytes on another machine, or from a model that was exchanged where it lies.
+    """
+    versions = versions_of(store, name, key, digest)
     return registered_as(versions[0]) if versions else None
 
 
-def versions_of(store: Store, name: str, key: str) -> "list[ModelVersion]":
-    """The versions that a stage key made, the first one first: more than one where a request came twice."""
-    found = store.client.search_model_versions(f"name = '{name}' AND tags.{KEY} = '{key}'")
+def versions_of(store: Store, name: str, key: str, digest: str) -> "list[ModelVersion]":
+    """The versions of a stage key and a digest, the first one first: more than one where a request came twice."""
+    tags = f"tags.{KEY} = '{key}' AND tags.{DIGEST} = '{digest}'"
+    found = store.client.search_model_versions(f"name = '{name}' AND {tags}")
     return sorted(found, key=lambda version: int(version.version))
 
 

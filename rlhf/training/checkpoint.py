@@ -47,8 +47,9 @@ class Checkpoints:
         Every process must call it, since shards are gathered; one of them `writes`.
         """
         state = optimizer.state_dict()["state"]
-        tensors = {f"{i}.{name}": whole(value) for i, entry in state.items() for name, value in entry.items()}
-        weights = whole_weights(learned(module))
+        moments = ((f"{i}.{name}", value) for i, entry in state.items() for name, value in entry.items())
+        tensors = {name: value.cpu() for name, value in ((name, whole(value)) for name, value in moments) if writes}
+        weights = whole_weights(learned(module), keep=writes)
         if not writes:
             return
         target = self._directory / f"step-{step:08d}"

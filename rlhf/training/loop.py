@@ -51,7 +51,9 @@ def train(
     if config.gradient_checkpointing:
         recompute_layers(objective)
     accelerator = make_accelerator()
-    checkpoints.require_room(objective)
+    objective.to(accelerator.device)  # where the optimizer's moments are restored to
+    if config.checkpoint_every <= total_steps:
+        checkpoints.require_room(objective)
     if sharding.is_wanted():
         sharding.shard(objective)
     optimizer = make_optimizer(objective, config.optimizer)

@@ -66,13 +66,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as a file may hold them: whole, and each once. Every process must ask.
+def whole_weights(state: dict[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
+    """Weights as a file may hold them: on the CPU, whole, and each once; none unless they are to be kept. Every process
+    must ask.
 
     state: of `state_dict(keep_vars=True)`, which gives the tensors themselves.
     """
     tied = doubles(state)
-    return {name: whole(value.detach()).contiguous() for name, value in state.items() if name not in tied}
+    gathered = ((name, whole(value.detach())) for name, value in state.items() if name not in tied)
+    return {name: value.cpu().contiguous() for name, value in gathered if keep}
 
 
 def doubles(state: dict[str, Tensor]) -> set[str]:

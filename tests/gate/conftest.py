@@ -18,8 +18,8 @@ SIDES = ("policy", "sft", "champion")
 TRAINED = {"steps": 80, "skipped": 0}
 REWARD = {
     **TRAINED,
-    "accuracy": {"value": 0.75, "low": 0.72, "high": 0.78, "pairs": 900},
-    "short_accuracy": {"value": 0.7, "low": 0.66, "high": 0.74, "pairs": 500},
+    "accuracy": {"value": 0.75, "low": 0.72, "high": 0.78, "n": 300, "pairs": 900},
+    "short_accuracy": {"value": 0.7, "low": 0.66, "high": 0.74, "n": 250, "pairs": 500},
     "ece": 0.03,
     "length_spearman": -0.1,
 }

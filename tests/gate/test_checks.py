@@ -120,19 +120,27 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "no_use_case_worse": (one_use_case_lost, "fail"),
     "reward_accuracy": (
         lambda e: with_metric(
-            e, "overall", "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 90}, report="reward"
+            e,
+            "overall",
+            "accuracy",
+            value={"value": 0.52, "low": 0.5, "high": 0.54, "n": 90},
+            report="reward",
         ),
         "fail",
     ),
     "reward_short_answers": (
         lambda e: with_metric(
-            e, "overall", "short_accuracy", value={"value": 0.3, "low": 0.2, "high": 0.4, "pairs": 90}, report="reward"
+            e,
+            "overall",
+            "short_accuracy",
+            value={"value": 0.3, "low": 0.2, "high": 0.4, "n": 90},
+            report="reward",
         ),
         "fail",
     ),
     "referee_accuracy": (
         lambda e: with_metric(
-            e, "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "pairs": 90}, report="referee"
+            e, "accuracy", value={"value": 0.52, "low": 0.5, "high": 0.54, "n": 90}, report="referee"
         ),
         "fail",
     ),
@@ -366,11 +374,12 @@ def test_an_alarm_about_the_feedback_is_answered_for_by_name(
 
 
 def test_an_interval_of_few_decides_nothing(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
-    for pairs, outcome in ((19, "undecided"), (20, "pass")):
-        certain = {"value": 1.0, "low": 1.0, "high": 1.0, "pairs": pairs}
+    """Prompts, of which each has several pairs here."""
+    for prompts, outcome in ((19, "undecided"), (20, "pass")):
+        certain = {"value": 1.0, "low": 1.0, "high": 1.0, "n": prompts, "pairs": 9 * prompts}
         spoiled = with_metric(evidence(), "overall", "accuracy", value=certain, report="reward")
         check = found(spoiled, thresholds, "reward_accuracy")
-        assert (check.outcome, check.needed) == (outcome, 20 if pairs < 20 else None)
+        assert (check.outcome, check.needed) == (outcome, 20 if prompts < 20 else None)
 
 
 def test_a_part_that_is_no_number_is_an_error(

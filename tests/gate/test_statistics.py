@@ -19,6 +19,7 @@ from rlhf.gate.statistics import (
     length_matched_share,
     paired_difference,
     pairwise_accuracy,
+    percentiles,
     sample_size,
     settling_size,
     sign_flip_test,
@@ -223,6 +224,15 @@ def test_the_sample_size_really_gives_the_power() -> None:
     wins = np.random.default_rng(6).binomial(n, 0.6, 4000)
     found = np.mean([sign_test(int(won), int(n - won)) < 0.05 for won in wins])
     assert 0.74 <= found <= 0.83  # the exact test is a little shy of its level
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.999, 0.99999])
+def test_bounds_beyond_the_last_draws_go_on_as_a_normal_distribution_does(confidence: float) -> None:
+    draws = 0.5 + 0.02 * np.random.default_rng(0).standard_normal((200, 2000))
+    low, high = np.mean([percentiles(some, confidence) for some in draws], axis=0)
+    z = stats.norm.ppf((1 + confidence) / 2)
+    assert (0.5 - low) / 0.02 == pytest.approx(z, rel=0.02)
+    assert (high - 0.5) / 0.02 == pytest.approx(z, rel=0.02)
 
 
 def test_settling_size_doubles_the_data_fourfold() -> None:

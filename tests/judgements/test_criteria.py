@@ -25,6 +25,7 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     for criterion in WEIGHTS:
         metrics = run(workspace, f"reward@{criterion}", reward)
         assert (metrics["prompts"], metrics["accuracy"]["pairs"], metrics["bayes_accuracy"]) == (4, 4, 0.9)
+        assert metrics["accuracy"]["n"] == 4
 
     watching, model = run(workspace, "referee", referee), workspace / "models/referee/model.safetensors"
     assert (watching["prompts"], watching["accuracy"]["pairs"], watching["bayes_accuracy"]) == (8, 8, None)

@@ -69,6 +69,17 @@ def test_a_server_that_answers_nothing_is_a_fault_and_one_that_misses_one_gives_
     assert found == ["first", "first", None, "first"]
 
 
+def test_a_comparison_that_the_server_refuses_has_no_verdict_whenever_it_is_asked_about(
+    server: Server, judge: Made
+) -> None:
+    server.answer = lambda shown: (400, "too long") if shown["answer_A"].endswith("0.") else "[[A]]"
+    assert judge(parallel=1)(comparisons(3)) == [None, "first", "first"]
+    assert judge(parallel=1)(comparisons(3)) == [None, "first", "first"], "with the others from the disk"
+    server.answer = lambda shown: (400, "no such model")
+    with pytest.raises(ServiceError, match="answered HTTP 400"):
+        judge(parallel=1, model="wiser")(comparisons(3))
+
+
 def test_a_server_that_is_not_there(judge: Made) -> None:
     with pytest.raises(ServiceError, match=r"gave no reply \(ConnectError\).*Look whether it runs"):
         judge(url=f"http://127.0.0.1:{free_port()}/v1")(comparisons(3))

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [
-        (None, ["0", "2", "10"]),
+        (None, ["0", "1", "2"]),
         ("1,3", ["1", "3"]),
         ("", []),
         ("-1", []),

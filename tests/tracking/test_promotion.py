@@ -11,6 +11,7 @@ from rlhf.errors import DataError, GateRefused, ServiceError
 from rlhf.gate.ledger import Ledger
 from rlhf.manifest import digest, write_manifest
 from rlhf.tracking import champions
+from rlhf.tracking.lineage import lineage
 from rlhf.tracking.promotion import promote, steps
 from rlhf.tracking.sender import sync
 from tests.tracking.promoted import DECISION, WEIGHTS, aliases, assert_unchanged, edit, next_policy
@@ -111,15 +112,15 @@ def test_an_evaluation_that_wrote_down_no_answers_promotes_nothing(workspace: Wo
         assert_unchanged(workspace.path)
 
 
-def test_a_registered_version_of_other_bytes_is_refused(workspace: Workspace) -> None:
+def test_another_result_of_the_same_work_is_another_version(workspace: Workspace) -> None:
     sync(workspace.path)
     policy = workspace.path / "models/policy/dpo"
     (policy / "notes.txt").write_text("the same work, with another result")
     workspace.digests["models/policy/dpo"] = write_manifest(policy)
     write_decision(workspace)
-    with pytest.raises(GateRefused, match="small-policy/1 holds other bytes than were evaluated"):
-        promote(workspace.path)
-    assert_unchanged(workspace.path)
+    promote(workspace.path)
+    assert aliases(workspace.path)["champion"] == "2"
+    assert lineage(workspace.path, "champion").digest == workspace.digests["models/policy/dpo"]
 
 
 def test_a_clone_without_the_ledger_promotes_over_nobody(workspace: Workspace) -> None:

@@ -86,8 +86,8 @@ CHECKS = (
 
 
 def _accuracy(reports: Mapping[str, Mapping[str, Any]], name: str, key: str) -> Interval:
-    value, low, high, pairs = (number(reports, name, key, part) for part in ("value", "low", "high", "pairs"))
-    return Interval(value, low, high, int(pairs))
+    value, low, high, n = (number(reports, name, key, part) for part in ("value", "low", "high", "n"))
+    return Interval(value, low, high, int(n))
 
 
 def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:

@@ -34,7 +34,7 @@ def run_stage(main: Callable[[Stage], None]) -> NoReturn:
     try:
         prepare()
         leads = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, rank 0 does what must be done once
-        stage = _open(name, program, workspace, events, leads)
+        stage = _open(name, program, workspace, events)
         with stage.running() if leads else stage.following():
             main(stage)
         code, message = Exit.DONE, ""
@@ -51,17 +51,26 @@ def run_stage(main: Callable[[Stage], None]) -> NoReturn:
     sys.exit(code)
 
 
-def _open(name: str, program: Path, workspace: Path, events: Events, leads: bool) -> Stage:
+def _open(name: str, program: Path, workspace: Path, events: Events) -> Stage:
     """The stage, with a GPU if it asks for one."""
     stages = load_graph(workspace).stages
     if name not in stages:
         raise ConfigError(f"{workspace / 'dvc.yaml'} declares no stage `{name}`. It declares: {', '.join(stages)}")
     spec = stages[name]
-    if leads and spec.meta.get("gpu") and (gpu := take_gpu(gpus(os.environ))) is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if spec.meta.get("gpu"):
+        _take_gpu()
     stage = Stage(spec, workspace, fingerprint.of_program(program) if CODE in spec.params else "", events)
     events.emit("key", key=stage.key, pid=os.getpid())
     return stage
+
+
+def _take_gpu() -> None:
+    """Wait for a GPU, if there are any: for any one, or as one of several processes for that of the local rank."""
+    found = gpus(os.environ)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        take_gpu(found[int(os.environ["LOCAL_RANK"]) :][:1])
+    elif (gpu := take_gpu(found)) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def _with_less(stage: Stage, message: str, events: Events) -> str:

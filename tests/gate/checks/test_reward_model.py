@@ -13,7 +13,11 @@ REWARD_LINEAGE = made_evidence().evaluation["lineage"]["models/reward/overall"]
 def test_the_reward_model_of_every_criterion_must_hold_and_the_worst_is_named(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
-    close = {"accuracy": {"value": 0.7, "low": 0.59, "high": 0.8, "pairs": 90}, "ece": 0.3, "length_spearman": 0.4}
+    close = {
+        "accuracy": {"value": 0.7, "low": 0.59, "high": 0.8, "n": 90},
+        "ece": 0.3,
+        "length_spearman": 0.4,
+    }
     inputs = {**evidence().receipt["inputs"], "models/reward/harmless": "ff"}
     two = evidence(reward={"overall": REWARD, "harmless": close}, receipt={"inputs": inputs})
     two = with_metric(two, "lineage", "models/reward/harmless", value={**REWARD_LINEAGE, "digest": "ff"})
