@@ -99,6 +99,13 @@ def test_what_is_saved_is_a_whole_model_that_says_the_same(name: str, tmp_path: 
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "saving changes nothing"
 
 
+def test_what_is_merged_under_autocast_is_not_rounded(tmp_path: Path) -> None:
+    policy, _ = trained(tmp_path)
+    merged = merged_weights(policy)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(weight, merged[name]) for name, weight in merged_weights(policy).items())
+
+
 def test_the_gradient_is_that_of_all_weights_seen_through_the_adapter() -> None:
     """With s = alpha / r and G = dL/dW at W + s B A: dL/dB = s G A^T, dL/dA = s B^T G."""
     policy, whole = adapt(tiny_policy(), LORA, 0), tiny_policy()

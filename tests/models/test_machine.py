@@ -1,9 +1,13 @@
 """What is chosen from the machine can be chosen otherwise."""
 
 import pytest
+import torch
+from torch import nn
 
 from rlhf.errors import ConfigError
 from rlhf.models import machine
+from rlhf.models.loading import device
+from rlhf.models.scoring import linear_values
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +26,23 @@ def test_precision(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_products(name: str, products: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLHF_PRODUCTS", name)
     assert machine.choices().endswith(products)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to compute on")
+def test_a_gpu_that_torch_cannot_use_is_told_and_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(ConfigError, match=r"GPU 3 is to be used.*finds none.*set CUDA_VISIBLE_DEVICES to nothing"):
+        device()
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert device() == torch.device("cpu")
+
+
+def test_one_number_is_read_off_states_in_fp32() -> None:
+    head, states, mask = nn.Linear(8, 1), torch.randn(3, 8), torch.ones(1, 3, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_values(head, states, mask)
+    assert torch.equal(found, head(states).T)
 
 
 @pytest.mark.parametrize("variable", ["RLHF_PRECISION", "RLHF_PRODUCTS"])

@@ -51,6 +51,8 @@ def test_autocast_rounds_the_logits_and_nothing_after(chunk: int, monkeypatch: p
     for (ours, theirs), limit in zip(pairs, (1.1e-3, 6e-4, 4e-3, 5.4e-3), strict=True):
         assert ours.dtype == theirs.dtype == torch.float32
         assert (ours - theirs).norm() < limit * theirs.norm()
+    of_weight = results(chosen_log_probs, **options)[-1]
+    assert torch.equal(of_weight, of_weight.bfloat16().float()) == (chunk == 256), "a sum of products is not rounded"
 
 
 def test_no_more_than_a_chunk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
