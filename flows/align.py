@@ -6,8 +6,8 @@ process of its own, and this one imports neither torch nor MLflow.
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -42,11 +42,11 @@ from rlhf.config.reading import read_yaml
 from rlhf.errors import Exit
 from rlhf.pipeline import champion, fingerprint, versioning
 from rlhf.pipeline.graph import PARAMS, Graph, load_graph
-from rlhf.pipeline.lock import hold_workspace
 from rlhf.pipeline.readable import require_workspace
 from rlhf.pipeline.receipt import git_state
+from rlhf.pipeline.workspace import hold_workspace, lent
 from rlhf.tracking.journal import Journal, pipeline_journal
-from rlhf.tracking.standing import Standing, standing
+from rlhf.tracking.standing import DECISIONS, Standing, is_kept, standing
 
 FLOW = "align"
 PROMOTE = "promote"
@@ -86,8 +86,17 @@ def pipeline(workspace: str = ".", promote: bool = True) -> State:
         return _run(session)
 
 
-def run(workspace: Path, sender: Sender, *, reporter: Reporter | None = None, promote: bool = True) -> RunResult:
+def run(
+    workspace: Path,
+    sender: Sender,
+    *,
+    reporter: Reporter | None = None,
+    promote: bool = True,
+    settings: Sequence[str] = (),
+) -> RunResult:
     """Run the flow here and now. SIGINT and SIGTERM stop it in order: stages save a checkpoint first.
+
+    settings: of params.yaml, as `-S` takes them, for this run alone.
 
     `sender` is at work on the workspace, and is let go when the run is over: `flows.records.sending`.
     Raises Busy when another run holds the workspace, ServiceError without a Prefect server, ConfigError for a dvc.yaml
@@ -95,7 +104,7 @@ def run(workspace: Path, sender: Sender, *, reporter: Reporter | None = None, pr
     server that goes away in the middle costs what it would have shown.
     """
     quiet_console()
-    with _open(workspace.resolve(), reporter or Silent(), promote, sender) as session:
+    with _open(workspace.resolve(), reporter or Silent(), promote, sender, settings) as session:
         token, state = _SESSION.set(session), None
         try:
             with session.shown.ending():
@@ -111,10 +120,12 @@ def run(workspace: Path, sender: Sender, *, reporter: Reporter | None = None, pr
 
 
 @contextmanager
-def _open(workspace: Path, reporter: Reporter, promote: bool, sender: Sender) -> Iterator[Session]:
+def _open(
+    workspace: Path, reporter: Reporter, promote: bool, sender: Sender, settings: Sequence[str] = ()
+) -> Iterator[Session]:
     """Hold the workspace and put in order what a run that was killed left behind."""
     require_workspace(workspace)
-    with hold_workspace(workspace):
+    with hold_workspace(workspace), lent(workspace, settings) if settings else nullcontext():
         versioning.clear_dead_locks(workspace)
         with client() as connected:
             ensure_limits(connected)
@@ -189,12 +200,13 @@ def _decision(stages: Stages) -> Standing | None:
     """The gate's decision, kept and shown in Prefect, when the stage `gate` stands."""
     gate = stages.results.get("gate")
     decision = standing(stages.workspace) if gate and gate.good else None
-    if decision:
+    if decision and gate:
+        known = gate.state == "cached" and is_kept(stages.workspace / DECISIONS / decision.digest)
         record(stages.workspace, decision)
-    if decision and gate and gate.state != "cached":
-        stages.journal.write("decision", digest=decision.digest)
-        with stages.shown.trying():
-            create_markdown_artifact(gate_report(decision.raw), key="gate", description=decision.sentence)
+        if not known:
+            stages.journal.write("decision", digest=decision.digest)
+            with stages.shown.trying():
+                create_markdown_artifact(gate_report(decision.raw), key="gate", description=decision.sentence)
     return decision
 
 

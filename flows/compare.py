@@ -11,12 +11,9 @@ from flows import align
 from flows.records import sending
 from flows.results import Reporter, RunResult, Silent
 from flows.server import Shown, never_began, quiet_console
-from rlhf import durable
 from rlhf.config import load_config
-from rlhf.config.editing import set_params
 from rlhf.errors import Exit
 from rlhf.pipeline.graph import PARAMS
-from rlhf.pipeline.lock import hold_workspace
 from rlhf.report import comparison
 from rlhf.report.comparison import Comparison, Trial
 
@@ -51,10 +48,9 @@ def _compare(
     trials = list[Trial]()
     same = [f"algorithms=[{', '.join(algorithms)}]", f"snapshots={snapshots}", f"noise_steps={noise_steps}"]
     for seed in seeds:
-        with hold_workspace(directory):
-            set_params(directory / PARAMS, [f"align.{setting}" for setting in (f"seed={seed}", *same)])
+        settings = [f"align.{setting}" for setting in (f"seed={seed}", *same)]
         with sending(directory) as sender:
-            result = align.run(directory, sender, reporter=reporter, promote=False)
+            result = align.run(directory, sender, reporter=reporter, promote=False, settings=settings)
         if result.exit != Exit.DONE:
             return result, None
         trials += comparison.read_trials(directory, algorithms, seed)
@@ -72,19 +68,16 @@ def run(
 ) -> Outcome:
     """Run the flow here and now; the last run, and the table, which is None when that run failed.
 
-    params.yaml is as it was when this returns: the next run brings its policies back from DVC's cache. Raises as
+    params.yaml is as it was after each training: the next run brings its policies back from DVC's cache. Raises as
     `flows.align.run`, and ConfigError for an algorithm that there is not.
     """
     quiet_console()
-    params = workspace / PARAMS
-    with hold_workspace(workspace):
-        before, token = params.read_text(encoding="utf-8"), _WATCHED.set(watched := _Watched(reporter))
+    token = _WATCHED.set(watched := _Watched(reporter))
     try:
         with Shown(reporter.message).ending():
             compare(str(workspace), list(algorithms), list(seeds), snapshots, noise_steps)
     finally:
         _WATCHED.reset(token)
-        durable.write_text(params, before)
     if watched.outcome is None:
         raise never_began()
     return watched.outcome

@@ -1,12 +1,14 @@
 """base: take a pretrained model at a pinned revision, or pretrain a small one on what was collected."""
 
+from pathlib import Path
+
 import numpy as np
 
 from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
 from rlhf.batching.encoding import encode_conversations, encode_texts
 from rlhf.config.training import HubModel, LocalModel, Pretrain
 from rlhf.data.rows import read_rows
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 from rlhf.models.loading import load_policy, load_tokenizer, save_model
 from rlhf.models.small import make_llama, train_tokenizer
 from rlhf.models.template import try_template
@@ -27,7 +29,10 @@ def main(stage: Stage) -> None:
 
 def take(stage: Stage, source: LocalModel | HubModel) -> None:
     """A model that others trained, as safetensors."""
-    path, revision = (source.path, None) if isinstance(source, LocalModel) else (source.id, source.revision)
+    if isinstance(source, LocalModel):
+        path, revision = str(_watched(stage, source.path)), None
+    else:
+        path, revision = source.id, source.revision
     tokenizer = load_tokenizer(path, revision)
     try_template(tokenizer, path)
     model = load_policy(path, revision)
@@ -35,6 +40,17 @@ def take(stage: Stage, source: LocalModel | HubModel) -> None:
     write_curves(stage.output("reports/base/curves.csv"), [])
     stage.metrics({"parameters": model.num_parameters()})
     stage.summary(f"{model.num_parameters():,} parameters from {path}")
+
+
+def _watched(stage: Stage, path: str) -> Path:
+    """Where a model lies. Raises ConfigError when DVC does not watch it: other weights in its place would go unseen."""
+    try:
+        return stage.input(path)
+    except ConfigError:
+        raise ConfigError(
+            f"dvc.yaml does not declare {path}, which base.model of params.yaml names, so DVC would not see other "
+            "weights in its place. Add to `deps` of the stage base: ${base.model.path}"
+        ) from None
 
 
 def pretrain(stage: Stage, config: Pretrain) -> None:

@@ -22,6 +22,7 @@ from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.evaluation.diversity import distinct_2
 from rlhf.evaluation.rows import answer_rows
 from rlhf.evaluation.serving import files, serving
+from rlhf.gate import looks
 from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
 from rlhf.models.cached import arithmetic
@@ -86,6 +87,7 @@ def main(stage: Stage) -> None:
         "reference_digest": stage.inputs["models/sft"],
         "champion_digest": stage.params[POLICY] or None,
         "prompts_digest": content_key({"prompts": [[prompt["id"], prompt["prompt"]] for prompt in prompts]}),
+        "prompts_sketch": looks.sketch(prompt["prompt"] for prompt in prompts),
         "lineage": lineage(stage),
         "files": files(policy_path, sft),
         "serving": served,

@@ -7,13 +7,16 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from rlhf import manifest
+from rlhf.gate import looks
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
+from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.champion import GENERATION, JUDGED, POLICY
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.report.gate import render_gate
 from rlhf.report.html import render_report
 from rlhf.report.summary import DECISION, read_json
+from rlhf.tracking.standing import Standing
 
 
 def main(stage: Stage) -> None:
@@ -21,7 +24,7 @@ def main(stage: Stage) -> None:
     algorithms = stage.config.align.algorithms
     found = [evidence(stage, name, len(algorithms)) for name in algorithms]
     judges = {one.evaluation.get("judge") for one in found}
-    sets = {one.evaluation.get("prompts_digest") for one in found}
+    sets = {looks.name(one.evaluation) for one in found}
     decision = replace(
         decide(
             [assess(one, stage.config.gate) for one in found],
@@ -30,10 +33,12 @@ def main(stage: Stage) -> None:
             stage.params[GENERATION],
         ),
         profile=stage.config.gate.profile,
-        test_set=str(sets.pop()) if len(sets) == 1 else "",
+        test_set=sets.pop() if len(sets) == 1 else "",
         inputs=stage.inputs,
     )
     stage.report(DECISION, decision.to_json())
+    look = Standing.of(stage.output(DECISION).read_bytes())
+    Ledger.of(stage.workspace).record(look.digest, look.test_set, look.policies, look.verdict)
     why = render_gate(stage.workspace, stage.output(DECISION), stage.config.gate.profile)
     stage.output("reports/gate.html").write_text(why, encoding="utf-8")
     html = render_report(stage.workspace, decision, stage.upstream)
@@ -46,7 +51,7 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
     policy = stage.input(f"models/policy/{algorithm}")
     names = stage.config.align.algorithms
     evaluations = {str(name): read_json(stage.input(f"reports/evaluate/{name}/metrics.json")) for name in names}
-    judged = set(stage.params[JUDGED].get(evaluations[algorithm].get("prompts_digest"), ()))
+    before = looks.policies_before(looks.name(evaluations[algorithm]), stage.params[JUDGED])
     here = {manifest.digest(stage.input(f"models/policy/{name}")) for name in names}
     rows = stage.input(f"reports/evaluate/{algorithm}/rows")
     return Evidence(
@@ -67,7 +72,7 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
         receipt=stage.upstream[f"models/policy/{algorithm}"],
         policy_digest=manifest.digest(policy),
         champion=stage.params[POLICY] or None,
-        uses=len(judged - here),
+        uses=len(before - here),
         test_sets={one.get("prompts_digest") for one in evaluations.values()},
     )
 

@@ -44,8 +44,8 @@ def init(
     from rlhf import durable
     from rlhf.pipeline import champion, fingerprint
     from rlhf.pipeline.graph import CODE
-    from rlhf.pipeline.lock import hold_workspace
     from rlhf.pipeline.versioning import init_workspace
+    from rlhf.pipeline.workspace import hold_workspace
 
     directory = Path(os.path.realpath(directory))
     require_address(directory)

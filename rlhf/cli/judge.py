@@ -40,7 +40,7 @@ def import_(
     from rlhf.config.judges import People
     from rlhf.judges.people import add_verdicts, read_verdicts
     from rlhf.manifest import sha256
-    from rlhf.pipeline.lock import hold_workspace
+    from rlhf.pipeline.workspace import hold_workspace
 
     directory = find_workspace(workspace)
     params = directory / "params.yaml"

@@ -52,7 +52,7 @@ def run(
 def _prepare(directory: Path, assignments: list[str]) -> None:
     """Edit and check params.yaml, but not under a run that reads it. Raises Busy, ConfigError."""
     from rlhf.config import load_config
-    from rlhf.pipeline.lock import hold_workspace
+    from rlhf.pipeline.workspace import hold_workspace
 
     with hold_workspace(directory):
         if assignments:

@@ -26,13 +26,18 @@ def set_params(path: Path, assignments: Sequence[str]) -> None:
     Raises ConfigError, and leaves the file as it was, when a key is unknown or the whole would not be valid.
     """
     load_config(path)  # what is wrong already is told first
-    document = _yaml().load(path.read_text(encoding="utf-8"))
+    durable.write_text(path, edited(path.read_text(encoding="utf-8"), assignments))
+
+
+def edited(text: str, assignments: Sequence[str]) -> str:
+    """The text of params.yaml with keys set as `set_params` does."""
+    document = _yaml().load(text)
     for assignment in assignments:
-        key, mark, text = assignment.partition("=")
+        key, mark, value = assignment.partition("=")
         if not mark or not key:
             raise ConfigError(f"`-S {assignment}` sets nothing. Write -S KEY=VALUE, as in -S align.dpo.beta=0.2")
-        _assign(document, key.split("."), _parse(text, f"The value of `-S {key}`"))
-    durable.write_text(path, params_text(document))
+        _assign(document, key.split("."), _parse(value, f"The value of `-S {key}`"))
+    return params_text(document)
 
 
 def params_text(document: CommentedMap) -> str:

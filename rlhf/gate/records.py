@@ -96,7 +96,7 @@ class Decision:
     champion: str | None  # the digest of the policy that the winner would replace; None before the first
     generation: int  # of that champion in the ledger; 0 before the first
     profile: str = ""  # of the limits
-    test_set: str = ""  # digest of the prompts that the candidates were judged on; "" where they differ
+    test_set: str = ""  # name of the set that the candidates were judged on (gate/looks.py); "" where they differ
     inputs: Mapping[str, str] = field(default_factory=dict)  # what it rests on: digests by path
 
     def candidate(self, algorithm: str) -> Candidate | None:

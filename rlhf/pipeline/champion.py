@@ -5,7 +5,7 @@ it starts, so that a decision cannot speak of another champion than the one that
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -67,8 +67,14 @@ def due(workspace: Path, stale: Collection[str]) -> Pinned:
     other = (now.generation, now.policy) != (before.generation, before.policy)
     elsewhere = other and (current is None or decision is None or decision.digest != current.report_digest)
     if stale or elsewhere or not (workspace / CHAMPION).is_file():
-        return replace(now, judged=book.judged())
+        return replace(now, judged=_both(before.judged, book.judged()))
     return before
+
+
+def _both(noted: Mapping[str, Sequence[str]], recorded: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The policies of both by test set: a clone has champion.json, and not the ledger of where it was committed."""
+    sets = sorted(noted.keys() | recorded.keys())
+    return {name: sorted({*noted.get(name, ()), *recorded.get(name, ())}) for name in sets}
 
 
 def champion_files(workspace: Path, policy: str) -> Path:

@@ -43,7 +43,10 @@ def refresh(workspace: Path) -> bool:
 
 
 def fingerprints(workspace: Path) -> dict[str, str]:
-    """The fingerprint of every stage of the workspace that declares code.json among its params."""
+    """The fingerprint of every stage of the workspace that declares code.json among its params, by the code that lies
+    there now."""
+    for read in (_imports, _module_file, _tree, _tree_digest):
+        read.cache_clear()
     declared = (spec for spec in load_graph(workspace) if CODE in spec.params)
     return {spec.program: of_program(program_file(spec, workspace)) for spec in declared}
 

@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -28,11 +28,6 @@ def hold(path: Path, what: str) -> Iterator[None]:
         file.flush()
         yield
         file.truncate(0)
-
-
-def hold_workspace(workspace: Path) -> AbstractContextManager[None]:
-    """Hold a workspace while something runs in it, or beside which nothing may. Raises Busy, which names the holder."""
-    return hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}")
 
 
 def take_first(paths: list[Path]) -> tuple[int, int]:

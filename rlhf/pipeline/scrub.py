@@ -14,8 +14,8 @@ from rlhf.errors import DataError, ServiceError
 from rlhf.gate.ledger import LEDGER, Ledger
 from rlhf.pipeline import cache, champion, versioning
 from rlhf.pipeline.graph import load_graph
-from rlhf.pipeline.lock import hold_workspace
 from rlhf.pipeline.stage.work import KEPT
+from rlhf.pipeline.workspace import hold_workspace
 from rlhf.tracking import champions, standing
 from rlhf.tracking.journal import WORK, journals, read
 from rlhf.tracking.outputs import DvcLock

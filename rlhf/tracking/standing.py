@@ -27,6 +27,11 @@ class Standing:
     digest: str  # sha256 of the file
     raw: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, content: bytes) -> "Standing":
+        """What the bytes of the file say."""
+        return cls(hashlib.sha256(content).hexdigest(), json.loads(content))
+
     @property
     def verdict(self) -> str:
         return str(self.raw["decision"])
@@ -59,7 +64,7 @@ class Standing:
 
     @property
     def test_set(self) -> str:
-        """The digest of the prompts that they were judged on."""
+        """The name of the set of prompts that they were judged on."""
         return str(self.raw.get("test_set") or "")
 
     @property
@@ -85,10 +90,9 @@ def standing(workspace: Path) -> Standing | None:
     """The decision of a workspace; None when no gate has decided. Raises DataError for a file that is damaged."""
     path = workspace / DECISION
     try:
-        content = path.read_bytes()
-        raw = json.loads(content)
+        found = Standing.of(path.read_bytes())
+        raw = found.raw
         require_format(path, raw.get("format", FORMAT), FORMAT)
-        found = Standing(hashlib.sha256(content).hexdigest(), raw)
         if not (found.verdict and found.sentence and isinstance(raw["candidates"], dict)) or "winner" not in raw:
             raise KeyError
     except FileNotFoundError:

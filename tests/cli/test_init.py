@@ -16,7 +16,7 @@ from rlhf.config import load_config
 from rlhf.failpoints import FAILPOINT
 from rlhf.pipeline.fingerprint import fingerprints, stored
 from rlhf.pipeline.graph import load_graph
-from rlhf.pipeline.lock import hold_workspace
+from rlhf.pipeline.workspace import hold_workspace
 
 ROOT = Path(__file__).parents[2]
 Apart = Callable[..., subprocess.CompletedProcess[str]]

@@ -12,6 +12,7 @@ import pytest
 
 from rlhf.config.editing import set_params
 from rlhf.errors import Exit
+from rlhf.gate.ledger import Ledger
 from rlhf.manifest import digest, sha256, write_manifest
 from rlhf.report.summary import load_summary
 from tasks import gate
@@ -100,6 +101,13 @@ def test_a_refusal_is_a_result(workspace: Path) -> None:
     run_here(workspace, "gate", gate)
     decision = load_summary(workspace).decision
     assert (decision.decision, decision.winner) == ("REJECT", None)
+
+
+def test_a_look_at_the_test_set_counts_whoever_runs_the_gate(workspace: Path) -> None:
+    run_here(workspace, "gate", gate)
+    run_here(workspace, "gate", gate)
+    policies = sorted(digest(workspace / "models/policy" / name) for name in GAINS)
+    assert Ledger.of(workspace).judged() == {"dd": policies}
 
 
 def test_an_evaluation_of_other_bytes_is_no_proof(workspace: Path) -> None:

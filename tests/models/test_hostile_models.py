@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlhf.config.editing import set_params
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 from rlhf.manifest import write_manifest
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
+from rlhf.pipeline.events import Events
+from rlhf.pipeline.graph import load_graph
+from rlhf.pipeline.stage import Stage
 from tasks import base, sft
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
 from tests.conftest import ROOT, run_here
@@ -193,17 +196,40 @@ def test_a_long_chat_template_is_refused(saved: Path) -> None:
         load_tokenizer(saved)
 
 
+DEPS = "deps: [data/clean, reports/screened.json] # no training"  # of the stage base
+
+
 @pytest.fixture
 def taking(saved: Path, tmp_path: Path) -> Path:
     """A workspace whose base model is the saved one."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     set_params(tmp_path / "params.yaml", [f"base.model={{kind: directory, path: {saved}}}"])
+    graph = (tmp_path / "dvc.yaml").read_text()
+    assert graph.count(DEPS) == 1
+    (tmp_path / "dvc.yaml").write_text(graph.replace(DEPS, DEPS.replace("]", ", '${base.model.path}']")))
     (tmp_path / "data/clean").mkdir(parents=True)
     write_manifest(tmp_path / "data/clean")
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports/screened.json").write_text("{}")
     return tmp_path
+
+
+def test_a_directory_that_dvc_does_not_watch_is_refused(taking: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", taking)
+    with pytest.raises(
+        ConfigError, match=r"does not declare .*model.*Add to `deps` of the stage base: \$\{base\.model"
+    ):
+        run_here(taking, "base", base)
+
+
+def test_other_weights_in_its_place_are_another_input(taking: Path) -> None:
+    saved = str(taking / "model")
+    before = Stage(load_graph(taking).stages["base"], taking, "", Events("base"))
+    (taking / "model/generation_config.json").unlink()
+    after = Stage(load_graph(taking).stages["base"], taking, "", Events("base"))
+    assert before.inputs[saved] != after.inputs[saved]
+    assert before.key != after.key
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,13 @@ def test_it_is_written_where_it_is_absent(tmp_path: Path) -> None:
     assert not (tmp_path / ".rlhf").exists()
 
 
+def test_a_clone_counts_the_policies_that_were_judged_where_it_comes_from(tmp_path: Path) -> None:
+    pin(tmp_path, Pinned(judged={"prompts": ["far", "near"]}))
+    Ledger.of(tmp_path).record("digest", "prompts", ["here", "near"], "REJECT")
+    refresh(tmp_path, {"gate"})
+    assert pinned(tmp_path).judged == {"prompts": ["far", "here", "near"]}
+
+
 def test_after_a_promotion_there_is_nothing_to_do_until_something_changes(tmp_path: Path) -> None:
     refresh(tmp_path, {"gate"})
     promoted(tmp_path, "aa", decide(tmp_path, "dpo is good."))

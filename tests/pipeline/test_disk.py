@@ -17,6 +17,7 @@ from torch import nn
 from rlhf.errors import DiskFull, Exit
 from rlhf.gate.ledger import Ledger
 from rlhf.manifest import digest
+from rlhf.pipeline import fingerprint
 from rlhf.tracking.journal import Journal, read
 from rlhf.tracking.sender import sync
 from rlhf.training.checkpoint import Checkpoints
@@ -91,6 +92,7 @@ def test_a_disk_that_fills_ends_in_one_sentence_and_the_next_run_goes_on(small: 
         if what == "the journal" and steps:
             journal.unlink()  # that is making room
     (small / "rows.py").write_text(program)
+    fingerprint.refresh(small)
     again = run_rows(small)
     assert again.returncode == 0, again.stderr
     assert digest(small / "data/rows") == before

@@ -13,6 +13,7 @@ import pytest
 
 from rlhf.errors import Exit
 from rlhf.manifest import digest
+from rlhf.pipeline import fingerprint
 from rlhf.pipeline.process import is_alive
 from rlhf.tracking.journal import read
 from tests.conftest import ROOT, wait_until
@@ -24,9 +25,10 @@ FOOTER = "\nif __name__ == '__main__':\n    run_stage(main)\n"
 
 
 def rewrite(workspace: Path, name: str, body: str) -> None:
-    """Give a program of the toy workspace another body."""
+    """Give a program of the toy workspace another body, and code.json its fingerprint."""
     text = "".join(f"    {line}\n" for line in body.splitlines())
     (workspace / f"{name}.py").write_text(f"{HEADER}def main(stage):\n{text}{FOOTER}")
+    fingerprint.refresh(workspace)
 
 
 def work_of(workspace: Path, stage: str) -> list[Path]:
@@ -84,6 +86,7 @@ def test_the_key_follows_params_inputs_and_code(
     text = (workspace / file).read_text()
     assert old in text
     (workspace / file).write_text(text.replace(old, new))
+    fingerprint.refresh(workspace)
     assert run_program("rows.py").returncode == 0
     assert (len(work_of(workspace, "rows")) == 1) == same
 
@@ -123,6 +126,30 @@ def test_what_dvc_yaml_does_not_declare_is_refused(
     done = run_program("model.py", "small")
     assert done.returncode == Exit.CONFIG
     assert all(name in done.stderr for name in ["`model@small`", *names]), done.stderr
+
+
+def test_code_that_was_edited_after_code_json_was_written_does_not_run(workspace: Path, run_program: Run) -> None:
+    program = workspace / "rows.py"
+    program.write_text(program.read_text().replace("1 / 3", "1 / 4"))
+    done = run_program("rows.py")
+    assert (done.returncode, done.stdout) == (Exit.CONFIG, "")
+    assert "The code of `rows` is not what code.json says" in done.stderr
+    assert not (workspace / "data/rows").exists()
+
+
+def test_what_was_made_with_parameters_that_changed_meanwhile_is_not_kept(workspace: Path, run_program: Run) -> None:
+    body = """
+params = stage.workspace / "params.yaml"
+params.write_text(params.read_text().replace('"- "', '"* "'))
+(stage.output("data/rows") / "rows.txt").write_text("- one")
+stage.metrics({})
+"""
+    assert '"- "' in (workspace / "params.yaml").read_text()
+    rewrite(workspace, "rows", body)
+    done = run_program("rows.py")
+    assert (done.returncode, done.stdout) == (Exit.CONFIG, "")
+    assert "rows changed while `rows` ran" in done.stderr
+    assert not (workspace / "data/rows").exists()
 
 
 def test_an_unknown_stage_is_told_what_there_is(run_program: Run) -> None:

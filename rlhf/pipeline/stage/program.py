@@ -59,7 +59,13 @@ def _open(name: str, program: Path, workspace: Path, events: Events) -> Stage:
     spec = stages[name]
     if spec.meta.get("gpu"):
         _take_gpu()
-    stage = Stage(spec, workspace, fingerprint.of_program(program) if CODE in spec.params else "", events)
+    code = fingerprint.of_program(program) if CODE in spec.params else ""
+    if code and (fingerprint.stored(workspace) or {}).get(spec.program, code) != code:
+        raise ConfigError(
+            f"The code of `{name}` is not what {CODE} says, by which DVC would note what it makes: it was edited after "
+            "the run began. Run again, `rlhf run`, or write the file: python -m rlhf.pipeline.fingerprint"
+        )
+    stage = Stage(spec, workspace, code, events)
     events.emit("key", key=stage.key, pid=os.getpid())
     return stage
 

@@ -160,6 +160,7 @@ class Stage:
             status = "failed"
             try:
                 yield
+                self._require_same_params()
                 for path, digest in publish(self.workspace, self._spec, self.receipt):
                     self._record("output", path=path, digest=digest)
                 status = "done"
@@ -181,6 +182,15 @@ class Stage:
         if less:
             less.write(self.work)
         return less
+
+    def _require_same_params(self) -> None:
+        """Raises ConfigError where DVC, which reads parameters after a stage, would note others than it ran with."""
+        now = declared_params(self._spec, self.workspace)
+        if changed := [name for name, value in self.params.items() if now[name] != value]:
+            raise ConfigError(
+                f"{', '.join(changed)} changed while `{self.name}` ran, and what it made is not kept. Run again; set "
+                "back to what it began with, it goes on from its last checkpoint"
+            )
 
     def _record(self, kind: str, **fields: Any) -> None:
         if self._journal:

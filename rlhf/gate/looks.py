@@ -1,0 +1,50 @@
+"""Looks at a test set: which policies were judged on its prompts before, each of which raises what the next must show.
+
+A set that has gained a prompt, or lost one, is the set that it was. So its name, DIGEST.SKETCH, holds beside the digest
+of all its prompts a sample of theirs by which any two sets can be compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+SAMPLE = 64  # prompts of a sketch
+DIGITS = 8  # of each, in hex
+SHARED = 0.1  # of the prompts of both, from which on they count as one set
+
+
+def sketch(prompts: Iterable[Any]) -> str:
+    """The smallest digests of a set of prompts, 64 at most: a sample that is the same in every set that holds them.
+
+    Of two sets, the share of the smallest digests of both that both hold is that of the prompts of both (Broder 1997,
+    On the resemblance and containment of documents).
+    """
+    digests = {hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:DIGITS] for prompt in prompts}
+    return "".join(sorted(digests)[:SAMPLE])
+
+
+def name(evaluation: Mapping[str, Any]) -> str:
+    """The name of the set that an evaluation was made on; "" where it does not say."""
+    return ".".join(filter(None, [evaluation.get("prompts_digest"), evaluation.get("prompts_sketch")]))
+
+
+def policies_before(test_set: str, judged: Mapping[str, Sequence[str]]) -> set[str]:
+    """The policies that were judged on this set, or on one that shares a tenth of their prompts with it.
+
+    judged: policies by the name of the set.
+    """
+    return {policy for other, policies in judged.items() if test_set and _same(test_set, other) for policy in policies}
+
+
+def _same(one: str, other: str) -> bool:
+    (digest, _, mine), (its, _, theirs) = one.partition("."), other.partition(".")
+    if digest == its or not mine or not theirs:
+        return digest == its
+    samples = _digests(mine), _digests(theirs)
+    smallest = sorted(samples[0] | samples[1])[:SAMPLE]
+    return sum(digest in samples[0] & samples[1] for digest in smallest) >= SHARED * len(smallest)
+
+
+def _digests(sketch: str) -> set[str]:
+    return {sketch[start : start + DIGITS] for start in range(0, len(sketch), DIGITS)}

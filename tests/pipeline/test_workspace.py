@@ -1,0 +1,59 @@
+"""params.yaml with other values for one run is as it was afterwards, whatever ended the run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import load_config
+from rlhf.config.editing import set_params
+from rlhf.errors import ConfigError
+from rlhf.pipeline.workspace import LENT, hold_workspace, lent
+from tests.conftest import ROOT
+
+SETTINGS = ["align.seed=2", "align.algorithms=[ipo, kto]"]
+KILLED = """
+import os
+from pathlib import Path
+from rlhf.pipeline.workspace import hold_workspace, lent
+with hold_workspace(Path.cwd()), lent(Path.cwd(), ["align.seed=2", "align.algorithms=[ipo, kto]"]):
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+
+
+def test_it_is_as_it_was_to_the_byte_when_the_run_ends(params: Path) -> None:
+    before = params.read_bytes()
+    with hold_workspace(params.parent), lent(params.parent, SETTINGS):
+        align = load_config(params).align
+        assert (align.seed, align.algorithms) == (2, ["ipo", "kto"])
+    assert params.read_bytes() == before
+    with pytest.raises(ConfigError, match="sead"), lent(params.parent, ["align.sead=2"]):
+        pass
+    assert params.read_bytes() == before
+
+
+def test_a_run_that_was_killed_has_it_set_back_by_the_next(params: Path) -> None:
+    before = params.read_bytes()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", KILLED], cwd=params.parent, env=environment).returncode == -9
+    assert load_config(params).align.seed == 2
+    with hold_workspace(params.parent):
+        assert params.read_bytes() == before
+    assert not (params.parent / LENT).exists()
+
+
+def test_what_is_edited_meanwhile_stays(params: Path) -> None:
+    before = load_config(params)
+    with lent(params.parent, SETTINGS):
+        set_params(params, ["align.dpo.beta=0.7"])
+    after = load_config(params)
+    assert after.align.dpo.beta == 0.7
+    assert (after.align.seed, after.align.algorithms) == (before.align.seed, before.align.algorithms)
