@@ -13,6 +13,7 @@ from rich.text import Text
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
 
 OTHER = "another champion"  # than the last evaluation was made against
+AT_WORK = "a run is at work"  # on this stage, or on one before it
 
 
 def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> None:
@@ -23,11 +24,12 @@ def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
 
     directory = find_workspace(workspace)
     load_config(directory / "params.yaml")
-    champion = Ledger.of(directory).current()
+    champion, last = Ledger.of(directory).current(), last_run(directory)
+    running = last is not None and last["status"] == "running"
     value = {
         "workspace": str(directory),
-        "stages": stage_reasons(directory),
-        "last_run": last_run(directory),
+        "stages": stages_of(directory, last) if last and running else stage_reasons(directory),
+        "last_run": last,
         "services": {service.server.name: service.pages for service in recorded(directory)},
         "champion": asdict(champion) if champion else None,
     }
@@ -58,6 +60,15 @@ def stage_reasons(workspace: Path) -> dict[str, list[str]]:
         waits_for = [other for other in graph.upstream[spec.name] if reasons[other]]
         reasons[spec.name] = direct or [f"{other} runs" for other in waits_for]
     return reasons
+
+
+def stages_of(workspace: Path, run: dict[str, Any]) -> dict[str, list[str]]:
+    """The same while a run goes on, during which DVC tells nobody: whether it has brought the stage up to date."""
+    from rlhf.pipeline.graph import load_graph
+
+    states = run["stages"]
+    done = {name for name, state in states.items() if state in ("ran", "restored", "cached")}
+    return {name: [] if name in done else [states.get(name, AT_WORK)] for name in load_graph(workspace).stages}
 
 
 def last_run(workspace: Path) -> dict[str, Any] | None:
@@ -109,7 +120,8 @@ def _show(value: dict[str, Any]) -> None:
     last = value["last_run"]
     for name, reasons in value["stages"].items():
         new = "it has not run yet" in reasons
-        text = "not run yet" if new else f"changed: {', '.join(reasons)}"
+        running = bool(last) and last["status"] == "running"
+        text = "not run yet" if new else f"{'' if running else 'changed: '}{', '.join(reasons)}"
         state = Text(text, "yellow") if reasons else Text("up to date", "green")
         stages.add_row(name, state, last["stages"].get(name, "") if last else "")
     out.print(stages)

@@ -19,9 +19,10 @@ def prompt_hash(prompt: Iterable[Message]) -> str:
 
 
 def opening_hash(prompt: Sequence[Message]) -> str:
-    """64 hex digits of a conversation up to the first message of the user: the same for all that go on from it."""
-    users = (place for place, message in enumerate(prompt) if message["role"] == "user")
-    return prompt_hash(prompt[: next(users, len(prompt)) + 1])
+    """64 hex digits of the first message of the user: the same for all that go on from it, whatever system message, or
+    other word, stands before it. A conversation without one has the hash of the whole."""
+    asked = next((message for message in prompt if message["role"] == "user"), None)
+    return prompt_hash(prompt if asked is None else [asked])
 
 
 def text_hash(text: str) -> str:

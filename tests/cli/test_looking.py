@@ -1,6 +1,7 @@
 """`rlhf status`, `rlhf doctor` and `rlhf chat` on a workspace that nothing has run in, and on a tiny model."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typer.testing import Result
 from rlhf.cli.status import _reasons
 from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.graph import load_graph
+from rlhf.tracking.journal import Journal, pipeline_journal
 
 
 def test_status_of_a_new_workspace(rlhf: Callable[..., Result], small_world: Path) -> None:
@@ -39,6 +41,22 @@ def test_status_shows_the_champion_and_what_will_be_compared_with_another(
     assert value["champion"]["policy"] == "aa"
     shown = rlhf("status", "-C", small_world).stdout
     assert re.search(r"small-policy/1, generation 1, since \d{4}-\d\d-\d\d \d\d:\d\d \(promote, by ada\)", shown)
+
+
+def test_status_tells_what_a_run_has_done_while_it_goes_on(rlhf: Callable[..., Result], small_world: Path) -> None:
+    rwlock = small_world / ".dvc/tmp/rwlock"
+    rwlock.parent.mkdir(parents=True, exist_ok=True)
+    sft = {str(small_world / "models/sft"): {"pid": os.getpid(), "cmd": "dvc repro"}}
+    rwlock.write_text(json.dumps({"read": {}, "write": sft}))
+    with Journal(pipeline_journal(small_world, "one")) as journal:
+        journal.write("start", run_id="one")
+        journal.write("stage", name="collect", state="ran")
+        journal.write("stage", name="validate", state="failed")
+        stages = json.loads(rlhf("status", "-C", small_world, "--json").stdout)["stages"]
+        shown = rlhf("status", "-C", small_world).stdout
+    assert (stages["collect"], stages["validate"], stages["sft"]) == ([], ["failed"], ["a run is at work"])
+    assert re.search(r"sft +a run is at work", shown)
+    assert json.loads(rwlock.read_text())["write"] == sft
 
 
 def test_the_findings_of_dvc_in_words() -> None:
