@@ -115,13 +115,15 @@ def _label(node: "Node", known: bool) -> Text:
     if known:
         return Text.assemble(*parts, ("  (see above)", "dim"))
     facts = {"key": node.key and node.key[:12], "dvc": node.md5 and node.md5[:12], "commit": _short(node.commit)}
+    if node.program and (node.commit or "no") not in node.program:  # else the workspace is the program's checkout
+        facts["program"] = " ".join(map(_short, node.program.split()))
     facts |= {"without": ", ".join(node.params.get("validate.revoked") or ())}
     said = [f"{name} {value}" for name, value in facts.items() if value]
     return Text.assemble(*parts, *((f"  {fact}", "dim") for fact in [*filter(None, [node.version]), *said]))
 
 
-def _short(commit: str | None) -> str | None:
-    return f"{commit[:10]}{'+' if commit.endswith('+') else ''}" if commit else None
+def _short(commit: str | None) -> str:
+    return f"{commit[:10]}{'+' if commit.endswith('+') and len(commit) > 10 else ''}" if commit else ""
 
 
 COMMANDS = (lineage, promote, approve, rollback)

@@ -12,7 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import rlhf
+
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pandas", "pyarrow", "scipy", "vllm")
+WRITTEN = ("dvc.lock", "champion.json", "code.json")  # by a run, of files that are committed
+SOURCE = Path(rlhf.__file__).resolve().parent.parent  # of this program
 RUN = "RLHF_RUN"  # environment: id of the pipeline run that a stage belongs to
 
 
@@ -28,6 +32,7 @@ def circumstances(workspace: Path) -> dict[str, Any]:
     """Who runs what where: what may differ between equal outputs."""
     return {
         "git": git_state(workspace),
+        "program": program(),
         "user": git_user(workspace),
         "host": socket.gethostname(),
         "pipeline_run": os.environ.get(RUN),
@@ -55,10 +60,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state(workspace: Path) -> dict[str, Any] | None:
-    """Commit of the workspace and whether it has changes that are not committed; None outside git and before
-    the first commit."""
-    command = ["git", "-C", str(workspace), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+def program() -> dict[str, Any]:
+    """Version of this program and, of a checkout, its commit: a workspace may be a repository of its own."""
+    return {"version": version("rlhf-pipeline"), "git": git_state(SOURCE) if (SOURCE / ".git").exists() else None}
+
+
+def git_state(directory: Path) -> dict[str, Any] | None:
+    """Commit of a repository and whether it has changes that are not committed, but of what a run itself writes; None
+    outside git and before the first commit."""
+    command = ["git", "-C", str(directory), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command += ["--", ":/", *(f":(exclude){name}" for name in WRITTEN)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):

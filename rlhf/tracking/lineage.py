@@ -25,7 +25,8 @@ class Node:
     digest: str | None = None  # sha256 of its manifest
     md5: str | None = None  # digest that DVC knows it by
     code: str | None = None  # fingerprint of the stage's code
-    commit: str | None = None  # git commit that it was made at; "+" after it: with uncommitted changes
+    commit: str | None = None  # git commit of the workspace that made it; "+" after it: with uncommitted changes
+    program: str | None = None  # version of this program that made it, and its commit where it was a checkout
     version: str | None = None  # registered version in MLflow, "small-sft/3"
     params: Mapping[str, Any] = field(default_factory=dict)  # dotted names
     children: tuple["Node", ...] = ()
@@ -93,7 +94,7 @@ def _node(workspace: Path, path: str, digest: str, lock: DvcLock, versions: Mapp
         return Node(path, "replaced since", digest=digest)
     if output is None:
         return Node(path, "source", digest=digest, md5=lock.digest(path, digest))
-    receipt = output.receipt
+    receipt, start = output.receipt, _started(workspace, output.key)
     made = {name: sha256 for name, sha256 in receipt["inputs"].items() if not name.startswith("reports/")}
     children = [_node(workspace, name, sha256, lock, versions) for name, sha256 in made.items()]
     children += [node for node in _sources(receipt["params"]) if node.params.get("path") not in receipt["inputs"]]
@@ -104,7 +105,8 @@ def _node(workspace: Path, path: str, digest: str, lock: DvcLock, versions: Mapp
         digest=digest,
         md5=lock.digest(path, digest),
         code=receipt.get("code"),
-        commit=_commit(workspace, output.key),
+        commit=commit_name(start.get("git")),
+        program=program_name(start.get("program")),
         version=versions.get(output.key),
         params=dict(flatten(receipt["params"])),
         children=tuple(children),
@@ -121,16 +123,19 @@ def _places(source: Mapping[str, Any]) -> list[str]:
     return [str(source[name]) for name in ("path", "table", "revision") if source.get(name)]
 
 
-def _commit(workspace: Path, key: str) -> str | None:
-    """The commit of the first execution with this key, from its journal."""
-    starts = (record for record in stage_records(workspace, key) if record["kind"] == "start")
-    git = next((start.get("git") for start in starts), None)
-    return commit_name(git)
+def _started(workspace: Path, key: str) -> Mapping[str, Any]:
+    """How the first execution with this key began, by its journal; nothing where it was elsewhere."""
+    return next((record for record in stage_records(workspace, key) if record["kind"] == "start"), {})
 
 
 def commit_name(git: Mapping[str, Any] | None) -> str | None:
     """A commit, with "+" when there were uncommitted changes."""
     return f"{git['commit']}{'+' if git.get('dirty') else ''}" if git and git.get("commit") else None
+
+
+def program_name(program: Mapping[str, Any] | None) -> str | None:
+    """A version of this program, with its commit where it was a checkout."""
+    return " ".join(filter(None, [program["version"], commit_name(program["git"])])) if program else None
 
 
 def to_json(node: Node) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf.tracking.journal import pipeline_journal, read, stage_journal
+from rlhf.tracking.lineage import program_name
 from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import DvcLock, flatten
 from rlhf.tracking.store import Store
@@ -120,6 +121,7 @@ def stage_facts(record: Mapping[str, Any], commit: str | None, lock: DvcLock) ->
     """Params, tags and inputs of a stage, from its receipt or the start record of its journal."""
     tags = {STAGE: record["key"], "dvc.stage": record["stage"], "rlhf.code": record.get("code"), "git.commit": commit}
     tags |= {f"rlhf.{name}": record.get(name) for name in ("memory", "machine")}
+    tags["rlhf.program"] = program_name(record.get("program"))
     for path, digest in record["inputs"].items():
         tags[f"dvc.md5.{path}"] = lock.digest(path, digest)
     return Batch(

@@ -35,6 +35,9 @@ def test_lineage_says_whose_judgements_were_left_out() -> None:
 
     node = Node("data/clean", "validate", key="ab" * 32, params={"validate.revoked": ["mallory", "eve"]})
     assert "without mallory, eve" in str(_label(node, False))
+    made = Node("models/sft", "sft", commit="a" * 40, program=f"0.1.0 {'b' * 40}+")
+    assert str(_label(made, False)).endswith(f"commit {'a' * 10}  program 0.1.0 {'b' * 10}+")
+    assert "program" not in str(_label(replace(made, program=f"0.1.0 {'a' * 40}"), False)), "of the same checkout"
     assert "without" not in str(_label(Node("data/clean", "validate", params={"validate.revoked": []}), False))
 
 

@@ -13,6 +13,7 @@ from rlhf.errors import Busy, ConfigError
 from rlhf.manifest import digest
 from rlhf.pipeline import versioning
 from rlhf.pipeline.graph import load_graph
+from rlhf.pipeline.receipt import git_state
 from tests.pipeline.test_supervisor import bring, edit
 
 pytestmark = pytest.mark.integration
@@ -47,6 +48,17 @@ def test_what_is_stale_follows_params_inputs_and_outputs(workspace: Path, finish
     assert versioning.stale_stages(finished) == set()
     shutil.rmtree(finished / "models/small")
     assert versioning.stale_stages(finished) == {"model@small", "gate"}
+
+
+def test_what_a_run_writes_itself_is_no_change_of_the_code(finished: Path) -> None:
+    assert git_state(finished) is None
+    git(finished, "add", "-A")
+    git(finished, "commit", "-q", "-m", "first")
+    for name in ("dvc.lock", "code.json"):
+        (finished / name).write_text("{}\n")
+    assert not git_state(finished)["dirty"]
+    (finished / "rows.py").write_text("pass\n")
+    assert git_state(finished)["dirty"]
 
 
 def test_a_second_clone_restores_from_the_remote_instead_of_running(finished: Path, tmp_path: Path) -> None:

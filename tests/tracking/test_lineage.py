@@ -30,7 +30,7 @@ def test_the_tree_has_every_edge_of_the_graph(workspace: Workspace) -> None:
             assert child.key == workspace.keys[child.stage]
             assert child.digest == workspace.digests[child.name]
             assert child.md5 is not None
-            assert (child.code, child.commit) == ("c0de", "abc123+")
+            assert (child.code, child.commit, child.program) == ("c0de", "abc123+", "0.1.0 def456")
     assert node.params == {"seed": 0, "align.dpo.beta": 0.1, "align.dpo.epochs": 1.0}
 
 

@@ -73,7 +73,7 @@ def make_workspace(path: Path, beta: float = 0.1, run: str = "run-1") -> Workspa
         receipt = {**parts, "key": key, "versions": {"python": "3.11"}}
         made.digests[output] = write_output(path / output, receipt)
         start = {**receipt, "git": {"commit": "abc123", "dirty": True}, "host": "here", "pipeline_run": run}
-        start["user"] = TRAINER
+        start |= {"user": TRAINER, "program": {"version": "0.1.0", "git": {"commit": "def456", "dirty": False}}}
         write_journal(made.journal(stage), start, TIME + 100 * position)
         deps = [{"path": name, "md5": hashlib.md5(name.encode()).hexdigest()} for name in inputs if name == SOURCE]
         lock[stage] = {
