@@ -62,7 +62,11 @@ def versions() -> dict[str, str]:
 
 def program() -> dict[str, Any]:
     """Version of this program and, of a checkout, its commit: a workspace may be a repository of its own."""
-    return {"version": version("rlhf-pipeline"), "git": git_state(SOURCE) if (SOURCE / ".git").exists() else None}
+    found = {"git": git_state(SOURCE) if (SOURCE / ".git").exists() else None}
+    try:
+        return {"version": version("rlhf-pipeline"), **found}
+    except PackageNotFoundError:  # run from its sources
+        return {"version": "not installed", **found}
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
