@@ -4,10 +4,12 @@ The ledger of promotions says who is the champion now. What an evaluation was ma
 it starts, so that a decision cannot speak of another champion than the one that was looked at.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rlhf import durable
 from rlhf.errors import DataError, require_format
@@ -35,6 +37,9 @@ def pinned(workspace: Path) -> Pinned:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         require_format(path, content.get("format", FORMAT), FORMAT)
+        digest = _digest(content["champion"])
+        if content.get("digest", digest) != digest:
+            raise ValueError
         return Pinned(**content["champion"])
     except FileNotFoundError:
         return Pinned()
@@ -46,7 +51,8 @@ def pin(workspace: Path, champion: Pinned) -> bool:
     """Write champion.json where it says something else. Returns whether it changed."""
     if (workspace / CHAMPION).is_file() and pinned(workspace) == champion:
         return False
-    durable.write_json(workspace / CHAMPION, {"format": FORMAT, "champion": asdict(champion)})
+    values = asdict(champion)
+    durable.write_json(workspace / CHAMPION, {"format": FORMAT, "champion": values, "digest": _digest(values)})
     return True
 
 
@@ -69,6 +75,11 @@ def due(workspace: Path, stale: Collection[str]) -> Pinned:
     if stale or elsewhere or not (workspace / CHAMPION).is_file():
         return replace(now, judged=_both(before.judged, book.judged()))
     return before
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of what the file says, by which damage is seen: what it counts stays counted."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _both(noted: Mapping[str, Sequence[str]], recorded: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

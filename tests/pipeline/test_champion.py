@@ -34,10 +34,8 @@ def promoted(workspace: Path, policy: str, decision: str) -> Champion:
 
 def test_it_is_written_where_it_is_absent(tmp_path: Path) -> None:
     assert refresh(tmp_path, set())
-    assert json.loads((tmp_path / CHAMPION).read_text()) == {
-        "format": 1,
-        "champion": {"generation": 0, "policy": "", "judged": {}},
-    }
+    written = json.loads((tmp_path / CHAMPION).read_text())
+    assert (written["format"], written["champion"]) == (1, {"generation": 0, "policy": "", "judged": {}})
     assert not refresh(tmp_path, {"evaluate@dpo"})
     assert not (tmp_path / ".rlhf").exists()
 

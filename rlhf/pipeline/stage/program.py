@@ -57,14 +57,14 @@ def _open(name: str, program: Path, workspace: Path, events: Events) -> Stage:
     if name not in stages:
         raise ConfigError(f"{workspace / 'dvc.yaml'} declares no stage `{name}`. It declares: {', '.join(stages)}")
     spec = stages[name]
-    if spec.meta.get("gpu"):
-        _take_gpu()
     code = fingerprint.of_program(program) if CODE in spec.params else ""
     if code and (fingerprint.stored(workspace) or {}).get(spec.program, code) != code:
         raise ConfigError(
             f"The code of `{name}` is not what {CODE} says, by which DVC would note what it makes: it was edited after "
             "the run began. Run again, `rlhf run`, or write the file: python -m rlhf.pipeline.fingerprint"
         )
+    if spec.meta.get("gpu"):
+        _take_gpu()
     stage = Stage(spec, workspace, code, events)
     events.emit("key", key=stage.key, pid=os.getpid())
     return stage
@@ -74,7 +74,7 @@ def _take_gpu() -> None:
     """Wait for a GPU, if there are any: for any one, or as one of several processes for that of the local rank."""
     found = gpus(os.environ)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        take_gpu(found[int(os.environ["LOCAL_RANK"]) :][:1])
+        take_gpu(found[int(os.environ.get("LOCAL_RANK", "0")) :][:1])
     elif (gpu := take_gpu(found)) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
