@@ -62,12 +62,18 @@ def changes(workspace: Path) -> dict[str, list[Any]]:
     while True:
         try:
             with _repository(workspace) as repo:
-                return {address.rpartition(":")[2]: found for address, found in repo.status().items()}  # path:name
+                found = ((*address.rpartition(":")[::2], what) for address, what in repo.status().items())
+                return {name: what for path, name, what in found if _is_graph(path, workspace)}
         except Busy:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
             clear_dead_locks(workspace)
+
+
+def _is_graph(path: str, workspace: Path) -> bool:
+    """Whether what DVC names before a stage's name is dvc.yaml of the workspace: directories in it may hold others."""
+    return not path or Path(path).resolve() == (workspace / "dvc.yaml").resolve()
 
 
 def stale_stages(workspace: Path) -> set[str]:

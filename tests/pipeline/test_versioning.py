@@ -14,6 +14,7 @@ from rlhf.manifest import digest
 from rlhf.pipeline import versioning
 from rlhf.pipeline.graph import load_graph
 from rlhf.pipeline.receipt import git_state
+from tests.conftest import ROOT
 from tests.pipeline.test_supervisor import bring, edit
 
 pytestmark = pytest.mark.integration
@@ -59,6 +60,13 @@ def test_what_a_run_writes_itself_is_no_change_of_the_code(finished: Path) -> No
     assert not git_state(finished)["dirty"]
     (finished / "rows.py").write_text("pass\n")
     assert git_state(finished)["dirty"]
+
+
+def test_a_graph_in_a_directory_of_the_workspace_is_another(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "tests/pipeline/toy", finished / "examples/toy")
+    for place in (finished, finished.parent):
+        monkeypatch.chdir(place)
+        assert versioning.changes(finished) == {}
 
 
 def test_a_second_clone_restores_from_the_remote_instead_of_running(finished: Path, tmp_path: Path) -> None:
