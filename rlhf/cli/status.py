@@ -25,10 +25,9 @@ def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
     directory = find_workspace(workspace)
     load_config(directory / "params.yaml")
     champion, last = Ledger.of(directory).current(), last_run(directory)
-    running = last is not None and last["status"] == "running"
     value = {
         "workspace": str(directory),
-        "stages": stages_of(directory, last) if last and running else stage_reasons(directory),
+        "stages": stages_of(directory, last) if last and last["status"] == "running" else stage_reasons(directory),
         "last_run": last,
         "services": {service.server.name: service.pages for service in recorded(directory)},
         "champion": asdict(champion) if champion else None,
@@ -118,10 +117,10 @@ def _show(value: dict[str, Any]) -> None:
     for name in ("stage", "state", "last run"):
         stages.add_column(name)
     last = value["last_run"]
+    changed = "" if last and last["status"] == "running" else "changed: "
     for name, reasons in value["stages"].items():
         new = "it has not run yet" in reasons
-        running = bool(last) and last["status"] == "running"
-        text = "not run yet" if new else f"{'' if running else 'changed: '}{', '.join(reasons)}"
+        text = "not run yet" if new else f"{changed}{', '.join(reasons)}"
         state = Text(text, "yellow") if reasons else Text("up to date", "green")
         stages.add_row(name, state, last["stages"].get(name, "") if last else "")
     out.print(stages)

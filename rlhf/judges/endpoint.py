@@ -50,7 +50,7 @@ class EndpointJudge:
         does not answer at all.
         """
         found = list[str | None]()
-        self._stopped = threading.Event()
+        self._stopped, self._refused = threading.Event(), ""
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         with (
             httpx.Client(
@@ -69,7 +69,7 @@ class EndpointJudge:
             finally:
                 self._stopped.set()
                 pool.shutdown(cancel_futures=True)
-        if self._refused and not any(found):
+        if self._refused and not self._answered and not any(found):
             raise ServiceError(self._complaint(self._refused))
         verdicts = [None if reply is None else read_verdict(reply) for reply in found]
         self.replies += [

@@ -12,11 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import rlhf
+from rlhf.pipeline.fingerprint import ROOT
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pandas", "pyarrow", "scipy", "vllm")
 WRITTEN = ("dvc.lock", "champion.json", "code.json")  # by a run, of files that are committed
-SOURCE = Path(rlhf.__file__).resolve().parent.parent  # of this program
 RUN = "RLHF_RUN"  # environment: id of the pipeline run that a stage belongs to
 
 
@@ -62,7 +61,7 @@ def versions() -> dict[str, str]:
 
 def program() -> dict[str, Any]:
     """Version of this program and, of a checkout, its commit: a workspace may be a repository of its own."""
-    found = {"git": git_state(SOURCE) if (SOURCE / ".git").exists() else None}
+    found = {"git": git_state(ROOT) if (ROOT / ".git").exists() else None}
     try:
         return {"version": version("rlhf-pipeline"), **found}
     except PackageNotFoundError:  # run from its sources

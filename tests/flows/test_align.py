@@ -309,7 +309,10 @@ def test_a_lease_is_renewed_at_the_server_that_its_stage_asks(tmp_path: Path, mo
             temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{asked.getsockname()[1]}/api"}),
             slots.gpu_slot(tmp_path / "sft", threading.Event(), server.Shown(print, whole=False)),
         ):
-            asked.accept()[0].close()
+            connection, _ = asked.accept()
+            with connection:
+                request = connection.recv(65536)
+    assert b" /api/" in request.splitlines()[0]
 
 
 def test_a_second_run_is_busy_and_names_the_first(workspace: Path) -> None:
