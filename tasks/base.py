@@ -9,9 +9,9 @@ from rlhf.batching.encoding import encode_conversations, encode_texts
 from rlhf.config.training import HubModel, LocalModel, Pretrain
 from rlhf.data.rows import read_rows
 from rlhf.errors import ConfigError, DataError
-from rlhf.models.loading import load_policy, load_tokenizer, save_model
+from rlhf.models.loading import load_policy, load_tokenizer, require_plain_head, save_model
 from rlhf.models.small import make_llama, train_tokenizer
-from rlhf.models.template import try_template
+from rlhf.models.template import freeze_date, try_template
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import in_words, of_training, write_curves
@@ -34,8 +34,10 @@ def take(stage: Stage, source: LocalModel | HubModel) -> None:
     else:
         path, revision = source.id, source.revision
     tokenizer = load_tokenizer(path, revision)
+    freeze_date(tokenizer, path)
     try_template(tokenizer, path)
     model = load_policy(path, revision)
+    require_plain_head(model, path)
     save_model(model, tokenizer, stage.output("models/base"), title="Base model", summary=f"Taken from {path}.")
     write_curves(stage.output("reports/base/curves.csv"), [])
     stage.metrics({"parameters": model.num_parameters()})

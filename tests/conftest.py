@@ -26,6 +26,12 @@ TOY = Path(__file__).parent / "pipeline" / "toy"
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests run on the CPU, in fp32, but under `-m gpu`."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow ones first: who works on them is not the last to end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

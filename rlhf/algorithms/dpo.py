@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.batching.batches import RankedTurns, RankingBatch, pad_rankings
+from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import DpoConfig
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.objectives import Metrics
@@ -32,7 +33,7 @@ class Dpo(nn.Module):
     def forward(self, micro_batch: tuple[np.ndarray, RankingBatch]) -> tuple[Tensor, Metrics]:
         """Sum over the prompts of a micro-batch."""
         config, batch = self._config, micro_batch[1].to(self.policy.device)
-        log_probs, reference, lengths = answer_log_probs(self.policy, micro_batch, self._reference)
+        log_probs, reference, lengths = answer_log_probs(self.policy, batch, self._reference[micro_batch[0]])
         each = lengths if config.length_normalized else torch.ones_like(lengths)
         rewards = implicit_rewards(log_probs / each, reference / each, beta=config.beta)
         loss, metrics = bradley_terry(rewards, batch.ranks, batch.mask, label_smoothing=config.label_smoothing)
@@ -47,17 +48,14 @@ class Dpo(nn.Module):
         }
 
 
-def answer_log_probs(
-    policy: PreTrainedModel, micro_batch: tuple[np.ndarray, RankingBatch], reference: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def answer_log_probs(policy: PreTrainedModel, batch: RankingBatch, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log pi(y | x), log pi_ref(y | x) and the number of tokens of each answer of a micro-batch, (B, K) each.
 
-    Lengths are 1 where there is no answer. reference: (prompts, K), for all prompts.
+    Lengths are 1 where there is no answer. reference: log pi_ref of the same prompts, (B, K or more).
     """
-    rows, batch = micro_batch[0], micro_batch[1].to(policy.device)
     log_probs = batch.per_answer(sequence_log_probs(policy, batch.sequences))
     lengths = batch.per_answer(batch.sequences.mask.sum(dim=1).to(log_probs)).clamp(min=1.0)
-    return log_probs, reference[rows][:, : batch.mask.shape[1]].to(log_probs), lengths
+    return log_probs, to_device(reference[:, : batch.mask.shape[1]], log_probs.device), lengths
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ votes, and the preferences decide on the rest of the answer alone. A ranking who
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -39,7 +38,7 @@ class GdpoBelief(nn.Module):
         loss, metrics = self.preference(micro_batch)
         polls = [poll for row in micro_batch[0] if (poll := self._polls[row])]
         if not polls:
-            return loss, metrics | {"calibration": (torch.tensor(0.0), torch.tensor(0))}
+            return loss, metrics | {"calibration": (loss.new_zeros(()), loss.new_zeros(()))}
         policy = self.preference.policy
         batch = pad_polls(polls).to(policy.device)
         log_probs = batch.per_belief(sequence_log_probs(policy, batch.statements))

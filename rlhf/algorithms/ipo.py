@@ -25,6 +25,6 @@ class Ipo(nn.Module):
     def forward(self, micro_batch: tuple[np.ndarray, RankingBatch]) -> tuple[Tensor, Metrics]:
         """Sum over the prompts of a micro-batch."""
         batch = micro_batch[1].to(self.policy.device)
-        log_probs, reference, lengths = answer_log_probs(self.policy, micro_batch, self._reference)
+        log_probs, reference, lengths = answer_log_probs(self.policy, batch, self._reference[micro_batch[0]])
         log_ratios = (log_probs - reference) / (lengths if self._config.length_normalized else 1.0)
         return identity_preference(log_ratios, batch.ranks, batch.mask, beta=self._config.beta)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Turn
 from rlhf.batching.order import micro_batches, rows_of_step, steps_in
+from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import KtoConfig
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.objectives import Metrics
@@ -55,8 +56,8 @@ class Kto(nn.Module):
         config, device = self._config, self.policy.device
         log_probs = sequence_log_probs(self.policy, batch.sequences.to(device))
         return kahneman_tversky(
-            log_probs - batch.reference.to(device),
-            batch.up.to(device),
+            log_probs - to_device(batch.reference, device),
+            to_device(batch.up, device),
             reference_point=batch.reference_point,
             beta=config.beta,
             up_weight=config.up_weight,
@@ -65,10 +66,18 @@ class Kto(nn.Module):
 
 
 def mismatched(judged: Sequence[Judged], seed: int) -> list[Turn]:
-    """Each prompt with the answer to another row, the same one however often it is asked."""
-    order = np.random.default_rng(seed).permutation(len(judged))
+    """Each prompt with an answer to another one, the same however often it is asked.
+
+    Rows of a prompt stand side by side in a random order, and answers move on by as many rows as a prompt has at most.
+    Where one prompt has more than half of all rows, some of its answers stay with it.
+    """
+    numbers = dict[bytes, int]()
+    ids = (np.asarray(row.turn.prompt, dtype=np.int64).tobytes() for row in judged)
+    prompt = np.array([numbers.setdefault(each, len(numbers)) for each in ids])
+    random = np.random.default_rng(seed)
+    order = np.lexsort((random.permutation(len(judged)), random.permutation(len(numbers))[prompt]))
     other = np.empty_like(order)
-    other[order] = np.roll(order, 1)
+    other[order] = np.roll(order, np.bincount(prompt).max())
     return [Turn(row.turn.prompt, judged[int(i)].turn.response) for row, i in zip(judged, other, strict=True)]
 
 

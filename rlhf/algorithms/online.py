@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Ids, Turn
 from rlhf.batching.order import micro_batches, rows_of_step, steps_in
+from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import OnlineConfig
 from rlhf.models.scoring import TokenScores, token_log_probs
 from rlhf.objectives import Metrics
@@ -39,8 +40,8 @@ _RATIO_TOLERANCE = 1e-5
 class Rollouts:
     """Answers of one iteration as they were when sampled: G answers of a prompt stand side by side, B in all."""
 
-    batch: SequenceBatch
-    parts: Sequence[Tensor]  # rows of each micro-batch
+    batch: SequenceBatch  # on the CPU, as are the tensors
+    parts: Sequence[tuple[Tensor, SequenceBatch]]  # of each micro-batch the rows, and these where the policy is
     answers: int  # G
     scores: Tensor  # (B,) R(x, y)
     log_probs: Tensor  # (B, T) by the policy; as they were drawn, where the algorithm has no use for them
@@ -48,7 +49,7 @@ class Rollouts:
 
     def of_each_token(self, function: Callable[[SequenceBatch], Tensor]) -> Tensor:
         """What a function of a batch, (B, T), gives for all answers, a micro-batch at a time."""
-        return of_each_token(function, self.batch, self.parts)
+        return _of_each_token(function, self.batch, self.parts)
 
     def penalized(self, kl_coefficient: float) -> Tensor:
         """(B, T) reward of each token: the score on the last one, less beta k1 on every one."""
@@ -71,6 +72,10 @@ class Experience:
         batch = self.batch.rows(index)
         width = batch.ids.shape[1]
         return Experience(batch, {name: values[index, :width] for name, values in self.tokens.items()})
+
+    def to(self, device: torch.device) -> "Experience":
+        """The same experience on `device`."""
+        return Experience(self.batch.to(device), {name: to_device(t, device) for name, t in self.tokens.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ class OnlineSource:
     def whole(self, iteration: int) -> Step:
         """All answers of an iteration in one step: the gradient that they give the policy that sampled them."""
         experience, metrics = self.collect(iteration)
-        parts = [experience.rows(part) for part in self._first_pass(experience.batch, iteration)]
+        parts = self._parts(experience, self._first_pass(experience.batch, iteration))
         return Step(*self._with_text(parts, iteration, first=True), metrics)
 
     @torch.no_grad()
@@ -185,19 +190,19 @@ class OnlineSource:
             seed=_mix(self._seed, iteration),
         )
         answers = broadcast_object_list(answers)  # of rank 0: another process may round otherwise
-        batch = pad([Turn(p, a.response) for p, a in zip(prompts, answers, strict=True)]).to(policy.device)
-        unfinished = torch.tensor([not a.terminated for a in answers], device=policy.device)
-        parts = self._first_pass(batch, iteration)
-        rewards = torch.cat([self._reward(batch.rows(part)) for part in parts])[torch.cat(parts).argsort()]
+        batch = pad([Turn(p, a.response) for p, a in zip(prompts, answers, strict=True)])
+        unfinished = torch.tensor([not a.terminated for a in answers])
+        parts = [(rows, batch.rows(rows).to(policy.device)) for rows in self._first_pass(batch, iteration)]
+        order = torch.cat([rows for rows, _ in parts]).argsort()
+        rewards = torch.cat([self._reward(some).cpu() for _, some in parts])[order]
         scores = self._reward.scores(rewards, rollout.answers)
-        drawn = torch.tensor([log_prob for a in answers for log_prob in a.log_probs], device=policy.device)
-        log_probs = torch.zeros(batch.ids.shape, device=policy.device).masked_scatter(batch.mask, drawn)
+        log_probs = drawn = batch.per_token(torch.tensor([log_prob for a in answers for log_prob in a.log_probs]))
         gap = dict[str, float]()
         if self._algorithm.uses_old_log_probs:
-            log_probs = of_each_token(partial(self._log_probs, policy), batch, parts)
-            gap["sampler_gap"] = float((drawn - log_probs[batch.mask]).abs().mean())
+            log_probs = _of_each_token(partial(self._log_probs, policy), batch, parts)
+            gap["sampler_gap"] = float((drawn - log_probs)[batch.mask].abs().mean())
         with self._reference as sft:
-            reference = of_each_token(partial(self._log_probs, sft), batch, parts)
+            reference = _of_each_token(partial(self._log_probs, sft), batch, parts)
         rollouts = Rollouts(
             batch=batch,
             parts=parts,
@@ -237,15 +242,19 @@ class OnlineSource:
         answers = self._config.rollout.answers
         rows = rows_of_step(number, len(batch), size, _mix(self._seed, iteration), together=answers)
         rows = rows[: len(batch) - number * size] if first_pass else rows
-        lengths = batch.attention.sum(dim=1).cpu().numpy()
+        lengths = batch.attention.sum(dim=1).numpy()
         parts = micro_batches(rows, lengths, self._config.loop.micro_batch_size, together=answers)
-        return [torch.from_numpy(part).to(batch.ids.device) for part in parts]
+        return [torch.from_numpy(part) for part in parts]
 
     def _minibatches(self, experience: Experience, metrics: dict[str, float], iteration: int) -> Iterator[Step]:
         for number in range(self.steps_an_iteration):
-            parts = [experience.rows(part) for part in self._micro_batches(experience.batch, number, iteration)]
+            parts = self._parts(experience, self._micro_batches(experience.batch, number, iteration))
             minibatches, count = self._with_text(parts, iteration * self.steps_an_iteration + number, first=number == 0)
             yield Step(minibatches, count, metrics, self.steps_an_iteration)
+
+    def _parts(self, experience: Experience, rows: Sequence[Tensor]) -> list[Experience]:
+        """Some of the answers at a time, where the policy is."""
+        return [experience.rows(some).to(self._algorithm.policy.device) for some in rows]
 
     def _with_text(self, parts: Sequence[Experience], step: int, *, first: bool) -> tuple[list[Minibatch], float]:
         """The micro-batches of a step with the text beside them, and what their loss is a mean over."""
@@ -265,12 +274,13 @@ class OnlineSource:
         ]
 
 
-def of_each_token(function: Callable[[SequenceBatch], Tensor], batch: SequenceBatch, parts: Sequence[Tensor]) -> Tensor:
+def _of_each_token(
+    function: Callable[[SequenceBatch], Tensor], batch: SequenceBatch, parts: Sequence[tuple[Tensor, SequenceBatch]]
+) -> Tensor:
     """What a function of a batch, (B, T), gives for all of its rows, computed part by part."""
-    values = torch.zeros(batch.ids.shape, device=batch.ids.device)
-    for part in parts:
-        some = batch.rows(part)
-        values[part, : some.ids.shape[1]] = function(some)
+    values = torch.zeros(batch.ids.shape)
+    for rows, some in parts:
+        values[rows, : some.ids.shape[1]] = function(some).cpu()
     return values
 
 

@@ -67,9 +67,9 @@ class Ppo(OnlineAlgorithm):
             divergence, kl_metrics = kl_loss(
                 scores.log_probs, old["log_probs"], old["reference"], batch.mask, estimator=config.kl_placement
             )
-            loss, metrics = loss + float(self.kl_coefficient) * divergence, metrics | kl_metrics
+            loss, metrics = loss + self.kl_coefficient.to(divergence) * divergence, metrics | kl_metrics
         if config.kl_target is not None:
-            metrics["kl_coefficient"] = (self.kl_coefficient, torch.ones(()))
+            metrics["kl_coefficient"] = (self.kl_coefficient, torch.ones_like(self.kl_coefficient))
         if scores.entropy is not None:
             loss = loss - config.entropy_coefficient * scores.entropy.sum()
             metrics["entropy"] = (scores.entropy.sum().detach(), batch.mask.sum())
@@ -89,7 +89,7 @@ class Ppo(OnlineAlgorithm):
         if self.critic is not None:
             return token_values(self.critic, batch)
         states = states_before(self.policy, batch) if states is None else states
-        return linear_values(self.value_head, states, batch.mask)
+        return linear_values(self.value_head, states, batch)
 
     def _adapt(self, rollouts: Rollouts) -> None:
         """Move the KL coefficient towards where the divergence of these answers would be the target."""

@@ -58,5 +58,7 @@ class Reinforce(OnlineAlgorithm):
 
     def _values(self, batch: SequenceBatch, states: Tensor) -> Tensor:
         """(B, T) the learned baseline. states: (N, d) before the counted tokens; before the first, the prompt's."""
-        values = linear_values(self.baseline, states, batch.mask)
-        return values if self._config.baseline == "token" else on_tokens(values[first_token(batch.mask)], batch.mask)
+        values = linear_values(self.baseline, states, batch)
+        if self._config.baseline == "token":
+            return values
+        return on_tokens((values * first_token(batch.mask)).sum(dim=1), batch.mask)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlhf.batching.encoding import Ids, Turn
 from rlhf.batching.layout import Layout, lay_out
+from rlhf.batching.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,9 @@ class SequenceBatch:
     ids: Tensor  # (B, T) int64, 0 where there is no token
     attention: Tensor  # (B, T) bool, True on tokens
     mask: Tensor  # (B, T) bool, True on the tokens that count: those of the response
+    counted: (
+        Tensor  # (N,) int64, where these stand in the table, row by row: a GPU would have to tell how many there are
+    )
     starts: Tensor  # (B,) int64, P of each row: where its response starts
     prompts: Tensor  # (B,) int64, number of each row's prompt; side by side, rows of one number share it
     layout: Layout  # the same tokens in one row, each once
@@ -33,7 +37,11 @@ class SequenceBatch:
     @property
     def count(self) -> int:
         """Number of tokens that count."""
-        return int(self.mask.sum())
+        return len(self.counted)
+
+    def per_token(self, values: Tensor) -> Tensor:
+        """Arrange one value a counted token, (N,), as (B, T), zero elsewhere."""
+        return values.new_zeros(self.mask.numel()).index_copy(0, self.counted, values).view(self.mask.shape)
 
     def rows(self, index: Tensor | slice) -> "SequenceBatch":
         """Some of the rows, trimmed to the longest of them."""
@@ -43,16 +51,25 @@ class SequenceBatch:
 
     def to(self, device: torch.device) -> "SequenceBatch":
         """The same batch on `device`."""
-        return SequenceBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        layout = self.layout.to(device)
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
+        return SequenceBatch(layout=layout, **{name: to_device(tensor, device) for name, tensor in tensors.items()})
 
 
 def make_batch(ids: Tensor, attention: Tensor, mask: Tensor, starts: Tensor, prompts: Tensor) -> SequenceBatch:
     """A batch, laid out. The arguments as in `SequenceBatch`."""
-    layout = lay_out(ids, attention, starts, prompts)
-    return SequenceBatch(ids=ids, attention=attention, mask=mask, starts=starts, prompts=prompts, layout=layout)
+    return SequenceBatch(
+        ids=ids,
+        attention=attention,
+        mask=mask,
+        counted=mask.flatten().nonzero().squeeze(1),
+        starts=starts,
+        prompts=prompts,
+        layout=lay_out(ids, attention, starts, prompts),
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RankingBatch:
     """B prompts with up to K ranked answers each; the answers of all prompts stand in one batch of sequences."""
 
@@ -65,11 +82,11 @@ class RankingBatch:
 
     def to(self, device: torch.device) -> "RankingBatch":
         """The same batch on `device`."""
-        return RankingBatch(sequences=self.sequences.to(device), ranks=self.ranks.to(device), mask=self.mask.to(device))
+        return RankingBatch(self.sequences.to(device), to_device(self.ranks, device), to_device(self.mask, device))
 
     def per_answer(self, values: Tensor) -> Tensor:
         """Arrange one value a sequence, (S,), as (B, K), zero where there is no answer."""
-        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+        return arranged(values, self.mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +124,11 @@ def pad_rankings(groups: Sequence[RankedTurns]) -> RankingBatch:
     widest = max(len(g.ranks) for g in groups)
     ranks = torch.tensor([[*g.ranks, *[0] * (widest - len(g.ranks))] for g in groups])
     return RankingBatch(sequences=pad([t for g in groups for t in g.answers]), ranks=ranks, mask=ranks > 0)
+
+
+def arranged(values: Tensor, mask: Tensor) -> Tensor:
+    """Values, (S,), in a row where the mask is True, zero elsewhere: (B, K), as the mask."""
+    return torch.where(mask, values[mask.flatten().cumsum(0).view_as(mask) - 1], values.new_zeros(()))
 
 
 def _equal(one: Ids, other: Ids) -> bool:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.batching.batches import SequenceBatch, pad
+from rlhf.batching.batches import SequenceBatch, arranged, pad
 from rlhf.batching.encoding import Turn, encode_prompts, encode_responses
 from rlhf.batching.ragged import Ragged
 from rlhf.batching.rankings import Rankings
+from rlhf.batching.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Poll:
     votes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PollBatch:
     """B polls of up to K beliefs each; the statements of all stand in one batch of sequences."""
 
@@ -37,11 +38,11 @@ class PollBatch:
 
     def per_belief(self, values: Tensor) -> Tensor:
         """Arrange one value a statement, (S,), as (B, K), zero where there is no belief."""
-        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+        return arranged(values, self.mask)
 
     def to(self, device: torch.device) -> "PollBatch":
         """The same batch on `device`."""
-        return PollBatch(statements=self.statements.to(device), votes=self.votes.to(device), mask=self.mask.to(device))
+        return PollBatch(self.statements.to(device), to_device(self.votes, device), to_device(self.mask, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def pad_polls(polls: Sequence[Poll]) -> PollBatch:
     mask = torch.arange(int(sizes.max())) < sizes[:, None]
     votes = torch.tensor([float(count) for poll in polls for count in poll.votes])
     statements = pad([turn for poll in polls for turn in poll.statements])
-    return PollBatch(statements=statements, votes=torch.zeros(mask.shape).masked_scatter(mask, votes), mask=mask)
+    return PollBatch(statements, arranged(votes, mask), mask)
 
 
 def find_statement(response: str, statements: Sequence[str]) -> Stated | None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from rlhf.batching.transfer import to_device
+
 SCORES = 2**16  # of a head that attention makes at once on a CPU, in rows of like length: they stay in a core's cache
 
 
@@ -43,10 +45,10 @@ class Block(NamedTuple):
 
     def to(self, device: torch.device) -> "Block":
         """The same rows on `device`."""
-        keys = self.keys.to(device)
+        keys = to_device(self.keys, device)
         if self.starts is None:
             return Block(keys, keys, None)
-        return Block(keys, self.queries.to(device), self.starts.to(device))
+        return Block(keys, to_device(self.queries, device), to_device(self.starts, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Layout:
 
     def to(self, device: torch.device) -> "Layout":
         """The same layout on `device`."""
-        ids, positions, places, homes = (t.to(device) for t in (self.ids, self.positions, self.places, self.homes))
+        tensors = (to_device(t, device) for t in (self.ids, self.positions, self.places, self.homes))
+        ids, positions, places, homes = tensors
         return Layout(ids, positions, places, tuple(block.to(device) for block in self.blocks), homes)
 
 

@@ -67,10 +67,23 @@ def parse_config(raw: dict[str, Any], name: str) -> Config:
     """Validate the sections of `raw`; `name` is where they came from, for messages."""
     _refuse_secrets(raw, name)
     try:
-        return Config.model_validate(_tuples(raw), strict=True)
+        config = Config.model_validate(_tuples(raw), strict=True)
     except ValidationError as error:
         lines = [_explain(entry, raw) for entry in error.errors(include_url=False)]
         raise ConfigError(f"{name}: " + "\n".join(lines)) from None
+    _require_a_world(config, name)
+    return config
+
+
+def _require_a_world(config: Config, name: str) -> None:
+    """Raises ConfigError where simulated people would judge what people wrote, of whom they know nothing."""
+    asks = {"label.judge": config.label.judge, "evaluate.truth": config.evaluate.truth}
+    wrong = [f"`{key}`" for key, asked in asks.items() if asked == "world"]
+    if wrong and all(source.kind != "world" for source in config.collect.sources):
+        raise ConfigError(
+            f"{name}: {' and '.join(wrong)} must be `none` where no source of `collect.sources` is the world: its "
+            'people and its truth know nothing of other data. README, "Your own data", says what goes with that'
+        )
 
 
 def _refuse_secrets(value: Any, file: str, key: str = "") -> None:

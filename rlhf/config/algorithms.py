@@ -34,6 +34,16 @@ class OnlineConfig(Section):
         """Whether an iteration is one step, so that what learns from its answers is the policy that sampled them."""
         return self.epochs == 1 and self.loop.batch_size == self.rollout.prompts * self.rollout.answers
 
+    @model_validator(mode="after")
+    def _fills_a_step(self) -> Self:
+        answers = self.rollout.prompts * self.rollout.answers
+        if self.loop.batch_size > answers:
+            raise ValueError(
+                f"loop.batch_size is {self.loop.batch_size}, and an iteration has {answers} answers (rollout.prompts * "
+                "rollout.answers): a step would learn from each more than once. Lower it, or sample more"
+            )
+        return self
+
 
 class OnPolicyConfig(OnlineConfig):
     """What has no probability ratio, and so learns from an iteration's answers in a single step."""

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.batches import pad
-from rlhf.batching.encoding import Turn
+from rlhf.batching.encoding import Turn, encode_texts
 from rlhf.models.scoring import sequence_log_probs
 
 
@@ -14,8 +14,7 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], l
     """Each text with its end, to be predicted from the end of another as in pretraining; those of more than `longest`
     tokens are left out."""
     end = tokenizer.eos_token_id
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return [Turn([end], [*ids, end]) for ids in encoded if len(ids) + 2 <= longest]
+    return [Turn([end], [*ids, end]) for ids in encode_texts(tokenizer, texts) if len(ids) + 2 <= longest]
 
 
 @torch.no_grad()

@@ -126,10 +126,10 @@ def _can_read_packed(model: PreTrainedModel) -> bool:
 
     Not so where states are carried along the row, windows are counted in it, or distances in it bias attention.
     """
-    config = model.config
+    config = model.config.get_text_config()
     return (
         model._supports_attention_backend
-        and config._attn_implementation == "sdpa"
+        and model.config._attn_implementation == "sdpa"
         and not model._is_stateful
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not any(getattr(config, name, None) for name in ("sliding_window", "window_size", "alibi"))

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,7 +27,7 @@ from rlhf.models.kernels import prepare
 from rlhf.models.lora import merged_weights
 
 # Heads that these multiply or squash are read as plain linear heads in scoring.py, which would be wrong for them.
-_UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # of a model of the hub, that are fetched
 
@@ -112,7 +113,8 @@ def _load(
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, StrictDataclassError) as error:
         raise DataError(f"{path} is not a model that can be loaded: {first_line(error)}") from None
     _refuse_weights(directory, model, loading, fresh)
-    wrong = [name for name in _UNSUPPORTED_HEADS if getattr(model.config, name, None) not in (None, 1.0)]
+    text = model.config.get_text_config()
+    wrong = [name for name in _UNSUPPORTED_HEADS if getattr(text, name, None) not in (None, 1.0)]
     if wrong:
         raise DataError(
             f"{path} uses {', '.join(wrong)}, which scoring here does not apply. Choose a model without it."
@@ -137,14 +139,29 @@ def _refuse_weights(
             raise DataError(f"{directory} is not a model that can be loaded: it {fault} {min(names)}{more}")
 
 
+@torch.no_grad()
+def require_plain_head(model: PreTrainedModel, path: Path | str) -> None:
+    """Raises DataError where a policy's logits are not its head times its last hidden states, as scoring takes them."""
+    ids = torch.arange(8, device=model.device)[None]
+    states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(model.get_output_embeddings()(states), logits, rtol=1e-3, atol=1e-3 * float(logits.std())):
+        raise DataError(f"{path} does more to its logits than a linear head; scoring here does not. Choose another.")
+
+
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, title: str, summary: str
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer, chat template and model card into `path`.
 
-    What an adapter has learned is written into the weights it stands beside: who reads the model needs no adapter.
+    What an adapter has learned is written into the weights it stands beside: who reads the model needs no adapter. Who
+    decodes with it does so as it was trained: a penalty, or a second token that ends, that its base had is left out.
     """
     logging.disable_progress_bar()
+    if model.can_generate():
+        model.generation_config = GenerationConfig(
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        )
     model.save_pretrained(path, state_dict=merged_weights(model), safe_serialization=True)
     tokenizer.save_pretrained(path)
     header = json.dumps({"library_name": "transformers", "tags": ["rlhf-pipeline"]})

@@ -33,10 +33,10 @@ def token_log_probs(
     """Log-probability of each counted token at the sampling temperature."""
     states = states_before(policy, batch)
     log_probs, entropies = chosen_log_probs(
-        states, policy.get_output_embeddings(), batch.ids[batch.mask], temperature=temperature, entropy=entropy
+        states, policy.get_output_embeddings(), batch.ids.take(batch.counted), temperature=temperature, entropy=entropy
     )
-    spread = None if entropies is None else _spread(entropies, batch.mask)
-    return TokenScores(_spread(log_probs, batch.mask), spread, states)
+    spread = None if entropies is None else batch.per_token(entropies)
+    return TokenScores(batch.per_token(log_probs), spread, states)
 
 
 def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
@@ -46,7 +46,7 @@ def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 
 def token_values(critic: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """(B, T): at response token t, the value of the state in which t was chosen (everything before t)."""
-    return _spread(_score(critic, states_before(critic, batch)), batch.mask)
+    return batch.per_token(_score(critic, states_before(critic, batch)))
 
 
 def linear_head(policy: PreTrainedModel) -> nn.Linear:
@@ -57,9 +57,9 @@ def linear_head(policy: PreTrainedModel) -> nn.Linear:
     return head
 
 
-def linear_values(head: nn.Linear, states: Tensor, mask: Tensor) -> Tensor:
+def linear_values(head: nn.Linear, states: Tensor, batch: SequenceBatch) -> Tensor:
     """(B, T): values that a linear head (d to 1) reads off the policy's own hidden states, (N, d)."""
-    return _spread(_scalars(head, states), mask)
+    return batch.per_token(_scalars(head, states))
 
 
 def rewards(reward_model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
@@ -81,7 +81,7 @@ def _scalars(head: nn.Linear, states: Tensor) -> Tensor:
 
 def states_before(model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """Hidden states from which the counted tokens are predicted, (N, d), row by row."""
-    return _states(model, batch, lambda places: places[:, :-1][batch.mask[:, 1:]])
+    return _states(model, batch, lambda places: places.take(batch.counted - 1))
 
 
 def _states(model: PreTrainedModel, batch: SequenceBatch, choose: Callable[[Tensor], Tensor]) -> Tensor:
@@ -92,8 +92,3 @@ def _states(model: PreTrainedModel, batch: SequenceBatch, choose: Callable[[Tens
         inputs, places = {"input_ids": batch.ids}, torch.arange(batch.ids.numel(), device=batch.ids.device)
     states = model.base_model(**inputs, use_cache=False).last_hidden_state
     return embedding(choose(places.view(batch.ids.shape)), states.flatten(0, 1))
-
-
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """Put N values back where the mask is True: (N,) to (B, T)."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)

@@ -5,11 +5,13 @@ That process is this file run as a program.
 """
 
 import json
+import re
 import resource
 import signal
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -20,11 +22,26 @@ from rlhf.errors import DataError
 SECONDS = 2.0  # of a processor, in which a template renders all of CONVERSATIONS
 MEMORY = 4 << 30  # bytes of address space, most of which Python and its libraries take for themselves
 RENDERED = 100_000  # characters of one of them
+TODAY = date(2026, 1, 1)  # to a template that asks
+_DATE = re.compile(r"""strftime_now\s*\(\s*(?P<quote>["'])(?P<format>[^"']*)(?P=quote)\s*\)""")
 
 _QUESTION = {"role": "user", "content": "What is the capital of France? Answer in one word."}
 _ANSWER = {"role": "assistant", "content": "Paris."}
 # Every template has to take these; many refuse a system's message, or two of one role in a row.
 CONVERSATIONS = [[_QUESTION], [_QUESTION, _ANSWER], [*[_QUESTION, _ANSWER] * 20, _QUESTION]]
+
+
+def freeze_date(tokenizer: PreTrainedTokenizerBase, path: Path | str) -> None:
+    """Put TODAY for the date in a chat template that tells it: a prompt must have the same tokens tomorrow.
+
+    Raises DataError for a template that asks for the date in another way than with a format in quotes.
+    """
+    template = tokenizer.get_chat_template()
+    frozen = _DATE.sub(lambda call: repr(TODAY.strftime(call["format"])), template)
+    if "strftime_now(" in frozen.replace(" ", ""):
+        raise DataError(f"The chat template of {path} asks for the date in no fixed format. Give it one that does not")
+    if frozen != template:
+        tokenizer.chat_template = frozen
 
 
 def try_template(tokenizer: PreTrainedTokenizerBase, path: Path | str) -> None:

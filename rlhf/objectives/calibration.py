@@ -24,7 +24,7 @@ def belief_calibration(
     if renormalized:
         log_pi = log_pi.log_softmax(dim=1)
     loss = (torch.xlogy(shares, shares) - shares * log_pi.masked_fill(~mask, 0.0)).sum()
-    return loss, {"calibration": (loss.detach(), torch.tensor(len(shares)))}
+    return loss, {"calibration": (loss.detach(), mask.any(dim=1).sum())}
 
 
 def vote_shares(votes: Tensor, mask: Tensor, *, smoothing: float) -> Tensor:

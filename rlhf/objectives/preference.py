@@ -59,7 +59,7 @@ def _mean_of_pairs(loss: Tensor, pair: Tensor) -> Tensor:
 
 def _pair_metrics(difference: Tensor, pair: Tensor, better: Tensor, tied: Tensor) -> Metrics:
     untied = pair & ~tied
-    margins = torch.where(better, difference, -difference).detach()[untied]
+    margins = torch.where(better, difference, -difference).detach() * untied
     pairs = untied.sum()
     return {"accuracy": ((margins > 0).sum(), pairs), "margin": (margins.sum(), pairs)}
 

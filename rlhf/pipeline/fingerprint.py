@@ -1,8 +1,8 @@
 """code.json: for every stage a fingerprint of the code that makes its bytes, a parameter file to DVC.
 
 A fingerprint is the SHA-256 over the syntax trees of the stage's program and of every module of `tasks` and `rlhf`
-that it imports, however deep, imports inside functions included. Comments, blank lines and docstrings do not count.
-Nothing is imported to find out.
+that it imports, however deep, imports inside functions included, and over the templates of pages that stand beside
+these. Comments, blank lines and docstrings do not count. Nothing is imported to find out.
 
 Left out, though stages import them: rlhf.pipeline, which moves bytes and does not make them; rlhf.config, whose values
 are in the params of each stage already, so that a new section does not run everything again; rlhf.errors, which a stage
@@ -30,7 +30,7 @@ from rlhf.pipeline.graph import CODE, StageSpec, load_graph
 ROOT = Path(rlhf.__file__).resolve().parent.parent  # holds the packages `rlhf` and `tasks`
 PACKAGES = ("rlhf", "tasks")
 LEFT_OUT = ("rlhf.pipeline", "rlhf.config", "rlhf.errors")
-_PROGRAM = re.compile(r"python\d?\s+(?:-m\s+(?P<module>[\w.]+)|(?P<script>\S+\.py))")
+_PROGRAM = re.compile(r"\s(?:-m|--module)[\s=]+(?P<module>[\w.]+)|\s(?P<script>\S+\.py)\b")
 
 
 def refresh(workspace: Path) -> bool:
@@ -52,14 +52,14 @@ def fingerprints(workspace: Path) -> dict[str, str]:
 
 
 def program_file(spec: StageSpec, workspace: Path) -> Path:
-    """The file that a stage's command runs: `python -m tasks.x` or `python script.py`. Raises ConfigError."""
-    found = _PROGRAM.search(spec.cmd)
-    path = None
-    if found and found["module"]:
-        path = _module_file(found["module"])
-    elif found:
-        path = workspace / found["script"]
-    if path is None or not path.is_file():
+    """The file that a stage's command runs: `python -m tasks.x`, `python script.py`, or one of these behind a launcher.
+
+    Raises ConfigError where it is not found.
+    """
+    named = _PROGRAM.finditer(spec.cmd)
+    files = (_module_file(found["module"]) if found["module"] else workspace / found["script"] for found in named)
+    path = next((file for file in files if file and file.is_file()), None)
+    if path is None:
         raise ConfigError(f"dvc.yaml: the program of stage `{spec.name}` is not found: {spec.cmd}")
     return path
 
@@ -75,6 +75,9 @@ def of_program(path: Path) -> str:
         assert file is not None, name
         frontier |= set(_imports(file, name)) - reached
     parts = [_tree_digest(path), *(f"{name} {_tree_digest(_module_file(name))}" for name in sorted(reached))]
+    for name in sorted(reached):
+        templates = sorted(ROOT.joinpath(*name.split("."), "templates").glob("*"))
+        parts += [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in templates]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

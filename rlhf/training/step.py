@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs
 from torch import nn
 
 from rlhf.config.training import OptimizerConfig
@@ -87,9 +88,13 @@ class Learner:
 
 
 def make_accelerator() -> Accelerator:
-    """Where a stage trains, as precisely as rlhf/models/machine.py says. Raises ConfigError if it cannot."""
+    """Where a stage trains, as precisely as rlhf/models/machine.py says. Raises ConfigError if it cannot.
+
+    Where weights are sharded, autocast keeps no copy of them: it would be of all layers, in every process.
+    """
+    cast = AutocastKwargs(cache_enabled=not sharding.is_wanted())
     try:
-        return Accelerator(mixed_precision="bf16" if autocasts() else "no")
+        return Accelerator(mixed_precision="bf16" if autocasts() else "no", kwargs_handlers=[cast])
     except ValueError as error:
         raise ConfigError(f"RLHF_PRECISION is bf16, which this machine does not train in: {error}") from None
 

@@ -10,6 +10,7 @@ from rlhf.batching.batches import RankedTurns
 from rlhf.batching.encoding import Turn
 from rlhf.config import load_config
 from rlhf.config.training import LoopConfig, LoraConfig
+from rlhf.models.loading import device
 from rlhf.models.small import make_llama, train_tokenizer
 
 PARAMS = load_config(Path(__file__).parents[2] / "params.yaml")
@@ -23,7 +24,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_policy(seed: int = 0) -> LlamaForCausalLM:
     config = PARAMS.base.model.model_copy(update={"hidden_size": 16, "layers": 2, "heads": 2})
-    return make_llama(config, tiny_tokenizer(), 64, seed).eval()
+    return make_llama(config, tiny_tokenizer(), 64, seed).eval().to(device())
 
 
 def talkative_policy(seed: int = 0) -> LlamaForCausalLM:

@@ -46,7 +46,8 @@ def test_no_change_changes_no_byte(params: Path) -> None:
 
 def test_values_of_every_kind(params: Path) -> None:
     set_params(params, ["align.algorithms=[dpo]", "seed=7", "align.ppo.whiten_advantages=false", "label.judge=none"])
-    set_params(params, ["collect.sources.0={kind: text, path: 'a b.txt'}"])
+    ours = ["collect.sources.0={kind: text, path: 'a b.txt'}", "evaluate.truth=none", "evaluate.judge={kind: reward}"]
+    set_params(params, ours)
     config = load_config(params)
     assert config.align.algorithms == ["dpo"]
     assert config.seed == 7
@@ -95,7 +96,12 @@ def test_any_positive_float_survives(tmp_path_factory: pytest.TempPathFactory, v
         ("align.algorithms=[gdpo]", "group distributional preference optimization"),
         ("align.algorithms=[ppo, ppo]", "ppo is named more than once"),
         ("align.rloo.epochs=2", "`align.rloo`: without a probability ratio an iteration is one step"),
-        ("align.grpo.rollout.answers=1", "`align.grpo`: rollout.answers must be 2 or more"),
+        (
+            "align.grpo.rollout={prompts: 512, answers: 1, temperature: 1.0, batch_size: 9}",
+            "`align.grpo`: rollout.answers must be 2 or more",
+        ),
+        ("align.ppo.loop.batch_size=10000", "`align.ppo`: loop.batch_size is 10000, and an iteration has"),
+        ("collect.sources=[{kind: text, path: x}]", "`label.judge` and `evaluate.truth` must be `none`"),
         ("align.algorithms.9=dpo", "entries 0 to 1"),
         ("reward.criteria={}", "`reward.criteria`"),
         ("reward.criteria={Help Me: 1.0}", "`reward.criteria`: `Help Me` is no name"),

@@ -30,6 +30,8 @@ def test_nats_of_a_document_are_those_of_all_its_tokens_and_its_end() -> None:
         -log_softmax_of(policy, one).gather(1, torch.tensor(one.response)[:, None]).sum().item() for one in documents
     ]
     assert document_nats(policy, documents, batch_size=2) == pytest.approx(expected, rel=1e-5)
+    (spelled,) = encode_documents(tokenizer, ["red<|end|>"], 64)
+    assert spelled.response.count(end) == 1, "what a text spells is text"
     longest = max(len(one.response) for one in documents)
     assert len(encode_documents(tokenizer, texts, longest)) == 2, "with its beginning the longest does not fit"
     assert encode_documents(tokenizer, [], 64) == document_nats(policy, [], 2) == []

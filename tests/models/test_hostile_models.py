@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from rlhf.config.editing import set_params
 from rlhf.errors import ConfigError, DataError
 from rlhf.manifest import write_manifest
-from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
+from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, require_plain_head, save_model
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.graph import load_graph
 from rlhf.pipeline.stage import Stage
@@ -250,6 +250,55 @@ def test_a_chat_template_that_runs_away_is_not_taken(
     with pytest.raises(DataError, match=rf"chat template of {taking}/model does not render .*{message}"):
         run_here(taking, "base", base)
     assert not (taking / "models/base").exists()
+
+
+@pytest.mark.parametrize(
+    ("asks", "told"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", "01 Jan 2026"),
+        (
+            '{% set day = strftime_now( "%Y-%m-%d %H:%M" ) if strftime_now is defined %}{{ day }}',
+            "2026-01-01 00:00",
+        ),
+    ],
+)
+def test_a_prompt_has_the_same_tokens_tomorrow(taking: Path, asks: str, told: str) -> None:
+    template = taking / "model/chat_template.jinja"
+    template.write_text(asks + template.read_text())
+    run_here(taking, "base", base)
+    tokenizer, asked = load_tokenizer(taking / "models/base"), [{"role": "user", "content": "red"}]
+    assert tokenizer.apply_chat_template(asked, tokenize=False) == f"{told}<|user|>red<|end|>"
+
+
+def test_a_date_that_cannot_be_fixed_is_refused(taking: Path) -> None:
+    (taking / "model/chat_template.jinja").write_text("{% set format = '%d' %}{{ strftime_now(format) }}")
+    with pytest.raises(DataError, match="asks for the date in no fixed format"):
+        run_here(taking, "base", base)
+
+
+def test_a_policy_decodes_as_it_was_trained(taking: Path) -> None:
+    """Whatever its base came with."""
+    edit(taking / "model/generation_config.json", repetition_penalty=1.3, eos_token_id=[1, 7], top_p=0.5)
+    run_here(taking, "base", base)
+    kept = load_policy(taking / "models/base").generation_config.to_diff_dict()
+    own = load_policy(taking / "models/base").config
+    assert kept.keys() <= {"eos_token_id", "pad_token_id", "transformers_version"}
+    assert kept["eos_token_id"] == own.eos_token_id
+
+
+def test_a_head_that_is_more_than_linear_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    require_plain_head(policy, "here")
+    whole = type(policy).forward
+
+    def squashed(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = whole(self, *arguments, **options)
+        found.logits = 0.9 * found.logits
+        return found
+
+    monkeypatch.setattr(type(policy), "forward", squashed)
+    with pytest.raises(DataError, match="does more to its logits than a linear head"):
+        require_plain_head(policy, "here")
 
 
 def test_the_chat_template_that_was_taken_is_the_one_that_later_stages_verify(taking: Path) -> None:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from rlhf.batching.batches import pad
+from rlhf.batching.encoding import Turn
 from rlhf.errors import ConfigError
 from rlhf.models import machine
 from rlhf.models.loading import device
@@ -39,10 +41,10 @@ def test_a_gpu_that_torch_cannot_use_is_told_and_not_replaced(monkeypatch: pytes
 
 
 def test_one_number_is_read_off_states_in_fp32() -> None:
-    head, states, mask = nn.Linear(8, 1), torch.randn(3, 8), torch.ones(1, 3, dtype=torch.bool)
+    head, states, batch = nn.Linear(8, 1), torch.randn(3, 8), pad([Turn([5], [6, 7, 8])])
     with torch.autocast("cpu", torch.bfloat16):
-        found = linear_values(head, states, mask)
-    assert torch.equal(found, head(states).T)
+        found = linear_values(head, states, batch)
+    assert torch.equal(found[0, 1:], head(states).squeeze(-1))
 
 
 @pytest.mark.parametrize("variable", ["RLHF_PRECISION", "RLHF_PRODUCTS"])

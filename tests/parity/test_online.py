@@ -65,7 +65,7 @@ def rollouts(batch: SequenceBatch) -> Rollouts:
     scores = torch.tensor(judge([row[mask].tolist() for row, mask in zip(batch.ids, batch.mask, strict=True)]))
     with torch.no_grad():
         log_probs, reference = (token_log_probs(tiny_policy(seed), batch).log_probs for seed in (1, 0))
-    parts = [torch.arange(len(batch))]
+    parts = [(torch.arange(len(batch)), batch)]
     return Rollouts(batch=batch, parts=parts, answers=GROUP, scores=scores, log_probs=log_probs, reference=reference)
 
 

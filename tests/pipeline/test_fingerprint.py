@@ -107,6 +107,25 @@ def test_check_tells_whether_code_json_is_stale(
     assert not fingerprint.refresh(workspace)
 
 
+def test_a_page_is_made_by_its_template_too(root: Path) -> None:
+    templates = root / "rlhf/models/templates"
+    templates.mkdir()
+    (templates / "page.html.j2").write_text("<p>")
+    before = fresh(root)
+    (templates / "page.html.j2").write_text("<div>")
+    assert fresh(root) != before
+
+
+@pytest.mark.parametrize("launcher", ["accelerate launch --config_file c {}", "python -m torch.distributed.run {}"])
+@pytest.mark.parametrize("program", ["gate.py", "--module tasks.gate", "-m tasks.gate"])
+def test_a_launcher_may_stand_before_a_program(workspace: Path, launcher: str, program: str) -> None:
+    graph = (workspace / "dvc.yaml").read_text()
+    assert graph.count("python gate.py") == 1
+    (workspace / "dvc.yaml").write_text(graph.replace("python gate.py", launcher.format(program)))
+    own = fingerprint.ROOT / "tasks/gate.py" if "tasks" in program else workspace / "gate.py"
+    assert fingerprint.fingerprints(workspace)["gate"] == fingerprint.of_program(own)
+
+
 def test_a_program_that_is_not_there_is_named(workspace: Path) -> None:
     (workspace / "gate.py").unlink()
     with pytest.raises(ConfigError, match=r"`gate`.*gate\.py"):
