@@ -6,11 +6,11 @@ process of its own, and this one imports neither torch nor MLflow.
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,7 +44,7 @@ from rlhf.pipeline import champion, fingerprint, versioning
 from rlhf.pipeline.graph import PARAMS, Graph, load_graph
 from rlhf.pipeline.readable import require_workspace
 from rlhf.pipeline.receipt import git_state
-from rlhf.pipeline.workspace import hold_workspace, lent
+from rlhf.pipeline.workspace import SCHEDULED, hold_workspace
 from rlhf.tracking.journal import Journal, pipeline_journal
 from rlhf.tracking.standing import DECISIONS, Standing, is_kept, standing
 
@@ -67,7 +67,7 @@ class Session:
     graph: Graph
     stale: set[str]  # what DVC would run or restore
     shown: Shown
-    id: str = field(default_factory=lambda: f"{datetime.now():%Y%m%d-%H%M%S}-{uuid4().hex[:6]}")
+    id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}")
     stop: threading.Event = field(default_factory=threading.Event)
     result: RunResult | None = None
 
@@ -82,7 +82,8 @@ def pipeline(workspace: str = ".", promote: bool = True) -> State:
     if session:
         return _run(session)
     directory = Path(workspace).resolve()
-    with sending(directory) as sender, _open(directory, Silent(), promote, sender) as session:
+    holding = hold_workspace(directory, SCHEDULED)
+    with sending(directory) as sender, _open(directory, holding, Silent(), promote, sender) as session:
         return _run(session)
 
 
@@ -92,11 +93,11 @@ def run(
     *,
     reporter: Reporter | None = None,
     promote: bool = True,
-    settings: Sequence[str] = (),
+    held: bool = False,
 ) -> RunResult:
     """Run the flow here and now. SIGINT and SIGTERM stop it in order: stages save a checkpoint first.
 
-    settings: of params.yaml, as `-S` takes them, for this run alone.
+    held: whether the caller holds the workspace already: `rlhf.pipeline.workspace.hold_workspace`.
 
     `sender` is at work on the workspace, and is let go when the run is over: `flows.records.sending`.
     Raises Busy when another run holds the workspace, ServiceError without a Prefect server, ConfigError for a dvc.yaml
@@ -104,7 +105,9 @@ def run(
     server that goes away in the middle costs what it would have shown.
     """
     quiet_console()
-    with _open(workspace.resolve(), reporter or Silent(), promote, sender, settings) as session:
+    directory = workspace.resolve()
+    holding = nullcontext() if held else hold_workspace(directory)
+    with _open(directory, holding, reporter or Silent(), promote, sender) as session:
         token, state = _SESSION.set(session), None
         try:
             with session.shown.ending():
@@ -121,11 +124,11 @@ def run(
 
 @contextmanager
 def _open(
-    workspace: Path, reporter: Reporter, promote: bool, sender: Sender, settings: Sequence[str] = ()
+    workspace: Path, holding: AbstractContextManager[None], reporter: Reporter, promote: bool, sender: Sender
 ) -> Iterator[Session]:
     """Hold the workspace and put in order what a run that was killed left behind."""
     require_workspace(workspace)
-    with hold_workspace(workspace), lent(workspace, settings) if settings else nullcontext():
+    with holding:
         versioning.clear_dead_locks(workspace)
         with client() as connected:
             ensure_limits(connected)
@@ -216,8 +219,8 @@ def _promote(session: Session, decision: Standing | None) -> tuple[str | None, E
     An MLflow that does not answer leaves the promotion to the next run; it does not fail this one. Where a person has
     to approve, the run ends by saying so.
     """
-    workspace = session.workspace
-    if not (session.promote and decision and decision.verdict == "PROMOTE") or settled(workspace, decision):
+    workspace, wanted = session.workspace, session.promote and not session.stop.is_set()
+    if not (wanted and decision and decision.verdict == "PROMOTE") or settled(workspace, decision):
         return None, Exit.DONE
     if (approval := load_promotion(workspace / PARAMS).approval) != "none":
         waits = f"{decision.winner} waits for a person other than the trainer to approve it: {APPROVE[approval]}"

@@ -14,6 +14,8 @@ from flows.server import Shown, never_began, quiet_console
 from rlhf.config import load_config
 from rlhf.errors import Exit
 from rlhf.pipeline.graph import PARAMS
+from rlhf.pipeline.readable import require_workspace
+from rlhf.pipeline.workspace import hold_workspace, lent
 from rlhf.report import comparison
 from rlhf.report.comparison import Comparison, Trial
 
@@ -47,14 +49,16 @@ def _compare(
 ) -> Outcome:
     trials = list[Trial]()
     same = [f"algorithms=[{', '.join(algorithms)}]", f"snapshots={snapshots}", f"noise_steps={noise_steps}"]
-    for seed in seeds:
-        settings = [f"align.{setting}" for setting in (f"seed={seed}", *same)]
-        with sending(directory) as sender:
-            result = align.run(directory, sender, reporter=reporter, promote=False, settings=settings)
-        if result.exit != Exit.DONE:
-            return result, None
-        trials += comparison.read_trials(directory, algorithms, seed)
-    return result, comparison.write(directory, trials, load_config(directory / PARAMS))
+    require_workspace(directory)
+    with hold_workspace(directory):  # to the end: what a training leaves is read before another run may replace it
+        for seed in seeds:
+            settings = [f"align.{setting}" for setting in (f"seed={seed}", *same)]
+            with sending(directory) as sender, lent(directory, settings):
+                result = align.run(directory, sender, reporter=reporter, promote=False, held=True)
+            if result.exit != Exit.DONE:
+                return result, None
+            trials += comparison.read_trials(directory, algorithms, seed)
+        return result, comparison.write(directory, trials, load_config(directory / PARAMS))
 
 
 def run(

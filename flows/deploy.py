@@ -23,18 +23,20 @@ FILE = INSTALLED if INSTALLED.is_file() else ROOT / "infra" / "prefect.yaml"
 
 def deploy(workspace: Path, *, activate: bool = False) -> list[str]:
     """Register every deployment of infra/prefect.yaml, create the work pool and the limits; return the full names.
-
     Schedules stay off until `activate` is asked for, and are off again after a registration without it.
-    Raises ConfigError outside a workspace, ServiceError when the server does not answer.
+    Raises ConfigError outside a workspace and where the server has the deployments of another, ServiceError when the
+    server does not answer.
     """
     workspace = workspace.resolve()
     if not (workspace / "dvc.yaml").is_file():
         raise ConfigError(f"{workspace} is not a workspace: it has no dvc.yaml. Make one: rlhf init DIR")
+    names = [_full_name(entry) for entry in read_yaml(FILE)["deployments"]]
     with client() as connected:
+        for name in names:
+            _refuse_another(connected, name, workspace)
         ensure_limits(connected)
         _ensure_pool(connected)
         _register(workspace)
-        names = [_full_name(entry) for entry in read_yaml(FILE)["deployments"]]
         for name in names if activate else ():
             deployment = connected.read_deployment_by_name(name)
             for schedule in deployment.schedules:
@@ -45,6 +47,18 @@ def deploy(workspace: Path, *, activate: bool = False) -> list[str]:
 def _full_name(entry: dict[str, Any]) -> str:
     """Prefect's name of a deployment, flow/deployment. A flow here has the name of its file."""
     return f"{Path(entry['entrypoint'].partition(':')[0]).stem}/{entry['name']}"
+
+
+def _refuse_another(connected: SyncPrefectClient, name: str, workspace: Path) -> None:
+    try:
+        other = connected.read_deployment_by_name(name).parameters.get("workspace")
+    except ObjectNotFound:
+        return
+    if other not in (None, str(workspace)):
+        raise ConfigError(
+            f"The deployment {name} of this Prefect server is for {other}, and a server has those of one workspace. "
+            f"Name another server by PREFECT_API_URL; or, if that workspace is gone: prefect deployment delete {name}"
+        )
 
 
 def _ensure_pool(connected: SyncPrefectClient) -> None:

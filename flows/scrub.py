@@ -7,12 +7,13 @@ from prefect.states import Completed, Failed, State
 
 from rlhf.errors import Exit
 from rlhf.pipeline import scrub as work
+from rlhf.pipeline.workspace import SCHEDULED
 
 
 @flow(name="scrub", persist_result=False)
 def scrub(workspace: str = ".") -> State:
     """Read all that a workspace keeps and mend what can be mended; fails where damage remains. Raises Busy."""
-    found = list(work.scrub(Path(workspace).resolve(), mend=True, progress=lambda *_: None))
+    found = list(work.scrub(Path(workspace).resolve(), mend=True, progress=lambda *_: None, patience=SCHEDULED))
     damaged = [damage for one in found for damage in one.damaged]
     said = "; ".join(f"{damage.path}: {damage.fault}. {damage.done}" for damage in damaged)
     if all(damage.mended for damage in damaged):

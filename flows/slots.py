@@ -102,8 +102,9 @@ def _renew(lease: UUID, done: threading.Event) -> None:
                 client.renew_concurrency_lease(lease, LEASE)
             except httpx.TransportError:
                 continue
-            except httpx.HTTPStatusError:
-                return  # the server forgot the lease; there is nothing left to renew
+            except httpx.HTTPStatusError as error:
+                if error.response.is_client_error:
+                    return  # the server forgot the lease; there is nothing left to renew
 
 
 def _release(client: SyncPrefectClient, lease: UUID) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 # How the name of a secret ends, in the environment and in params.yaml: HF_TOKEN, AWS_ACCESS_KEY_ID, api_key.
 _NAME = re.compile(
-    r"(^|_)(token|secret|password|passwd|(api_?)?key|key_id|auth_string|connection_string)$", re.IGNORECASE
+    r"(token|secret|password|passwd|(^|_)((api_?)?key|key_id|auth_string|connection_string))$", re.IGNORECASE
 )
 # Of an address, the user and the password, which may hold any sign: up to the last @. A port is not a password.
 _USER = re.compile(r"://(?P<user>[^\s/@:]*)(?P<password>:(?!\d+/)[^\s'\"<>]*)?@")

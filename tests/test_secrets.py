@@ -43,7 +43,8 @@ def test_secrets_of_the_environment_are_taken_out_wherever_they_stand(monkeypatc
 
 def test_names_of_secrets() -> None:
     secret = (
-        "AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID PREFECT_API_AUTH_STRING MLFLOW_TRACKING_PASSWORD api_key apikey token"
+        "AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID PREFECT_API_AUTH_STRING MLFLOW_TRACKING_PASSWORD api_key apikey token "
+        "PGPASSWORD MYTOKEN"
     )
     assert [name for name in secret.split() if not is_secret(name)] == []
     others = ["TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "tokens", "keys", "monkey"]

@@ -14,7 +14,7 @@ COPY rlhf rlhf
 COPY tasks tasks
 COPY flows flows
 COPY infra infra
-RUN pip install --no-cache-dir --no-deps --editable . && useradd --create-home --uid 1000 rlhf \
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable . && useradd --create-home --uid 1000 rlhf \
  && mkdir -p /workspace /home/rlhf/.cache/huggingface && chown -R rlhf /workspace /home/rlhf
 USER rlhf
 WORKDIR /workspace

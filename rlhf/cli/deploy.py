@@ -30,7 +30,7 @@ def deploy(
         return
     for name in names:
         out.print(Text(f"{name}  schedule {'on' if activate else 'off'}"), soft_wrap=True)
-    command = f"PREFECT_API_URL={redact(prefect.address)} prefect worker start --pool {deployments.POOL}"
+    command = f"DO_NOT_TRACK=1 PREFECT_API_URL={redact(prefect.address)} prefect worker start --pool {deployments.POOL}"
     out.print(Text(f"Scheduled runs need a worker: {command}"), soft_wrap=True)
 
 

@@ -14,11 +14,12 @@ from rlhf.tracking.locks import take
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock on `path` and leave in it who does. Raises Busy, which names the holder of `what`."""
+def hold(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock on `path` and leave in it who does. Raises Busy, which names the holder of `what`, where it was not
+    free for `patience` seconds."""
     durable.make_private(path.parent)
     with open(path, "a+", encoding="utf-8") as file:
-        if not take(file.fileno()):
+        if not take(file.fileno(), patience):
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise Busy(f"{what} is in use by {holder}. Wait until it ends, or stop it")

@@ -69,17 +69,22 @@ def program() -> dict[str, Any]:
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit of a repository and whether it has changes that are not committed, but of what a run itself writes; None
-    outside git and before the first commit."""
-    command = ["git", "-C", str(directory), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    command += ["--", ":/", *(f":(exclude){name}" for name in WRITTEN)]
+    """Commit of a repository and whether it has changes, or programs, that are not committed, but of what a run itself
+    writes; None outside git and before the first commit."""
+    status = ["status", "--porcelain=v2", "--branch", "--untracked-files=no", "--", ":/"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        said = _git(directory, *status, *(f":(exclude){name}" for name in WRITTEN))
+        programs = _git(directory, "ls-files", "--others", "--exclude-standard", "--", ":/*.py")
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    oid, *changes = [line for line in done.stdout.splitlines() if line.startswith("# branch.oid") or line[0] != "#"]
+    oid, *changes = [line for line in said if line.startswith("# branch.oid") or line[0] != "#"]
     commit = oid.split()[-1]
-    return None if commit == "(initial)" else {"commit": commit, "dirty": bool(changes)}
+    return None if commit == "(initial)" else {"commit": commit, "dirty": bool(changes or programs)}
+
+
+def _git(directory: Path, *arguments: str) -> list[str]:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def git_user(workspace: Path) -> str | None:

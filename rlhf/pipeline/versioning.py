@@ -88,17 +88,32 @@ def clear_dead_locks(workspace: Path) -> None:
     without an init, never goes.
     """
     file = workspace / ".dvc" / "tmp" / "rwlock"
-    text = file.read_bytes() if file.exists() else b""
-    if text:
+    if not file.exists():
+        return
+    with loading():
+        from dvc.lock import LockError, make_lock
+    with suppress(LockError), make_lock(f"{file}.lock"):  # held by whoever edits the file
         try:
-            locks = json.loads(text)
+            locks = json.loads(file.read_bytes() or "{}")
         except ValueError:  # torn by a death that took the locks with it
             file.unlink()
             return
         readers = {path: [by for by in held if is_alive(by["pid"])] for path, held in locks.get("read", {}).items()}
         writers = {path: by for path, by in locks.get("write", {}).items() if is_alive(by["pid"])}
         kept = {"read": {path: held for path, held in readers.items() if held}, "write": writers}
-        durable.write_text(file, json.dumps(kept))
+        if kept != {"read": {}, "write": {}} | locks:
+            durable.write_text(file, json.dumps(kept))
+
+
+def require_no_writer(workspace: Path) -> None:
+    """Raises Busy while a process of DVC makes outputs: that of a `dvc repro` by hand, which holds no workspace."""
+    try:
+        writers = json.loads((workspace / ".dvc" / "tmp" / "rwlock").read_bytes() or "{}").get("write", {})
+    except (FileNotFoundError, ValueError):  # ValueError: somebody writes it just now
+        return
+    for path, by in writers.items():
+        if is_alive(by["pid"]):
+            raise Busy(f"{path} is being made: process {by['pid']}, `{by['cmd']}`. Wait until it ends, or stop it")
 
 
 def edges(workspace: Path) -> set[tuple[str, str]]:

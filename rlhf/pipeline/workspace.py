@@ -9,17 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf import durable
+from rlhf.config import load_config
 from rlhf.config.editing import edited, set_params
 from rlhf.config.reading import PARAMS, look_up, parse_yaml
 from rlhf.pipeline.lock import hold
 
 LENT = Path(".rlhf/lent.json")
+SCHEDULED = 6 * 3600.0  # seconds that a scheduled flow waits for a workspace that another holds
 
 
 @contextmanager
-def hold_workspace(workspace: Path) -> Iterator[None]:
-    """Hold a workspace while something runs in it, or beside which nothing may. Raises Busy, which names the holder."""
-    with hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}"):
+def hold_workspace(workspace: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold a workspace while something runs in it, or beside which nothing may. Raises Busy, which names the holder,
+    where that goes on for `patience` seconds."""
+    with hold(workspace / ".rlhf" / "run.lock", f"The workspace {workspace}", patience):
         _set_back(workspace)
         yield
 
@@ -27,10 +30,12 @@ def hold_workspace(workspace: Path) -> Iterator[None]:
 @contextmanager
 def lent(workspace: Path, assignments: Sequence[str]) -> Iterator[None]:
     """params.yaml of a workspace that is held, with `assignments` as `set_params` takes them. Raises ConfigError."""
+    load_config(workspace / PARAMS)  # what is wrong already is told first
     before = (workspace / PARAMS).read_text(encoding="utf-8")
-    durable.write_json(workspace / LENT, {"before": before, "assignments": list(assignments)})
+    after = edited(before, assignments)
+    durable.write_json(workspace / LENT, {"before": before, "after": after, "assignments": list(assignments)})
     try:
-        set_params(workspace / PARAMS, assignments)
+        durable.write_text(workspace / PARAMS, after)
         yield
     finally:
         _set_back(workspace)
@@ -41,10 +46,11 @@ def _set_back(workspace: Path) -> None:
     if not (workspace / LENT).exists():
         return
     note = json.loads((workspace / LENT).read_text(encoding="utf-8"))
-    before, assignments = str(note["before"]), list[str](note["assignments"])
-    if (workspace / PARAMS).read_text(encoding="utf-8") in (before, edited(before, assignments)):
+    before = str(note["before"])
+    if (workspace / PARAMS).read_text(encoding="utf-8") in (before, note["after"]):
         durable.write_text(workspace / PARAMS, before)
     else:
-        keys, tree = [assignment.partition("=")[0] for assignment in assignments], parse_yaml(before, PARAMS)
+        keys = [assignment.partition("=")[0] for assignment in note["assignments"]]
+        tree = parse_yaml(before, PARAMS)
         set_params(workspace / PARAMS, [f"{key}={json.dumps(look_up(tree, key))}" for key in keys])
     (workspace / LENT).unlink()

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rlhf.errors import ServiceError
 from rlhf.secrets import redact
-from rlhf.services.ports import choose, variable
+from rlhf.services.ports import choose, is_free, variable
 from rlhf.services.processes import Process, find, is_held, start, stranger
 from rlhf.services.servers import PREFECT, SERVERS, Server, command, environment, is_new, prefect_home
 from rlhf.tracking.locks import locked
@@ -49,10 +50,11 @@ def up(
         try:
             for server in servers:
                 found.append(_existing(server, workspace, _wanted(server, wanted)) or _start(server, workspace, wanted))
-            for service in found:
+            for place, service in enumerate(found):
                 if service.fresh:
                     tell(f"Starting {service.server.title} at {service.pages}{patience[service.server]}")
-                    _await(service, workspace)
+                while service.fresh and not _is_well(found[place], workspace):
+                    found[place] = _start(service.server, workspace, wanted)
         except BaseException:  # Ctrl-C too: what was begun is taken back
             _stop([service for service in found if service.fresh])
             raise
@@ -143,16 +145,24 @@ def _wanted(server: Server, wanted: Mapping[str, int | None]) -> int | None:
     return int(text)
 
 
-def _await(service: Service, workspace: Path) -> None:
-    """Wait until a server that was just started is well. Raises ServiceError with the end of its log when it is not."""
-    server, log = service.server, _log(workspace, service.server)
+def _is_well(service: Service, workspace: Path) -> bool:
+    """Wait until a server that was just started is well; False where another program took its port before it could.
+
+    Raises ServiceError with the end of its log when it is not.
+    """
+    server, log, port = service.server, _log(workspace, service.server), urlsplit(service.address).port
+    assert service.process
+    assert port
     deadline = time.monotonic() + DEADLINE
     while trouble := server.trouble(service.address, seconds=1.0):
-        if service.process is None or not service.process.alive():
+        if not service.process.alive():
+            if not is_free(port):
+                return False
             raise ServiceError(f"{server.title} ended while it started: {_last_line(log)}. See {log}")
         if time.monotonic() > deadline:
             raise ServiceError(f"{server.title} did not start within {DEADLINE:g} s: {trouble}. See {log}")
         time.sleep(POLL)
+    return service.process.listens(port)
 
 
 def _stop(services: list[Service]) -> None:

@@ -40,6 +40,17 @@ class Process:
 
         return any(self._has(pid) for pid in psutil.pids())
 
+    def listens(self, port: int) -> bool:
+        """Whether it, or one of its group, is who answers at a port of this machine."""
+        import psutil
+
+        for pid in filter(self._has, psutil.pids()):
+            with suppress(psutil.Error):
+                found = psutil.Process(pid).net_connections(kind="tcp")
+                if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found):
+                    return True
+        return False
+
     def _has(self, pid: int) -> bool:
         """Whether a process is of the group, and not of a later one with the same id: that has not the record open."""
         import psutil

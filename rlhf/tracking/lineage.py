@@ -54,13 +54,15 @@ def lineage(workspace: Path, model: str = "champion") -> Node:
     What still stands in the workspace is answered from its receipts, without a server; a registered version whose files
     are no longer there from the tree stored with it. Raises DataError when there is no such model.
     """
+    if model in ("champion", "policy@champion"):
+        return _of_champion(workspace)
     output = _local(workspace, model)
     if output:
         return tree(workspace, output)
-    if "@" in model or "/" in model or model == "champion":
-        from rlhf.tracking.registry import stored_lineage  # costs seconds: imports mlflow
+    if "@" in model or "/" in model:
+        from rlhf.tracking.registry import look_up, stored_lineage  # costs seconds: imports mlflow
 
-        return stored_lineage(workspace, "policy@champion" if model == "champion" else model)
+        return stored_lineage(workspace, lambda store: look_up(store, model))
     known = ", ".join(output.path for output in model_outputs(workspace)) or "none yet; make some with `rlhf run`"
     raise DataError(f"There is no model `{model}` in {workspace}. Models: {known}")
 
@@ -70,13 +72,21 @@ def tree(workspace: Path, output: Output) -> Node:
     return _node(workspace, output.path, output.digest, DvcLock(workspace), registered_versions(workspace))
 
 
+def _of_champion(workspace: Path) -> Node:
+    """The tree of whom the ledger names: the alias in MLflow may lag behind it."""
+    champion = Ledger.of(workspace).current()
+    if champion is None:
+        raise DataError(f"{workspace} has no champion yet. Make one with `rlhf promote`, or name a model: sft, dpo")
+    output = next((output for output in model_outputs(workspace) if output.digest == champion.policy), None)
+    if output:
+        return tree(workspace, output)
+    from rlhf.tracking.registry import champions_version, stored_lineage  # costs seconds: imports mlflow
+
+    return stored_lineage(workspace, lambda store: champions_version(store, champion))
+
+
 def _local(workspace: Path, model: str) -> Output | None:
     """The output of the workspace that `model` names."""
-    if model in ("champion", "policy@champion"):
-        champion = Ledger.of(workspace).current()
-        if champion is None:
-            raise DataError(f"{workspace} has no champion yet. Make one with `rlhf promote`, or name a model: sft, dpo")
-        return next((o for o in model_outputs(workspace) if o.digest == champion.policy), None)
     versions = registered_versions(workspace)
     for output in model_outputs(workspace):
         version = versions.get(output.key, "")

@@ -1,6 +1,7 @@
 """What a workspace holds now: outputs with their receipts, the manifests that prove them, and DVC's digests of them."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from rlhf.errors import DataError
 from rlhf.manifest import MANIFEST, RECEIPT
 
 MODELS = ("models/base", "models/sft", "models/reward/*", "models/referee", "models/policy/*")  # upstream first
+_WRITING = 2.0  # seconds in which DVC, which writes its file in place, is done with it
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,17 @@ class DvcLock:
     @cached_property
     def stages(self) -> Mapping[str, Mapping[str, Any]]:
         """Each stage as it ran last, by name; empty without dvc.lock. Raises DataError for one that is damaged."""
-        path = self.workspace / "dvc.lock"
-        if not path.exists():
-            return {}
-        try:
-            stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-            whole = all(
-                stage.keys() <= {"cmd", "deps", "params", "outs"} and all("path" in entry for entry in _entries(stage))
-                for stage in stages.values()
-            )
-        except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
-            whole = False
-        if not whole:
-            raise damaged_lock(path)
-        return stages
+        path, deadline = self.workspace / "dvc.lock", time.monotonic() + _WRITING
+        while path.exists():
+            before = path.stat()
+            stages = _stages(path)
+            after = path.stat()
+            if stages is not None and (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+                return stages
+            if time.monotonic() > deadline:
+                raise damaged_lock(path)
+            time.sleep(0.05)
+        return {}
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
@@ -115,6 +114,20 @@ class DvcLock:
     def digest(self, path: str, sha256: str) -> str | None:
         """MD5 of what stands at `path`, if it is still what had the digest `sha256` when a stage read or made it."""
         return self.digests.get(path) if path in self.digests and stands(self.workspace, path, sha256) else None
+
+
+def _stages(path: Path) -> Mapping[str, Mapping[str, Any]] | None:
+    """The stages in a dvc.lock; None where it cannot be read, or ends within a line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        stages = yaml.safe_load(text)["stages"]
+        whole = text.endswith("\n") and all(
+            stage.keys() <= {"cmd", "deps", "params", "outs"} and all("path" in entry for entry in _entries(stage))
+            for stage in stages.values()
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        return None
+    return stages if whole else None
 
 
 def damaged_lock(path: Path) -> DataError:

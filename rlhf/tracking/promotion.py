@@ -84,13 +84,18 @@ def rollback(workspace: Path, *, expected_generation: int | None = None, approve
     """Make the champion before the current one champion again; where its files are here, the registry need not answer.
 
     Raises GateRefused when there is none, Busy when another promotion came first, ServiceError when its files are
-    missing and the registry does not answer.
+    missing and the registry does not answer, DataError when that has none either.
     """
     book = Ledger.of(workspace)
     current = book.current()
     generation = current.generation if current else 0
     if (earlier := book.previous()) and not champions.whole(workspace, earlier.policy):
         reconcile(workspace)  # the registry has its files
+        if not champions.whole(workspace, earlier.policy):
+            raise DataError(
+                f"The files of {earlier.version}, the champion before, are neither here nor in MLflow. Nothing was "
+                "changed. Promote another policy, or name the MLflow that holds it: MLFLOW_TRACKING_URI"
+            )
     champion = book.rollback(generation if expected_generation is None else expected_generation, approver)
     said = f"{champion.version} is the champion again, generation {champion.generation}"
     return Promotion(True, champion, said + _mirrored(workspace))

@@ -6,13 +6,14 @@ They are `<prefix>-base`, `-sft`, `-reward`, `-referee` and `-policy`; the rewar
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf import durable
 from rlhf.errors import DataError
+from rlhf.gate.ledger import Champion
 from rlhf.tracking.lineage import LINEAGE, Node
 from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import MANIFEST, MODELS, model_outputs, verify
@@ -80,13 +81,21 @@ def resolve(workspace: Path, model: str) -> Path:
     return target
 
 
-def stored_lineage(workspace: Path, model: str) -> Node:
-    """The tree that was stored with a registered version. Raises as `resolve` does."""
+def stored_lineage(workspace: Path, which: Callable[[Store], Registered]) -> Node:
+    """The tree that was stored with a registered version, which `which` finds. Raises as `resolve` does."""
     store = connect(workspace)
     with reaching(store.uri), tempfile.TemporaryDirectory() as directory:
-        registered = look_up(store, model)
+        registered = which(store)
         file = _fetch(store, registered, Path(directory), LINEAGE)
         return replace(Node.from_dict(json.loads(file.read_text(encoding="utf-8"))), version=str(registered))
+
+
+def champions_version(store: Store, champion: Champion) -> Registered:
+    """The version of whom the ledger names. Raises DataError where the store has none."""
+    found = find(store, model_name(store, "policy"), champion.candidate_key, champion.policy)
+    if found is None:
+        raise DataError(f"MLflow holds no version of the champion, {champion.version} when it was promoted")
+    return found
 
 
 def look_up(store: Store, model: str) -> Registered:

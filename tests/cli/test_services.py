@@ -143,6 +143,24 @@ def test_the_whole_group_is_stopped_even_if_it_does_not_want_to(
     assert not is_alive(child)
 
 
+@pytest.mark.slow
+@pytest.mark.integration
+def test_workspaces_that_start_at_once_have_servers_of_their_own(tmp_path: Path) -> None:
+    """Neither listens yet when both look for a port that is free."""
+    workspaces = [tmp_path / "one", tmp_path / "other"]
+    for workspace in workspaces:
+        workspace.mkdir()
+    try:
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(lambda workspace: up(workspace, {}, lambda _: None, (PREFECT,))[0], workspaces))
+        assert found[0].address != found[1].address
+        assert [next(recorded(workspace)).address for workspace in workspaces] == [one.address for one in found]
+        assert not any(PREFECT.trouble(one.address) for one in found)
+    finally:
+        for workspace in workspaces:
+            down(workspace)
+
+
 def test_a_usual_port_that_is_taken_gives_way_to_the_next() -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

@@ -1,6 +1,8 @@
 """The flow on a toy pipeline, against a real Prefect server: what runs, what is cached, and what a failure stops."""
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -408,6 +410,21 @@ stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
         (automation,) = connected.read_automations_by_name(DEAD)  # for those whom nobody runs again
     assert automation.enabled
     assert automation.trigger.within == timedelta(seconds=3 * 180)
+
+
+def test_a_run_that_is_stopped_promotes_nobody(finished: Path) -> None:
+    """However far it came: the gate has decided, and the next run promotes."""
+    edit(finished / "gate.py", '{"decision": "REJECT", "checks"', '{"policy": name, "decision": "PROMOTE", "checks"')
+    edit(finished / "gate.py", '"REJECT", "sentence": "No model is good.", "winner": None', PROMOTED)
+
+    class Stopping(Told):
+        def stage_finished(self, name: str, state: str, summary: str, seconds: float) -> None:
+            super().stage_finished(name, state, summary, seconds)
+            if name == "gate":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run(finished, Stopping()).promotion is None
+    assert run(finished).promotion is not None
 
 
 def test_sigterm_stops_the_run_in_order(workspace: Path, start) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,17 @@ from rlhf.pipeline import versioning
 from tests.conftest import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.fixture(autouse=True)
+def no_deployments(prefect_server: str) -> Iterator[None]:
+    """The next test is of another workspace."""
+    yield
+    from flows.server import client
+
+    with client() as connected:
+        for deployment in connected.read_deployments():
+            connected.delete_deployment(deployment.id)
 
 
 @pytest.fixture
@@ -63,6 +75,16 @@ def test_schedules_are_off_until_asked_for(workspace: Path) -> None:
     assert [schedule.active for schedule in nightly().schedules] == [True]
     deploy(workspace)
     assert [schedule.active for schedule in nightly().schedules] == [False]
+
+
+def test_a_workspace_does_not_take_the_schedules_of_another(workspace: Path, tmp_path: Path) -> None:
+    from flows.deploy import deploy
+
+    other = shutil.copytree(workspace, tmp_path / "other")
+    deploy(workspace, activate=True)
+    with pytest.raises(ConfigError, match=rf"align/nightly of this Prefect server is for {workspace}, and"):
+        deploy(other)
+    deploy(workspace)
 
 
 def test_a_directory_that_is_no_workspace_is_not_deployed(tmp_path: Path) -> None:

@@ -38,14 +38,15 @@ def test_garbage_is_searched_for_where_nobody_waits_for_an_answer() -> None:
 @pytest.mark.usefixtures("prefect_server")
 def test_a_lock_that_a_killed_server_left_keeps_nobody_waiting() -> None:
     """Its number is another process's now: here, that of the tests."""
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
     from prefect.settings import PREFECT_HOME
 
-    from flows.server import GPU, client, ensure_limits
+    from flows.server import client
 
     began = time.monotonic()
     with client() as connected:
-        ensure_limits(connected)
-        granted = connected.increment_concurrency_slots_with_lease([GPU], 1, "concurrency", 60.0).json()
+        connected.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="guarded", limit=1))
+        granted = connected.increment_concurrency_slots_with_lease(["guarded"], 1, "concurrency", 60.0).json()
         connected.release_concurrency_slots_with_lease(granted["lease_id"])
     assert time.monotonic() - began < 10
     assert not list(Path(PREFECT_HOME.value()).glob("concurrency_leases/*.lock"))

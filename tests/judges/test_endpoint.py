@@ -269,6 +269,13 @@ def test_a_bad_completion_among_good_ones_is_no_verdict(server: Server, judge: M
     assert judge(parallel=1)(comparisons(3)) == ["first", None, "first"]
 
 
+def test_a_reply_that_says_nothing_is_no_verdict_and_asked_for_again(server: Server, judge: Made) -> None:
+    server.answer = lambda shown: (200, '{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}')
+    assert judge()(comparisons(1)) == [None]
+    server.answer = lambda shown: "[[A]]"
+    assert judge()(comparisons(1)) == ["first"]
+
+
 def test_the_same_request_at_the_same_time_is_kept_once(server: Server, judge: Made, tmp_path: Path) -> None:
     assert judge(parallel=8)(comparisons(1) * 40) == ["first"] * 40
     assert sorted(path.suffix or path.name for path in tmp_path.rglob("*") if path.is_file()) == [".json", ".lock"]

@@ -6,14 +6,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
+from dvc.lock import make_lock
 
 from rlhf.errors import Busy, ConfigError
 from rlhf.manifest import digest
 from rlhf.pipeline import versioning
 from rlhf.pipeline.graph import load_graph
 from rlhf.pipeline.receipt import git_state
+from rlhf.pipeline.scrub import scrub
+from rlhf.tracking.outputs import DvcLock
 from tests.conftest import ROOT
 from tests.pipeline.test_supervisor import bring, edit
 
@@ -57,6 +61,13 @@ def test_what_a_run_writes_itself_is_no_change_of_the_code(finished: Path) -> No
     git(finished, "commit", "-q", "-m", "first")
     for name in ("dvc.lock", "code.json"):
         (finished / name).write_text("{}\n")
+    assert not git_state(finished)["dirty"]
+    (finished / "notes.txt").write_text("What is no program makes nothing.\n")
+    assert not git_state(finished)["dirty"]
+    (finished / "others.py").write_text("pass\n")
+    assert git_state(finished)["dirty"], "a program that nobody has committed"
+    git(finished, "add", "-A")
+    git(finished, "commit", "-q", "-m", "second")
     assert not git_state(finished)["dirty"]
     (finished / "rows.py").write_text("pass\n")
     assert git_state(finished)["dirty"]
@@ -137,6 +148,43 @@ def test_locks_of_dead_processes_are_removed_and_those_of_living_ones_kept(works
     versioning.clear_dead_locks(workspace)
     assert json.loads(file.read_text()) == {"write": {"b": by["alive"]}, "read": {"d": [by["alive"]]}}
     dead.wait()
+
+
+def test_locks_that_dvc_changes_just_now_are_left_to_it(workspace: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    file = workspace / ".dvc/tmp/rwlock"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"write": {"a": {"pid": dead.pid, "cmd": "dvc repro"}}}))
+    before = file.read_bytes()
+    with make_lock(f"{file}.lock"):
+        versioning.clear_dead_locks(workspace)
+    assert file.read_bytes() == before
+    versioning.clear_dead_locks(workspace)
+    assert json.loads(file.read_text()) == {"read": {}, "write": {}}
+    written = file.stat().st_ino
+    versioning.clear_dead_locks(workspace)
+    assert file.stat().st_ino == written, "nothing is dead, so nothing is written"
+
+
+def test_nothing_is_scrubbed_while_dvc_makes_it(workspace: Path) -> None:
+    file = workspace / ".dvc/tmp/rwlock"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"write": {"report.txt": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+    with pytest.raises(Busy, match=rf"report\.txt is being made: process {os.getpid()}, `dvc repro`"):
+        next(scrub(workspace, mend=True, progress=lambda *_: None))
+
+
+def test_a_dvc_lock_that_is_written_just_now_is_read_when_it_is_whole(finished: Path) -> None:
+    file = finished / "dvc.lock"
+    text = file.read_text()
+    whole = DvcLock(finished).stages
+    for torn in (text[: text.index("rows:")], text[:-30]):
+        file.write_text(torn)
+        writing = Timer(0.3, file.write_text, (text,))
+        writing.start()
+        assert DvcLock(finished).stages == whole
+        writing.join()
 
 
 def test_a_lock_is_waited_for_while_its_holder_may_be_dying(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

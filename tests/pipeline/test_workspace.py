@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from rlhf.config import load_config
 from rlhf.config.editing import set_params
-from rlhf.errors import ConfigError
+from rlhf.errors import Busy, ConfigError
 from rlhf.pipeline.workspace import LENT, hold_workspace, lent
 from tests.conftest import ROOT
 
@@ -35,9 +37,22 @@ def test_it_is_as_it_was_to_the_byte_when_the_run_ends(params: Path) -> None:
         align = load_config(params).align
         assert (align.seed, align.algorithms) == (2, ["ipo", "kto"])
     assert params.read_bytes() == before
-    with pytest.raises(ConfigError, match="sead"), lent(params.parent, ["align.sead=2"]):
+
+
+@pytest.mark.parametrize(
+    ("asked", "edit", "told"),
+    [("align.sead=2", "", "sead"), ("align.algorithms=[pppo]", "", "pppo"), ("align.seed=2", "seed: x", "`seed`")],
+)
+def test_what_cannot_be_lent_holds_nobody_up(params: Path, asked: str, edit: str, told: str) -> None:
+    whole = params.read_bytes()
+    params.write_text(params.read_text().replace("seed: 0", edit or "seed: 0", 1))
+    before = params.read_bytes()
+    with pytest.raises(ConfigError, match=told), hold_workspace(params.parent), lent(params.parent, [asked]):
         pass
     assert params.read_bytes() == before
+    params.write_bytes(whole)
+    with hold_workspace(params.parent):
+        assert params.read_bytes() == whole
 
 
 def test_a_run_that_was_killed_has_it_set_back_by_the_next(params: Path) -> None:
@@ -48,6 +63,25 @@ def test_a_run_that_was_killed_has_it_set_back_by_the_next(params: Path) -> None
     with hold_workspace(params.parent):
         assert params.read_bytes() == before
     assert not (params.parent / LENT).exists()
+
+
+def test_who_has_patience_waits_for_who_holds_it(tmp_path: Path) -> None:
+    holding, ended = threading.Event(), list[float]()
+
+    def hold() -> None:
+        with hold_workspace(tmp_path):
+            holding.set()
+            with pytest.raises(Busy), hold_workspace(tmp_path):
+                pass
+            time.sleep(0.3)
+            ended.append(time.monotonic())
+
+    other = threading.Thread(target=hold)
+    other.start()
+    holding.wait()
+    with hold_workspace(tmp_path, patience=60.0):
+        assert ended
+    other.join()
 
 
 def test_what_is_edited_meanwhile_stays(params: Path) -> None:

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from rlhf.errors import GateRefused, ServiceError
+from rlhf.errors import DataError, GateRefused, ServiceError
 from rlhf.gate.ledger import Ledger
 from rlhf.tracking import champions
+from rlhf.tracking.lineage import lineage
 from rlhf.tracking.mirror import reconcile
 from rlhf.tracking.promotion import promote, rollback
 from rlhf.tracking.sender import sync
@@ -63,6 +64,7 @@ def test_rollback_while_the_registry_is_down(workspace: Workspace, monkeypatch: 
     assert current.policy == workspace.digests["models/policy/dpo"]
     assert champions.whole(workspace.path, current.policy), "it is served at once"
     assert aliases(workspace.path)["champion"] == "2"
+    assert lineage(workspace.path).version == "small-policy/1", "of the one that the ledger names"
     sync(workspace.path)
     assert_agrees(workspace.path)
 
@@ -81,6 +83,17 @@ def test_a_rollback_to_files_that_are_damaged_fetches_them_first(
     assert len(Ledger.of(workspace.path).history()) == 2
     assert rollback(workspace.path).champion.policy == first
     assert champions.whole(workspace.path, first)
+
+
+def test_a_rollback_to_files_that_are_nowhere_changes_nothing(workspace: Workspace) -> None:
+    first = promote(workspace.path).champion.policy
+    next_policy(workspace.path, 0.5)
+    second = promote(workspace.path).champion
+    shutil.rmtree(workspace.path / champions.FILES / first)
+    connect(workspace.path).client.delete_model_version("small-policy", "1")
+    with pytest.raises(DataError, match=r"files of small-policy/1.* are neither here nor in MLflow"):
+        rollback(workspace.path)
+    assert Ledger.of(workspace.path).current() == second
 
 
 def test_aliases_follow_the_stage_key_not_the_number(workspace: Workspace) -> None:
