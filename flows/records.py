@@ -32,13 +32,12 @@ class Sender:
         return self.exit == Exit.DONE
 
     def finish(self) -> None:
-        """Let the sender do its last pass, and end it after PATIENCE: what it has not sent goes another time."""
+        """Let the sender do its last pass and wait for it."""
         assert self.process.stdin
         self.process.stdin.close()
         try:
             self.exit = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            self.process.kill()
             self.exit = Exit.SERVICE
 
 

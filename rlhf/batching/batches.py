@@ -24,9 +24,7 @@ class SequenceBatch:
     ids: Tensor  # (B, T) int64, 0 where there is no token
     attention: Tensor  # (B, T) bool, True on tokens
     mask: Tensor  # (B, T) bool, True on the tokens that count: those of the response
-    counted: (
-        Tensor  # (N,) int64, where these stand in the table, row by row: a GPU would have to tell how many there are
-    )
+    counted: Tensor  # (N,) int64, where these stand in the table, row by row: indices, which no GPU has to count
     starts: Tensor  # (B,) int64, P of each row: where its response starts
     prompts: Tensor  # (B,) int64, number of each row's prompt; side by side, rows of one number share it
     layout: Layout  # the same tokens in one row, each once

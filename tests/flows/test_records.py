@@ -1,15 +1,10 @@
 """The gate's decision as Prefect shows it."""
 
 import re
-import signal
-import subprocess
 
-import pytest
 from markdown_it import MarkdownIt
 
-from flows import records
 from flows.records import gate_report
-from rlhf.errors import Exit
 from rlhf.text import markdown
 from tests.report.conftest import made_decision
 from tests.test_text import HOSTILE, SHOWN
@@ -24,16 +19,6 @@ def test_the_artifact_is_the_sentence_and_what_does_not_pass() -> None:
     missed = [check.name for candidate in decision.candidates for check in candidate.checks if not check.passed]
     assert [row[0].removeprefix("| ") for row in rows] == [markdown(name) for name in missed]
     assert rows[0][1:5] == ["0.511", "0.462 to 0.561", "0.5", "400"]
-
-
-def test_a_sender_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "PATIENCE", 0.1)
-    process = subprocess.Popen(["sleep", "600"], stdin=subprocess.PIPE)
-    sender = records.Sender(process)
-    sender.finish()
-    assert process.wait(60) == -signal.SIGKILL
-    assert sender.exit == Exit.SERVICE
-    assert not sender.synced
 
 
 def test_what_data_wrote_stays_text_in_its_cell() -> None:
