@@ -8,7 +8,7 @@ away, the stages of the run share the GPUs of this machine among themselves.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -59,7 +59,8 @@ def gpu_slot(file: Path, stop: threading.Event, shown: Shown) -> Iterator[bool]:
 def release_left_over(client: SyncPrefectClient, directory: Path) -> None:
     """Give back the slots whose leases a dead run left in `directory`."""
     for file in directory.glob("*") if directory.is_dir() else ():
-        _release(client, UUID(file.read_text(encoding="utf-8")))
+        with suppress(ValueError):  # a run that died while it wrote the file: that slot comes back when its lease ends
+            _release(client, UUID(file.read_text(encoding="utf-8")))
         file.unlink()
 
 

@@ -11,8 +11,9 @@ from prefect.states import Completed, Failed, State
 from flows.results import Reporter, StageResult
 from flows.server import Shown
 from flows.slots import gpu_slot
-from rlhf.errors import RETRIED, Exit
+from rlhf.errors import RETRIED, Exit, UserError
 from rlhf.pipeline import versioning
+from rlhf.pipeline.faults import explain
 from rlhf.pipeline.graph import Graph, StageSpec
 from rlhf.pipeline.stage import clear_checkpoints
 from rlhf.pipeline.supervisor import Outcome, supervise
@@ -40,13 +41,17 @@ class Stages:
     def run(self, name: str) -> State:
         """Bring one stage up to date, when those it waits for are; return its state for Prefect."""
         self.attempts[name] = self.attempts.get(name, 0) + 1
-        failed = [other for other in self.graph.upstream[name] if not self.results[other].good]
+        good = {other for other, result in self.results.items() if result.good}
+        failed = [other for other in self.graph.upstream[name] if other not in good]
         if failed:
             result = StageResult("skipped", message=f"waits for {', '.join(failed)}")
         elif self._is_up_to_date(name):
             result = StageResult("cached", summary="up to date")
         else:
-            result = self._work(self.graph.stages[name])
+            try:
+                result = self._work(self.graph.stages[name])
+            except (UserError, OSError) as error:  # before or after the stage: no slot to be had, a disk that is full
+                result = StageResult("failed", *explain(error, name, self.workspace))
         self.results[name] = result
         if self.may_retry(name) and self.attempts[name] <= retries(self.graph.stages[name]):
             self.reporter.message(f"{name}: {result.message}. It is tried again")
@@ -56,7 +61,7 @@ class Stages:
 
     def may_retry(self, name: str) -> bool:
         """Whether the stage failed in a way that may pass."""
-        return self.results[name].exit in RETRIED and not self.stop.is_set()
+        return name in self.results and self.results[name].exit in RETRIED and not self.stop.is_set()
 
     def _tell(self, name: str, result: StageResult) -> None:
         message = result.message or result.summary

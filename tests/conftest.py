@@ -27,9 +27,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests run on the CPU, in fp32, but under `-m gpu`."""
-    if config.option.markexpr != "gpu":
+    """Tests run on the CPU, in fp32, but under `-m gpu`; by no proxy, and by nobody's own settings of git."""
+    if not config.option.markexpr.startswith("gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ |= {"no_proxy": "127.0.0.1,localhost", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

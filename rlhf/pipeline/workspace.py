@@ -12,6 +12,7 @@ from rlhf import durable
 from rlhf.config import load_config
 from rlhf.config.editing import edited, set_params
 from rlhf.config.reading import PARAMS, look_up, parse_yaml
+from rlhf.errors import DataError
 from rlhf.pipeline.lock import hold
 
 LENT = Path(".rlhf/lent.json")
@@ -45,12 +46,18 @@ def _set_back(workspace: Path) -> None:
     """What somebody has edited meanwhile stays so, but for the values that were lent."""
     if not (workspace / LENT).exists():
         return
-    note = json.loads((workspace / LENT).read_text(encoding="utf-8"))
-    before = str(note["before"])
-    if (workspace / PARAMS).read_text(encoding="utf-8") in (before, note["after"]):
+    try:
+        note = json.loads((workspace / LENT).read_text(encoding="utf-8"))
+        before, after, assignments = (note[name] for name in ("before", "after", "assignments"))
+    except (ValueError, LookupError, TypeError):
+        raise DataError(
+            f"{workspace / LENT} is damaged, which holds params.yaml as it was before `rlhf compare`. Look whether "
+            f"params.yaml says what you want, and delete the file"
+        ) from None
+    if (workspace / PARAMS).read_text(encoding="utf-8") in (before, after):
         durable.write_text(workspace / PARAMS, before)
     else:
-        keys = [assignment.partition("=")[0] for assignment in note["assignments"]]
+        keys = [assignment.partition("=")[0] for assignment in assignments]
         tree = parse_yaml(before, PARAMS)
         set_params(workspace / PARAMS, [f"{key}={json.dumps(look_up(tree, key))}" for key in keys])
     (workspace / LENT).unlink()

@@ -1,5 +1,6 @@
 """The flow on a toy pipeline, against a real Prefect server: what runs, what is cached, and what a failure stops."""
 
+import errno
 import os
 import shutil
 import signal
@@ -413,7 +414,7 @@ stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
 
 
 def test_a_run_that_is_stopped_promotes_nobody(finished: Path) -> None:
-    """However far it came: the gate has decided, and the next run promotes."""
+    """However far it came: the gate has decided, and the next run goes on with that."""
     edit(finished / "gate.py", '{"decision": "REJECT", "checks"', '{"policy": name, "decision": "PROMOTE", "checks"')
     edit(finished / "gate.py", '"REJECT", "sentence": "No model is good.", "winner": None', PROMOTED)
 
@@ -424,7 +425,33 @@ def test_a_run_that_is_stopped_promotes_nobody(finished: Path) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     assert run(finished, Stopping()).promotion is None
-    assert run(finished).promotion is not None
+    again = run(finished).promotion  # which the toy, that trains no policy, cannot have
+    assert again is not None
+    assert "models/policy/small" in again
+
+
+def test_a_fault_around_a_stage_is_the_stages_and_stops_what_waits_for_it(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that finds no room on the disk."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(workspace / ".rlhf"))
+
+    monkeypatch.setattr("flows.slots._lease", full)
+    result = run(workspace)
+    assert result.exit == Exit.DISK_FULL
+    states = {name: stage.state for name, stage in result.stages.items()}
+    assert set(states.values()) <= {"ran", "failed", "skipped"}
+    assert states["gate"] == "skipped"
+
+
+def test_a_lease_that_a_dying_run_half_wrote_stops_no_other(workspace: Path) -> None:
+    (workspace / ".rlhf/leases").mkdir(parents=True)
+    for name in (".partial-model", "model"):
+        (workspace / ".rlhf/leases" / name).touch()
+    assert run(workspace).exit == Exit.DONE
+    assert not list((workspace / ".rlhf/leases").iterdir())
 
 
 def test_sigterm_stops_the_run_in_order(workspace: Path, start) -> None:

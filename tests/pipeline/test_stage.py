@@ -289,7 +289,7 @@ def test_a_light_stage_imports_nothing_heavy(workspace: Path, run_program: Run) 
 
 
 def test_starting_a_stage_is_quick(workspace: Path, run_program: Run) -> None:
-    run_program("rows.py")
+    assert run_program("rows.py").returncode == 0
     started = time.monotonic()
-    run_program("rows.py")
+    assert run_program("rows.py").returncode == 0
     assert time.monotonic() - started < 3.0

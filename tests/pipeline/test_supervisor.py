@@ -171,8 +171,8 @@ supervisor.supervise(spec, Path(".").resolve(), "run-1", threading.Event(), prin
     wait_until(lambda: pids.exists() and pids.read_text() != "", "the stage")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    stage = int(pids.read_text().split()[0])
-    wait_until(lambda: not is_alive(stage), "the stage's death", 5.0)
+    started = [int(pid) for pid in pids.read_text().split()]
+    wait_until(lambda: not any(is_alive(pid) for pid in started), "the death of the stage and of its parent", 5.0)
     assert not (workspace / "data/rows").exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from rlhf.config import load_config
 from rlhf.config.editing import set_params
-from rlhf.errors import Busy, ConfigError
+from rlhf.errors import Busy, ConfigError, DataError
 from rlhf.pipeline.workspace import LENT, hold_workspace, lent
 from tests.conftest import ROOT
 
@@ -63,6 +63,14 @@ def test_a_run_that_was_killed_has_it_set_back_by_the_next(params: Path) -> None
     with hold_workspace(params.parent):
         assert params.read_bytes() == before
     assert not (params.parent / LENT).exists()
+
+
+@pytest.mark.parametrize("torn", ["", "{}", '{"before": "seed: 0"}', "[]"])
+def test_a_damaged_note_of_what_was_lent_is_named(params: Path, torn: str) -> None:
+    (params.parent / LENT).parent.mkdir()
+    (params.parent / LENT).write_text(torn)
+    with pytest.raises(DataError, match=r"lent\.json is damaged.* delete the file"), hold_workspace(params.parent):
+        pass
 
 
 def test_who_has_patience_waits_for_who_holds_it(tmp_path: Path) -> None:
