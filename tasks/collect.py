@@ -3,7 +3,7 @@
 from rlhf import manifest
 from rlhf.config.data import Source, WorldSource
 from rlhf.data.ids import add_ids
-from rlhf.data.sources import Collected, local_path, read_source, source_name
+from rlhf.data.sources import Collected, local_path, read_source, require_distinct, source_name
 from rlhf.data.tables import COLUMNS, Row, write_rows
 from rlhf.errors import ConfigError
 from rlhf.pipeline.stage import Stage, run_stage
@@ -12,6 +12,7 @@ from rlhf.pipeline.stage import Stage, run_stage
 def main(stage: Stage) -> None:
     """Write data/raw and, for every source, what it gave and the digest of what was read."""
     sources = stage.config.collect.sources
+    require_distinct(source for source in sources if not isinstance(source, WorldSource))
     tables: dict[str, list[Row]] = {table: [] for table in COLUMNS}
     report = {}
     for place, source in enumerate(sources):

@@ -80,7 +80,7 @@ def main(stage: Stage) -> None:
     values |= {
         "judging": judging,
         "beliefs": held,
-        "path": path(stage, rows, along | {"policy": answers["policy"]} if along else {}, reward, tokenizer),
+        "path": path(stage, rows, along | {"policy": answers["policy"]}, reward, tokenizer),
         "algorithm": stage.item,
         "too_long": too_long,
         "policy_digest": stage.inputs[f"models/policy/{stage.item}"],

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
-from rlhf.data.ids import add_ids, prompt_hash
+from rlhf.data.ids import add_ids, opening_hash, prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.data.splits import REFEREE, is_for_referee
 from rlhf.data.tables import TEXT, of_each_object, read_tables, write_frame
@@ -88,8 +88,9 @@ def of_group(tables: Frames, group: str) -> Frames:
 
 
 def dealt(rows: pd.DataFrame, share: float) -> pd.DataFrame:
-    """Judgements, those of the referee's share of the train prompts with the split `referee`."""
-    kept = of_each_object(lambda prompt: is_for_referee(prompt_hash(prompt), share), rows["prompt"])
+    """Judgements, those of the referee's share of the train prompts with the split `referee`. A conversation goes there
+    whole: what was answered in it stands in its later prompts."""
+    kept = of_each_object(lambda prompt: is_for_referee(opening_hash(prompt), share), rows["prompt"])
     return rows.assign(split=rows["split"].mask((rows["split"] == "train") & kept, REFEREE))
 
 

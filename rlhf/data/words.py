@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rlhf.data.tables import Prompt
 
+_UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
 LARGE_TEXT = pa.large_string()  # a table may hold more than 2 GB
 
 
@@ -18,7 +19,9 @@ def joined(prompts: Iterable[Prompt]) -> pa.Array:
 
 
 def cleaned(texts: pa.Array) -> pa.Array:
-    """The words of each text with one space between them."""
+    """The words of each text, in NFC, with one space between them; of a script that puts none, every letter is one."""
+    if not pc.all(pc.string_is_ascii(texts)).as_py():
+        texts = pc.replace_substring_regex(pc.utf8_normalize(texts, "NFC"), _UNSPACED, r" \1 ")
     spaced = pc.replace_substring_regex(pc.utf8_lower(texts), r"[^\pL\pN]+", " ")
     return pc.utf8_trim(spaced, " ")
 

@@ -29,15 +29,17 @@ def untied_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every pair of answers that people did not call equal.
 
-    Returns margins r_better - r_worse, the index of each pair's prompt, and how many tokens longer the better answer
-    is; each (N,).
+    Returns margins r_better - r_worse, a number of each pair's prompt, which several rankings may have, and how many
+    tokens longer the better answer is; each (N,).
     """
-    margins, prompts, longer = [], [], []
-    for index, (group, values) in enumerate(zip(groups, scores, strict=True)):
+    margins, prompts, longer, numbers = [], [], [], dict[bytes, int]()
+    for group, values in zip(groups, scores, strict=True):
+        asked = np.asarray(group.answers[0].prompt, dtype=np.int64).tobytes()
+        prompt = numbers.setdefault(asked, len(numbers))
         for i, rank in enumerate(group.ranks):
             for j, other in enumerate(group.ranks):
                 if rank < other:
                     margins.append(values[i] - values[j])
-                    prompts.append(index)
+                    prompts.append(prompt)
                     longer.append(len(group.answers[i].response) - len(group.answers[j].response))
     return np.array(margins), np.array(prompts, dtype=np.int64), np.array(longer)

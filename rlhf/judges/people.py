@@ -205,12 +205,12 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    """A text that no spreadsheet takes for a formula, nor its own apostrophe for that of another."""
+    return f"'{text}" if text.startswith(("'", *FORMULA)) else text
 
 
 def _said(cell: Any) -> Any:
-    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and cell[1:].startswith(("'", *FORMULA)) else cell
 
 
 def _kind(path: Path) -> str:

@@ -1,6 +1,7 @@
 """How much of a test prompt was read in training, against a count by hand."""
 
 import random
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,18 @@ def shares(prompt: str, *texts: str) -> float:
 )
 def test_the_share_of_words_in_runs_of_thirteen(text: str, share: float) -> None:
     assert shares(LONG, text) == pytest.approx(share)
+
+
+def test_another_form_of_unicode_is_the_same_text() -> None:
+    text = "Où l'été a été passé, à Évreux ou près de là, l'élève a répété: « déjà vu »"
+    assert shares(text, unicodedata.normalize("NFD", text)) == 1.0
+
+
+def test_scripts_without_spaces_have_words_too() -> None:
+    text = "請用三句話說明為什麼天空是藍色的並且舉出一個日常生活的例子"
+    assert shares(text, f"前面還有別的話。{text}。後面也有。") == 1.0
+    assert shares(text, text[:13] + "啊") == pytest.approx(13 / len(text))
+    assert shares(text, text[:12]) == 0.0
 
 
 def test_a_run_lies_in_one_text() -> None:

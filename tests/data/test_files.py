@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlhf.data.records import too_long
 from rlhf.data.sources.files import read_records
 from rlhf.errors import DataError
 from tests.data.frames import LIMITS
@@ -36,6 +37,19 @@ def test_every_format_gives_the_same_records(tmp_path: Path, name: str, content:
 def test_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "rows.parquet")
     assert read_records(tmp_path / "rows.parquet", LIMITS) == RECORDS
+
+
+@pytest.mark.parametrize("lines", [1, 5, 50])
+def test_no_row_begins_within_a_field_that_is_too_long(lines: int, tmp_path: Path) -> None:
+    """Lines of an answer that is passed over may look like rows."""
+    inner = "".join(f'a prompt, an ""answer""\n{"x" * 30 * (line % 2)}' for line in range(lines))
+    (tmp_path / "rows.csv").write_text(f'prompt,response\np,r\nlong,"{"y" * 90}\n{inner}"\nq,s\n')
+    limits = LIMITS.model_copy(update={"row": 60})
+    assert read_records(tmp_path / "rows.csv", limits) == [
+        {"prompt": "p", "response": "r"},
+        too_long(60),
+        {"prompt": "q", "response": "s"},
+    ]
 
 
 def test_a_field_longer_than_csv_allows_by_default(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rlhf.config.data import Columns, DialoguesSource
+from rlhf.config.data import Columns, DialoguesSource, FileSource
 from rlhf.config.training import HubModel
-from rlhf.data.sources import local_path, source_name
+from rlhf.data.sources import local_path, require_distinct, source_name
 from rlhf.data.tables import Row
+from rlhf.data.values import word
 from rlhf.errors import ConfigError, DataError
 from tests.data.frames import gave, user
 
@@ -227,6 +228,25 @@ def test_pairs_that_are_no_dialogues(tmp_path: Path) -> None:
         dialogues(tmp_path, {"chosen": "a", "rejected": "b"})
 
 
+@pytest.mark.parametrize("winners", [(0, 1), ("1", "0", "0"), (0.0, 1.0)])
+def test_winners_that_may_count_from_0_are_refused(winners: tuple[object, ...], tmp_path: Path) -> None:
+    """1 would be the first answer to us, and the second to them."""
+    records = [{"prompt": "p", "first": "a", "second": "b", "winner": winner} for winner in winners]
+    with pytest.raises(DataError, match=r"rows\.jsonl: the winner is 0 or 1 and never 2.*wrong way round"):
+        read(tmp_path, records, "comparisons")
+    known = read(tmp_path, [*records, records[0] | {"winner": 2}], "comparisons")
+    assert [row["tie"] for row in known] == [word(winner) == "0" for winner in (*winners, 2)]
+
+
+def test_other_data_of_the_same_name_is_refused() -> None:
+    def named(*paths: str) -> list[FileSource]:
+        return [FileSource(kind="file", path=path, table="prompts", columns={}) for path in paths]
+
+    require_distinct(named("x/data/rows.jsonl", "x/data/rows.jsonl", "x/data/more.jsonl"))
+    with pytest.raises(ConfigError, match=r"x/data/rows\.jsonl and y/data/rows\.jsonl would both be called data/rows"):
+        require_distinct(named("x/data/rows.jsonl", "y/data/rows.jsonl"))
+
+
 def message(name: str, parent: str | None, text: str, rank: int | None = None, **more: Any) -> Row:
     role = "prompter" if parent is None or name.startswith("p") else "assistant"
     return {"message_id": name, "parent_id": parent, "text": text, "role": role, "rank": rank, **more}
@@ -268,7 +288,26 @@ def test_trees(tmp_path: Path, records: list[Row]) -> None:
         (user("Hi", "Hello", "Again"), "x y"),
     ]
     assert [row["prompt"][-1]["content"] for row in collected.tables["prompts"]] == ["Hi", "More", "Again", "Alone"]
-    assert collected.counts == {"messages": 12, "synthetic": 1, "deleted": 0, "unranked_groups": 1}
+    assert collected.counts == {"messages": 12, "synthetic": 1, "deleted": 0, "unranked_groups": 1, "without_parent": 0}
+
+
+def test_trees_of_which_messages_are_missing(tmp_path: Path) -> None:
+    """In a csv nobody's parent is an empty text; what hangs on a message that is not there is counted; what was deleted
+    was not ranked."""
+    records = [record | {"parent_id": record["parent_id"] or ""} for record in MESSAGES]
+    records += [
+        message("a8", "gone", "lost"),
+        message("p8", "a8", "lost, too"),
+        message("a9", "p0", "No", 2, deleted=True),
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    collected = gave(tmp_path, kind="trees", path="rows.jsonl")
+    assert collected.counts["without_parent"] == 1
+    assert collected.counts["messages"] == 13
+    assert collected.tables["rankings"][0]["responses"] == ["Hello", "Hey"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(MESSAGES[1]))
+    with pytest.raises(DataError, match="no tree begins"):
+        gave(tmp_path, kind="trees", path="rows.jsonl")
 
 
 def test_plain_text(tmp_path: Path) -> None:
@@ -296,7 +335,7 @@ def test_a_hub_source_is_named_by_its_commit() -> None:
     source = DialoguesSource(
         kind="dialogues", criterion="overall", path="owner/data", revision="0123456789" * 4, split="train"
     )
-    assert source_name(source) == "owner/data@01234567"
+    assert source_name(source) == "owner/data@01234567:train"
     assert local_path(source) is None
 
 

@@ -1,14 +1,24 @@
 """What is read off a model agrees with its full softmax, in the order that was asked for."""
 
+import numpy as np
 import pytest
 import torch
 
+from rlhf.batching.batches import RankedTurns
 from rlhf.batching.encoding import Turn
 from rlhf.evaluation.answers import Answers, of_samples, score
 from rlhf.evaluation.documents import document_nats, encode_documents
+from rlhf.evaluation.preferences import untied_pairs
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample
 from tests.algorithms.tiny import PARAMS, tiny_policy, tiny_tokenizer
+
+
+def test_pairs_of_several_rankings_of_one_prompt_are_of_one_prompt() -> None:
+    asked = [RankedTurns((Turn([prompt], [8, 1]), Turn([prompt], [9])), (1, 2)) for prompt in (5, 6, 5, 5)]
+    margins, prompts, longer = untied_pairs(asked, [np.array([1.0, 0.5])] * 4)
+    assert prompts.tolist() == [0, 1, 0, 0]
+    assert (margins.tolist(), longer.tolist()) == ([0.5] * 4, [1] * 4)
 
 
 @torch.no_grad()

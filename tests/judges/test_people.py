@@ -31,6 +31,9 @@ from tests.gate.conftest import JUDGING
 PEOPLE = "evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}"
 
 
+SPREAD = ("=", "'@", "'")  # what a spreadsheet takes for a formula, and its sign that something is none
+
+
 def made_rows(n: int = 12, champion: bool = True) -> list[dict[str, Any]]:
     """Rows of an evaluation: texts with what a spreadsheet and a page could break; the first answers are equal."""
     return [
@@ -38,7 +41,7 @@ def made_rows(n: int = 12, champion: bool = True) -> list[dict[str, Any]]:
             "prompt_id": f"p{index}",
             "prompt": [{"role": "user", "content": f'Question {index}, "quoted";\nsecond line\u2028third'}],
             "policy_response": f"policy, {index}" if index else "same",
-            "sft_response": f"=sft {index}" if index else "same",
+            "sft_response": f"{SPREAD[index % 3]}sft {index}" if index else "same",
             **({"champion_response": f"champion {index}"} if champion else {}),
         }
         for index in range(n)

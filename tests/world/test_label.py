@@ -15,7 +15,7 @@ import pytest
 
 from rlhf.config.editing import set_params
 from rlhf.config.world import WorldConfig
-from rlhf.data.ids import add_ids, prompt_hash
+from rlhf.data.ids import add_ids, opening_hash, prompt_hash
 from rlhf.data.tables import TEXT, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.world import World
@@ -216,6 +216,11 @@ def test_a_prompt_is_the_referees_or_everybody_elses(frames: dict[str, pd.DataFr
             prompts.setdefault(split, set()).add(prompt_hash(prompt))
     assert prompts.keys() == {"train", "referee", "test"}
     assert not prompts["referee"] & prompts["train"]
+    openings = {
+        split: {opening_hash(prompt) for prompt in made["rankings"].query(f"split == '{split}'")["prompt"]}
+        for split in ("referee", "train")
+    }
+    assert not openings["referee"] & openings["train"], "nor is a conversation that goes on"
     assert len(prompts["referee"]) / len(prompts["referee"] | prompts["train"]) == pytest.approx(0.4, abs=0.05)
     assert prompts["test"] == {
         prompt_hash(prompt)

@@ -1,5 +1,6 @@
 """Where feedback comes from: every source becomes rows of the tables, with what is wrong about a row noted on it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rlhf.data.sources.rows import table_rows
 from rlhf.data.sources.text import text_rows
 from rlhf.data.sources.trees import tree_tables
 from rlhf.data.tables import Row
+from rlhf.errors import ConfigError
 
 ReadSource = FileSource | HubSource | DialoguesSource | TreesSource | TextSource
 
@@ -37,7 +39,7 @@ def read_source(source: ReadSource, workspace: Path, limits: LimitsConfig) -> Co
     else:
         records = read_records(path, limits) if isinstance(source, FileSource) else _records(source, path, limits)
         mapped = mappings(source.table, source.columns, records, source.path)
-        collected = Collected({source.table: list(table_rows(source.table, records, mapped))})
+        collected = Collected({source.table: list(table_rows(source.table, records, mapped, source.path))})
     for rows in collected.tables.values():
         for row in rows:
             row["source"] = source_name(source)
@@ -51,9 +53,23 @@ def local_path(source: ReadSource) -> str | None:
 
 def source_name(source: ReadSource) -> str:
     """What a row says about where it came from: the same for everybody who has the same data, wherever it lies."""
+    split = f":{source.split}" if isinstance(source, HubData) and source.split else ""
     if isinstance(source, HubData) and source.revision:
-        return f"{source.path}@{source.revision[:8]}"
-    return "/".join(Path(source.path).parts[-2:])
+        return f"{source.path}@{source.revision[:8]}{split}"
+    return "/".join(Path(source.path).parts[-2:]) + split
+
+
+def require_distinct(sources: Iterable[ReadSource]) -> None:
+    """Raises ConfigError where different data would bear one name, by which rows of a record are known."""
+    found = dict[str, tuple[str, str | None]]()
+    for source in sources:
+        name, place = source_name(source), (source.path, source.revision if isinstance(source, HubData) else None)
+        other = found.setdefault(name, place)
+        if other != place:
+            raise ConfigError(
+                f"collect.sources: {other[0]} and {source.path} would both be called {name}, and that is how it is "
+                "known which rows are of one record. Give one of these files or directories another name"
+            )
 
 
 def _records(source: HubData, path: Path, limits: LimitsConfig) -> list[Entry]:

@@ -124,6 +124,7 @@ class _Lines:
     def __init__(self, file: IO[bytes], limit: int) -> None:
         self._file, self._limit = file, limit
         self.number = 0  # of the last one, from 1
+        self.quotes = 0  # in the lines since somebody set it to 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -133,11 +134,23 @@ class _Lines:
         if not line:
             raise StopIteration
         self.number += 1
+        self.quotes += line.count(b'"')
         if len(line) <= self._limit or line.endswith(b"\n"):
             return line.decode()
         while line and not line.endswith(b"\n"):
             line = self._file.readline(_PIECE)
+            self.quotes += line.count(b'"')
         raise _TooLong
+
+    def leave_quotes(self) -> None:
+        """Pass over the rest of a record of which a quoted field goes on in the next line."""
+        while self.quotes % 2:
+            try:
+                next(self)
+            except StopIteration:
+                return
+            except _TooLong:
+                continue
 
 
 def _jsonl(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
@@ -214,17 +227,15 @@ def _csv(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
     rows = csv.reader(lines, strict=True)
     header = _header(path, rows)
     while True:
-        start = lines.number + 1
+        start, lines.quotes = lines.number + 1, 0
         try:
             row = next(rows)
         except StopIteration:
             return
-        except _TooLong:
-            yield too_long(limit)
-            continue
-        except csv.Error as error:
-            if "field limit" not in str(error):
+        except (_TooLong, csv.Error) as error:
+            if isinstance(error, csv.Error) and "field limit" not in str(error):
                 raise DataError(f"{path}, line {lines.number}: {error}") from None
+            lines.leave_quotes()
             yield too_long(limit)
             continue
         if sum(map(len, row)) > limit:

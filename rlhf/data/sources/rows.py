@@ -10,25 +10,35 @@ from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.sources.columns import Mapped
 from rlhf.data.tables import DEFAULTS, Prompt, Row
 from rlhf.data.values import Defects, is_conversation, messages, number, sequence, text, truth, whole_number, word
+from rlhf.errors import DataError
 
 FIRST = frozenset({"1", "a", "first", "left", "model_a", "response_a"})
 SECOND = frozenset({"2", "b", "second", "right", "model_b", "response_b"})
 TIE = frozenset({"0", "tie", "both", "equal", "same", "neither", "tie (bothbad)"})
 
 
-def table_rows(table: str, records: Iterable[Entry], mapped: Iterable[Mapped]) -> Iterator[Row]:
-    """The rows of `table` that the records hold, with `row` (the record's place) and `defects`."""
-    read, judgements = READERS[table], list(mapped)
+def table_rows(table: str, records: Iterable[Entry], mapped: Iterable[Mapped], name: str) -> Iterator[Row]:
+    """The rows of `table` that the records hold, with `row` (the record's place) and `defects`.
+
+    Raises DataError, which tells `name`, for winners that may mean the opposite.
+    """
+    read, judgements, winners = READERS[table], list(mapped), set[str]()
     for place, record in enumerate(records):
         if isinstance(record, Unreadable):
             yield record.row(place)
             continue
         for judgement in judgements:
             values, defects = judgement.values(record), Defects()
+            winners.add(word(values.get("winner")))
             row = read(values, defects)
-            for name in ("use_case", "kind", "annotator", "group", "criterion"):
-                row[name] = text(values.get(name), name, defects) or DEFAULTS[name]
+            for column in ("use_case", "kind", "annotator", "group", "criterion"):
+                row[column] = text(values.get(column), column, defects) or DEFAULTS[column]
             yield row | {"row": place, "defects": list(dict.fromkeys(defects))}
+    if table == "comparisons" and {"0", "1"} <= winners and "2" not in winners:
+        raise DataError(
+            f"{name}: the winner is 0 or 1 and never 2. Here 1 is the first answer, 2 the second and 0 a tie, so "
+            "a file that counts answers from 0 would be read the wrong way round. Write first, second and tie instead"
+        )
 
 
 def demonstration(values: Record, defects: Defects) -> Row:

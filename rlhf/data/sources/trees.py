@@ -17,7 +17,8 @@ _NOT_WORDS = re.compile(r"[\W_]+")
 
 
 def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], dict[str, int]]:
-    """Tables rankings, demonstrations and prompts, and counts of messages (all, synthetic, deleted) and of groups.
+    """Tables rankings, demonstrations and prompts, and counts of messages (all, synthetic, deleted, and those whose
+    parent is not there) and of groups.
 
     `row` is the place of the tree; a record that was not read stands among the prompts, by its own place.
     Raises DataError when the records are no message trees.
@@ -25,8 +26,9 @@ def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], 
     records = [entry for entry in entries if not isinstance(entry, Unreadable)]
     unread = [entry.row(place) for place, entry in enumerate(entries) if isinstance(entry, Unreadable)]
     tables: dict[str, list[Row]] = {"rankings": [], "demonstrations": [], "prompts": unread}
-    counts = {"messages": 0, "synthetic": 0, "deleted": 0, "unranked_groups": 0}
-    for place, root in enumerate(_roots(records, name)):
+    counts = {"messages": 0, "synthetic": 0, "deleted": 0, "unranked_groups": 0, "without_parent": 0}
+    roots, counts["without_parent"] = _roots(records, name)
+    for place, root in enumerate(roots):
         for path in _paths(root):
             message = path[-1]
             counts["messages"] += 1
@@ -38,10 +40,11 @@ def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], 
                 prompt = _prompt(path, defects)
                 at = {"prompt": prompt, "row": place, "defects": defects}
                 tables["prompts"].append(at | {"use_case": DEFAULTS["use_case"], "kind": DEFAULTS["kind"]})
-                ranked = [reply for reply in replies if reply.get("rank") is not None]
-                counts["unranked_groups"] += len(replies) > 1 and not ranked
-                if len(replies) > 1 and ranked:
-                    tables["rankings"].append(_ranking(replies, at))
+                standing = [reply for reply in replies if not reply.get("deleted")]
+                ranked = any(reply.get("rank") is not None for reply in standing)
+                counts["unranked_groups"] += len(standing) > 1 and not ranked
+                if len(standing) > 1 and ranked:
+                    tables["rankings"].append(_ranking(standing, at))
                 tables["demonstrations"].extend(_demonstrations(replies, at))
     return tables, counts
 
@@ -87,11 +90,12 @@ def _replies(message: Record) -> list[Record]:
     return [reply for reply in replies if isinstance(reply, dict)] if isinstance(replies, list) else []
 
 
-def _roots(records: list[Record], name: str) -> list[Record]:
-    """The first message of every tree: `prompt` of a nested tree, or a message without a parent."""
+def _roots(records: list[Record], name: str) -> tuple[list[Record], int]:
+    """The first message of every tree, `prompt` of a nested tree or a message that names no parent; and how many
+    messages name one that is not there."""
     nested = [record["prompt"] for record in records if isinstance(record.get("prompt"), dict)]
     if nested:
-        return nested
+        return nested, 0
     flat = [record for record in records if "message_id" in record and "text" in record]
     if not flat:
         raise DataError(
@@ -100,8 +104,11 @@ def _roots(records: list[Record], name: str) -> list[Record]:
         )
     children: dict[object, list[Record]] = defaultdict(list)
     for record in flat:
-        children[record.get("parent_id")].append(record)
-    return _grown(children)
+        children[record.get("parent_id") or None].append(record)  # in a csv nobody is ""
+    lost = sum(len(children[parent]) for parent in children.keys() - {None} - {record["message_id"] for record in flat})
+    if not (roots := _grown(children)):
+        raise DataError(f"{name}: every message names a parent, so that no tree begins. Add the first message of each")
+    return roots, lost
 
 
 def _grown(children: dict[object, list[Record]]) -> list[Record]:

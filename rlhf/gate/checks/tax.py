@@ -8,7 +8,7 @@ from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, column, number
 from rlhf.gate.findings import against, by_row
 from rlhf.gate.records import Check, Interval
-from rlhf.gate.statistics import bootstrap_mean, bootstrap_ratio
+from rlhf.gate.statistics import bootstrap_ratio, paired_difference
 
 
 def capability(evidence: Evidence, config: GateConfig) -> Check:
@@ -17,7 +17,7 @@ def capability(evidence: Evidence, config: GateConfig) -> Check:
     asked = column(evidence.rows, "has_right_answer") == 1.0
     if not asked.any():
         raise Unmeasured("no prompt of the evaluation has a right answer")
-    interval = bootstrap_mean((policy - sft)[asked], **by_row(evidence, config))
+    interval = paired_difference(policy[asked], sft[asked], confidence=config.confidence)
     limit = -config.limits.max_capability_loss
     return against(interval, limit, config, "gain in right answers", ".1%", at_least=True)
 
