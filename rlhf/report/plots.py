@@ -117,30 +117,33 @@ def reward_against_kl(gains: Sequence[Gain], paths: Mapping[str, Curves]) -> Fig
 
 
 def frontier(paths: Mapping[str, Sequence[Path]], fits: Mapping[str, Overoptimization], equal_kl: float) -> Figure:
-    """Gain over SFT against KL along every training of each policy, and the law of over-optimisation fitted to gold."""
-    with _canvas("frontier", 2) as (axes, svg):
+    """Gain over SFT against KL along every training of each policy; where gold is known, also by gold, with the law of
+    over-optimisation fitted to it."""
+    places = [place for found in paths.values() for path in found for place in path]
+    known = any(place.gold for place in places)
+    with _canvas("frontier", 2 if known else 1) as (axes, svg):
         for (name, found), colour in zip(paths.items(), _cycle(), strict=False):
             for number, path in enumerate(found):
                 kl, label = [0.0, *(max(p.kl.value, 0.0) for p in path)], name if number == 0 else None
                 axes[0].plot(kl, [0.0, *(p.proxy.value for p in path)], "o-", color=colour, label=label, **SMALL)
                 gold = [p.gold.value if p.gold else math.nan for p in path]
-                axes[1].plot(kl, [0.0, *gold], "o", color=colour, **SMALL)
+                if known:
+                    axes[1].plot(kl, [0.0, *gold], "o", color=colour, **SMALL)
             if fit := fits.get(name):
                 distances = np.linspace(0, math.sqrt(fit.reached_kl), 100)[1:]
                 axes[1].plot(distances**2, [fit(d) for d in distances], color=colour, linewidth=1.2)
-        for axis, judge in zip(axes, ("By the reward model", "By gold"), strict=True):
+        for axis, judge in zip(axes, ("By the reward model", "By gold"), strict=False):
             axis.axhline(0, color=INK, linewidth=0.8)
             axis.axvline(equal_kl, color=INK, linewidth=0.8, linestyle=":")
             axis.set_xscale("function", functions=(np.sqrt, np.square))
             axis.set(title=judge, xlabel="KL from SFT, nats a sequence", xlim=(0, None))
         axes[0].set(ylabel="gain in mean reward over SFT")
         axes[0].legend(**BELOW)
-    places = [place for found in paths.values() for path in found for place in path]
     of_proxy, of_gold = _half(p.proxy for p in places), _half(p.gold for p in places)
+    by_gold = f" and ±{of_gold:.2g} by gold. The curves are the fits of the table below." if known else "."
     words = (
         "Each point is a policy on the path of one training: a mean over the test prompts, its interval at most "
-        f"±{of_proxy:.2g} by the reward model and ±{of_gold:.2g} by gold. The curves are the fits of the table below. "
-        f"Dotted: a KL of {equal_kl:.3g}, which every training reached."
+        f"±{of_proxy:.2g} by the reward model{by_gold} Dotted: a KL of {equal_kl:.3g}, which every training reached."
     )
     return Figure("Reward against KL", words, "".join(svg))
 

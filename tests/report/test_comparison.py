@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rlhf.cli.compare import render
 from rlhf.gate.records import Interval
+from rlhf.report import plots
 from rlhf.report.comparison import DATA, PAGE, PICTURE, Trial, compared, read_trials, spread, write
 from rlhf.tracking.journal import Journal
 from tests.algorithms.tiny import PARAMS
@@ -55,6 +56,12 @@ def test_a_line_has_mean_and_range_and_what_the_algorithm_needs() -> None:
     assert (ppo.kl.mean, ppo.kl.low, ppo.kl.high) == (6.5, 4.0, 9.0)
     assert ppo.gradient_noise == spread([2.0, 3.0])
     assert dpo.gold_gain is dpo.gold_at_equal_kl is dpo.overoptimization is None
+
+
+@pytest.mark.parametrize("gold", [True, False])
+def test_gold_is_drawn_and_spoken_of_where_it_is_known(gold: bool) -> None:
+    figure = plots.frontier({"dpo": [trial("dpo", 0, 1.0, gold=gold).path]}, {}, 1.0)
+    assert ("gold" in figure.description) == ("By gold" in figure.svg) == gold
 
 
 def test_gains_are_compared_at_the_kl_that_every_training_reached() -> None:
