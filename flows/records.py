@@ -82,7 +82,7 @@ def settled(workspace: Path, decision: Standing) -> bool:
 def record(workspace: Path, decision: Standing) -> None:
     """Keep a decision for good, and count it as one more look at its test set."""
     keep(workspace, decision)
-    Ledger.of(workspace).record(decision.digest, decision.test_set, decision.policies, decision.verdict)
+    Ledger.of(workspace).record(decision.digest, decision.test_set, decision.looks, decision.verdict)
 
 
 def gate_report(decision: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """gate: may the best policy be promoted? Checks each one, decides, and writes the reports. A refusal is a result."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from rlhf.tracking.standing import Standing
 def main(stage: Stage) -> None:
     """Write reports/gate/decision.json, reports/gate.html, which states its digest, and reports/report.html."""
     algorithms = stage.config.align.algorithms
-    found = [evidence(stage, name, len(algorithms)) for name in algorithms]
+    looked = {str(name): look(stage, name) for name in algorithms}
+    found = [evidence(stage, name, looked) for name in algorithms]
     judges = {one.evaluation.get("judge") for one in found}
     sets = {looks.name(one.evaluation) for one in found}
     decision = replace(
@@ -34,11 +36,12 @@ def main(stage: Stage) -> None:
         ),
         profile=stage.config.gate.profile,
         test_set=sets.pop() if len(sets) == 1 else "",
+        looks=tuple(looked.values()),
         inputs=stage.inputs,
     )
     stage.report(DECISION, decision.to_json())
-    look = Standing.of(stage.output(DECISION).read_bytes())
-    Ledger.of(stage.workspace).record(look.digest, look.test_set, look.policies, look.verdict)
+    made = Standing.of(stage.output(DECISION).read_bytes())
+    Ledger.of(stage.workspace).record(made.digest, made.test_set, made.looks, made.verdict)
     why = render_gate(stage.workspace, stage.output(DECISION), stage.config.gate.profile)
     stage.output("reports/gate.html").write_text(why, encoding="utf-8")
     html = render_report(stage.workspace, decision, stage.upstream)
@@ -46,17 +49,24 @@ def main(stage: Stage) -> None:
     stage.summary(f"{decision.decision}. {decision.sentence}")
 
 
-def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
-    """Everything that the checks look at for one policy."""
+def look(stage: Stage, algorithm: str) -> str:
+    """The look at the test set that the evaluation of a policy was."""
+    judge = read_json(stage.input(f"reports/evaluate/{algorithm}/metrics.json")).get("judge")
+    policy = manifest.digest(stage.input(f"models/policy/{algorithm}"))
+    answers = columns(stage.input(f"reports/evaluate/{algorithm}/rows") / "rows.parquet").get("policy_response", ())
+    return looks.look(policy, judge, answers)
+
+
+def evidence(stage: Stage, algorithm: str, looked: Mapping[str, str]) -> Evidence:
+    """Everything that the checks look at for one policy. looked: the looks of all candidates, by algorithm."""
     policy = stage.input(f"models/policy/{algorithm}")
     names = stage.config.align.algorithms
     evaluations = {str(name): read_json(stage.input(f"reports/evaluate/{name}/metrics.json")) for name in names}
-    before = looks.policies_before(looks.name(evaluations[algorithm]), stage.params[JUDGED])
-    here = {manifest.digest(stage.input(f"models/policy/{name}")) for name in names}
+    before = looks.looks_before(looks.name(evaluations[algorithm]), stage.params[JUDGED])
     rows = stage.input(f"reports/evaluate/{algorithm}/rows")
     return Evidence(
         algorithm=algorithm,
-        candidates=candidates,
+        candidates=len(looked),
         seed=stage.seed,
         evaluation=evaluations[algorithm],
         rows=columns(rows / "rows.parquet"),
@@ -72,7 +82,7 @@ def evidence(stage: Stage, algorithm: str, candidates: int) -> Evidence:
         receipt=stage.upstream[f"models/policy/{algorithm}"],
         policy_digest=manifest.digest(policy),
         champion=stage.params[POLICY] or None,
-        uses=len(before - here),
+        uses=len(before - {*looked.values()}),
         test_sets={one.get("prompts_digest") for one in evaluations.values()},
     )
 

@@ -103,7 +103,7 @@ def _reasons(changes: list[Any]) -> Iterator[str]:
                 yield "its code"
             elif path == "champion.json":
                 if found != "new":  # it has not run yet
-                    yield "more policies were judged on the test set" if set(found) == {"champion.judged"} else OTHER
+                    yield "the test set was looked at again" if set(found) == {"champion.judged"} else OTHER
             elif path == "params.yaml":
                 yield from found if isinstance(found, dict) else ["it has not run yet"]
             else:

@@ -24,7 +24,7 @@ Unmeasurable = Literal[
 class Limits(Section):
     """Thresholds of the checks that a policy must pass before it may be promoted (docs/gate.md)."""
 
-    max_uses: Count  # policies that one test set is good for, before those of a run
+    max_uses: Count  # looks that one test set is good for, before those of a run
     dirty: Share  # of a prompt's words, seen in training: from here on it counts as contaminated
     max_contaminated: Share  # of the prompts
     min_prompts: Count

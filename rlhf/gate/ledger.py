@@ -139,15 +139,15 @@ class Ledger:
         taken = (earlier.candidate_key, earlier.policy, earlier.version, earlier.report_digest)
         return self._swap("rollback", *taken, expected_generation, approver)
 
-    def record(self, digest: str, test_set: str, policies: Collection[str], verdict: str) -> None:
-        """Note a decision of the gate, by the digest of decision.json, the digest of the prompts that it was made on,
-        and the policies that it was about. The same decision again changes nothing."""
+    def record(self, digest: str, test_set: str, looks: Collection[str], verdict: str) -> None:
+        """Note a decision of the gate, by the digest of decision.json, the name of the prompts that it was made on, and
+        the looks at them (gate/looks.py). The same decision again changes nothing."""
         with self._transaction("IMMEDIATE") as connection:
-            row = (digest, test_set, verdict, " ".join(sorted(policies)), time.time())
+            row = (digest, test_set, verdict, " ".join(sorted(looks)), time.time())
             connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?, ?)", (*row, _seal(row)))
 
     def judged(self) -> dict[str, list[str]]:
-        """The policies that were judged on each test set, by digest."""
+        """The looks at each test set."""
         found: dict[str, set[str]] = {}
         if self.path.exists():
             with self._transaction("DEFERRED") as connection:

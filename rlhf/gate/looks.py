@@ -1,4 +1,7 @@
-"""Looks at a test set: which policies were judged on its prompts before, each of which raises what the next must show.
+"""Looks at a test set: what was judged on its prompts before, each of which raises what the next must show.
+
+A look is a policy with its answers and its judge. To draw other answers from it, or to ask another judge, is another
+look; to compare the same answers with another champion, or to hear more people on them, is none.
 
 A set that has gained a prompt, or lost one, is the set that it was. So its name, DIGEST.SKETCH, holds beside the digest
 of all its prompts a sample of theirs by which any two sets can be compared.
@@ -29,12 +32,17 @@ def name(evaluation: Mapping[str, Any]) -> str:
     return ".".join(filter(None, [evaluation.get("prompts_digest"), evaluation.get("prompts_sketch")]))
 
 
-def policies_before(test_set: str, judged: Mapping[str, Sequence[str]]) -> set[str]:
-    """The policies that were judged on this set, or on one that shares a tenth of their prompts with it.
+def look(policy: str, judge: str | None, answers: Iterable[str | None]) -> str:
+    """The digest of a look. policy: of its files. answers: of the policy, in the order of the prompts."""
+    return hashlib.sha256(json.dumps([policy, judge, list(answers)]).encode()).hexdigest()
 
-    judged: policies by the name of the set.
+
+def looks_before(test_set: str, judged: Mapping[str, Sequence[str]]) -> set[str]:
+    """The looks at this set, and at those that share a tenth of their prompts with it.
+
+    judged: looks by the name of the set.
     """
-    return {policy for other, policies in judged.items() if test_set and _same(test_set, other) for policy in policies}
+    return {one for other, found in judged.items() if test_set and _same(test_set, other) for one in found}
 
 
 def _same(one: str, other: str) -> bool:

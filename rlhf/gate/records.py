@@ -97,6 +97,7 @@ class Decision:
     generation: int  # of that champion in the ledger; 0 before the first
     profile: str = ""  # of the limits
     test_set: str = ""  # name of the set that the candidates were judged on (gate/looks.py); "" where they differ
+    looks: tuple[str, ...] = ()  # at that set, one a candidate
     inputs: Mapping[str, str] = field(default_factory=dict)  # what it rests on: digests by path
 
     def candidate(self, algorithm: str) -> Candidate | None:
@@ -114,6 +115,7 @@ class Decision:
             "generation": self.generation,
             "profile": self.profile,
             "test_set": self.test_set,
+            "looks": list(self.looks),
             "inputs": dict(self.inputs),
             "algorithms": [c.algorithm for c in self.candidates],
             "candidates": {c.algorithm: _candidate_to_json(c) for c in self.candidates},
@@ -133,6 +135,7 @@ class Decision:
             raw["generation"],
             raw["profile"],
             raw["test_set"],
+            tuple(raw.get("looks", ())),
             raw["inputs"],
         )
 

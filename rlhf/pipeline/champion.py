@@ -28,7 +28,7 @@ class Pinned:
 
     generation: int = 0  # of the ledger; 0 before the first promotion
     policy: str = ""  # the digest of its files; "" before the first promotion
-    judged: dict[str, list[str]] = field(default_factory=dict)  # the policies that were judged on each test set
+    judged: dict[str, list[str]] = field(default_factory=dict)  # the looks at each test set
 
 
 def pinned(workspace: Path) -> Pinned:

@@ -58,9 +58,10 @@ class Standing:
         return self.raw.get("generation", -1), self.raw.get("champion") or ""
 
     @property
-    def policies(self) -> list[str]:
-        """The digests of all candidates."""
-        return [str(one["policy"]) for one in self.raw["candidates"].values() if one.get("policy")]
+    def looks(self) -> list[str]:
+        """The looks at its test set; of a decision that does not tell them, the digests of its candidates."""
+        told = self.raw.get("looks")
+        return told or [str(one["policy"]) for one in self.raw["candidates"].values() if one.get("policy")]
 
     @property
     def test_set(self) -> str:

@@ -72,7 +72,7 @@ def test_the_findings_of_dvc_in_words() -> None:
         "data/clean",
         "its code",
         "another champion",
-        "more policies were judged on the test set",
+        "the test set was looked at again",
         "models/sft was removed",
         "its command",
     ]

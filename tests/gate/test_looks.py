@@ -4,12 +4,19 @@ from itertools import pairwise
 
 import pytest
 
-from rlhf.gate.looks import name, policies_before, sketch
+from rlhf.gate.looks import look, looks_before, name, sketch
 
 
 def made(start: int, stop: int) -> str:
     """The name of a set of prompts."""
     return name({"prompts_digest": f"{start} to {stop}", "prompts_sketch": sketch(range(start, stop))})
+
+
+def test_other_answers_and_another_judge_are_another_look() -> None:
+    first = ("policy", "gold", ["Yes.", None])
+    assert look(*first) == look("policy", "gold", iter(["Yes.", None]))
+    others = [("other", *first[1:]), ("policy", "referee", first[2]), ("policy", "gold", ["Yes.", "No."])]
+    assert len({look(*each) for each in (first, *others)}) == 4
 
 
 @pytest.mark.parametrize(
@@ -27,16 +34,16 @@ def made(start: int, stop: int) -> str:
     ],
 )
 def test_the_policies_of_sets_that_share_a_tenth_count(other: str, counts: bool) -> None:
-    assert policies_before(made(0, 500), {other: ["a", "b"]}) == ({"a", "b"} if counts else set())
-    assert policies_before("", {other: ["a"]}) == set()
+    assert looks_before(made(0, 500), {other: ["a", "b"]}) == ({"a", "b"} if counts else set())
+    assert looks_before("", {other: ["a"]}) == set()
 
 
 def test_a_set_that_changes_by_a_prompt_each_night_never_begins_anew() -> None:
     nights = [made(night, 300 + night) for night in range(100)]
     judged = {night: [f"policy {number}"] for number, night in enumerate(nights)}
-    assert all(policies_before(after, judged) >= {*judged[before]} for before, after in pairwise(nights))
-    assert len(policies_before(nights[99], judged)) == 100
+    assert all(looks_before(after, judged) >= {*judged[before]} for before, after in pairwise(nights))
+    assert len(looks_before(nights[99], judged)) == 100
 
 
 def test_small_sets_are_compared_whole() -> None:
-    assert policies_before(made(0, 20), {made(18, 40): ["a"], made(10, 30): ["b"]}) == {"b"}
+    assert looks_before(made(0, 20), {made(18, 40): ["a"], made(10, 30): ["b"]}) == {"b"}

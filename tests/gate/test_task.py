@@ -12,6 +12,7 @@ import pytest
 
 from rlhf.config.editing import set_params
 from rlhf.errors import Exit
+from rlhf.gate import looks
 from rlhf.gate.ledger import Ledger
 from rlhf.manifest import digest, sha256, write_manifest
 from rlhf.report.summary import load_summary
@@ -106,8 +107,23 @@ def test_a_refusal_is_a_result(workspace: Path) -> None:
 def test_a_look_at_the_test_set_counts_whoever_runs_the_gate(workspace: Path) -> None:
     run_here(workspace, "gate", gate)
     run_here(workspace, "gate", gate)
-    policies = sorted(digest(workspace / "models/policy" / name) for name in GAINS)
-    assert Ledger.of(workspace).judged() == {"dd": policies}
+    policies = {name: digest(workspace / "models/policy" / name) for name in GAINS}
+
+    def look(name: str) -> str:
+        rows = pq.read_table(workspace / "reports/evaluate" / name / "rows/rows.parquet")
+        return looks.look(policies[name], "gold", rows["policy_response"].to_pylist())
+
+    first = {look(name) for name in GAINS}
+    assert len(first) == len(GAINS)
+    assert Ledger.of(workspace).judged() == {"dd": sorted(first)}
+
+    file = workspace / "reports/evaluate/dpo/rows/rows.parquet"
+    rows = pq.read_table(file).to_pydict()
+    rows["policy_response"] = ["Drawn anew.", *rows["policy_response"][1:]]
+    pq.write_table(pa.table(rows), file)
+    write_manifest(file.parent)
+    run_here(workspace, "gate", gate)
+    assert Ledger.of(workspace).judged() == {"dd": sorted(first | {look("dpo")})}, "of the same policy, a further look"
 
 
 def test_an_evaluation_of_other_bytes_is_no_proof(workspace: Path) -> None:

@@ -93,7 +93,7 @@ def test_set(evidence: Evidence, config: GateConfig) -> Check:
         return fact(False, "", f"judged on {digest}, but gate.test_set of params.yaml is {config.test_set}")
     worn = Check(
         outcome="pass" if evidence.uses <= limit else "fail",
-        reason=f"{evidence.uses} other policies were judged on these prompts before, of at most {limit}",
+        reason=f"these prompts were looked at {evidence.uses} times before, of at most {limit}",
         value=float(evidence.uses),
         threshold=float(limit),
         at_least=False,
