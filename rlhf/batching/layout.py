@@ -63,9 +63,9 @@ class Layout:
 
     def to(self, device: torch.device) -> "Layout":
         """The same layout on `device`."""
-        tensors = (to_device(t, device) for t in (self.ids, self.positions, self.places, self.homes))
-        ids, positions, places, homes = tensors
-        return Layout(ids, positions, places, tuple(block.to(device) for block in self.blocks), homes)
+        ids, positions, places = (to_device(t, device) for t in (self.ids, self.positions, self.places))
+        blocks = tuple(block.to(device) for block in self.blocks)
+        return Layout(ids, positions, places, blocks, to_device(self.homes, device))
 
 
 def lay_out(ids: Tensor, attention: Tensor, starts: Tensor, prompts: Tensor) -> Layout:

@@ -47,15 +47,16 @@ def scrub(workspace: Path, *, mend: bool, progress: Progress, patience: float = 
     """Look at every kind of thing in turn, and mend what can be mended. Raises Busy while DVC is at work, or for
     `patience` seconds a run."""
     with hold_workspace(workspace, patience):
+        versioning.require_no_writer(workspace)
         for kind in KINDS:
-            versioning.require_no_writer(workspace)
             paths = kind.paths(workspace)
             faults = list[Damage]()
             for done, path in enumerate(paths):
                 progress(kind.name, done, len(paths))
                 if fault := _fault(kind, workspace, path):
                     faults.append(Damage(path, fault))
-            versioning.require_no_writer(workspace)  # what it makes is not yet as it was recorded
+            if faults:
+                versioning.require_no_writer(workspace)  # what it makes is not yet as it was recorded
             damaged = kind.mend(workspace, faults) if mend and faults else faults
             yield Found(kind.name, len(paths), tuple(damaged))
 

@@ -52,7 +52,7 @@ def _set_back(workspace: Path) -> None:
     except (ValueError, LookupError, TypeError):
         raise DataError(
             f"{workspace / LENT} is damaged, which holds params.yaml as it was before `rlhf compare`. Look whether "
-            f"params.yaml says what you want, and delete the file"
+            "params.yaml says what you want, and delete the file"
         ) from None
     if (workspace / PARAMS).read_text(encoding="utf-8") in (before, after):
         durable.write_text(workspace / PARAMS, before)

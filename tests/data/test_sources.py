@@ -247,69 +247,6 @@ def test_other_data_of_the_same_name_is_refused() -> None:
         require_distinct(named("x/data/rows.jsonl", "y/data/rows.jsonl"))
 
 
-def message(name: str, parent: str | None, text: str, rank: int | None = None, **more: Any) -> Row:
-    role = "prompter" if parent is None or name.startswith("p") else "assistant"
-    return {"message_id": name, "parent_id": parent, "text": text, "role": role, "rank": rank, **more}
-
-
-MESSAGES = [
-    message("p0", None, "Hi"),
-    message("a0", "p0", "Hello", 1),
-    message("a1", "p0", "Hey", 0, synthetic=True),
-    message("p1", "a0", "More"),
-    message("a2", "p1", "Only child"),
-    message("p2", "a0", "Again"),
-    message("a3", "p2", "x y", 0),
-    message("a4", "p2", "X  Y!", 1),
-    message("a5", "p2", "z"),
-    message("p3", None, "Alone"),
-    message("a6", "p3", "one"),
-    message("a7", "p3", "two"),
-]
-
-
-def nested(name: str) -> Row:
-    found = next(record for record in MESSAGES if record["message_id"] == name)
-    return {**found, "replies": [nested(entry["message_id"]) for entry in MESSAGES if entry["parent_id"] == name]}
-
-
-@pytest.mark.parametrize(
-    "records", [MESSAGES, [{"prompt": nested("p0")}, {"prompt": nested("p3")}]], ids=["flat", "nested"]
-)
-def test_trees(tmp_path: Path, records: list[Row]) -> None:
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
-    collected = gave(tmp_path, kind="trees", path="rows.jsonl")
-    assert picked(collected.tables["rankings"], "prompt", "responses", "ranks", "defects", "row") == [
-        (user("Hi"), ["Hello", "Hey"], [2, 1], [], 0),
-        (user("Hi", "Hello", "Again"), ["x y", "X  Y!", "z"], [1, 2, None], ["responses are identical"], 0),
-    ]
-    assert picked(collected.tables["demonstrations"], "prompt", "response") == [
-        (user("Hi", "Hello", "More"), "Only child"),
-        (user("Hi", "Hello", "Again"), "x y"),
-    ]
-    assert [row["prompt"][-1]["content"] for row in collected.tables["prompts"]] == ["Hi", "More", "Again", "Alone"]
-    assert collected.counts == {"messages": 12, "synthetic": 1, "deleted": 0, "unranked_groups": 1, "without_parent": 0}
-
-
-def test_trees_of_which_messages_are_missing(tmp_path: Path) -> None:
-    """In a csv nobody's parent is an empty text; what hangs on a message that is not there is counted; what was deleted
-    was not ranked."""
-    records = [record | {"parent_id": record["parent_id"] or ""} for record in MESSAGES]
-    records += [
-        message("a8", "gone", "lost"),
-        message("p8", "a8", "lost, too"),
-        message("a9", "p0", "No", 2, deleted=True),
-    ]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
-    collected = gave(tmp_path, kind="trees", path="rows.jsonl")
-    assert collected.counts["without_parent"] == 1
-    assert collected.counts["messages"] == 13
-    assert collected.tables["rankings"][0]["responses"] == ["Hello", "Hey"]
-    (tmp_path / "rows.jsonl").write_text(json.dumps(MESSAGES[1]))
-    with pytest.raises(DataError, match="no tree begins"):
-        gave(tmp_path, kind="trees", path="rows.jsonl")
-
-
 def test_plain_text(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes(b"\r\nOne\r\n  two\r\n\r\n \t\r\n\r\nThree\n")
     texts = gave(tmp_path, kind="text", path="text.txt").tables["texts"]

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -74,21 +73,19 @@ def test_a_damaged_note_of_what_was_lent_is_named(params: Path, torn: str) -> No
 
 
 def test_who_has_patience_waits_for_who_holds_it(tmp_path: Path) -> None:
-    holding, ended = threading.Event(), list[float]()
+    had = threading.Event()
 
-    def hold() -> None:
-        with hold_workspace(tmp_path):
-            holding.set()
-            with pytest.raises(Busy), hold_workspace(tmp_path):
-                pass
-            time.sleep(0.3)
-            ended.append(time.monotonic())
+    def wait() -> None:
+        with hold_workspace(tmp_path, patience=60.0):
+            had.set()
 
-    other = threading.Thread(target=hold)
-    other.start()
-    holding.wait()
-    with hold_workspace(tmp_path, patience=60.0):
-        assert ended
+    other = threading.Thread(target=wait)
+    with hold_workspace(tmp_path):
+        other.start()
+        with pytest.raises(Busy), hold_workspace(tmp_path):
+            pass
+        assert not had.wait(0.3)
+    assert had.wait(60.0)
     other.join()
 
 

@@ -29,12 +29,13 @@ def table_rows(table: str, records: Iterable[Entry], mapped: Iterable[Mapped], n
             continue
         for judgement in judgements:
             values, defects = judgement.values(record), Defects()
-            winners.add(word(values.get("winner")))
+            if table == "comparisons":
+                winners.add(word(values.get("winner")))
             row = read(values, defects)
             for column in ("use_case", "kind", "annotator", "group", "criterion"):
                 row[column] = text(values.get(column), column, defects) or DEFAULTS[column]
             yield row | {"row": place, "defects": list(dict.fromkeys(defects))}
-    if table == "comparisons" and {"0", "1"} <= winners and "2" not in winners:
+    if {"0", "1"} <= winners and "2" not in winners:
         raise DataError(
             f"{name}: the winner is 0 or 1 and never 2. Here 1 is the first answer, 2 the second and 0 a tie, so "
             "a file that counts answers from 0 would be read the wrong way round. Write first, second and tie instead"
