@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 from prefect import Task, allow_failure, flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
@@ -34,6 +35,7 @@ from flows.server import (
     never_began,
     quiet_console,
     require_limits,
+    tag_with_host,
 )
 from flows.slots import release_left_over
 from flows.stages import Stages, retries, retry_delays
@@ -147,6 +149,8 @@ def _open(
 def _run(session: Session) -> State:
     """The body of the flow."""
     workspace, graph, reporter, sender = session.workspace, session.graph, session.reporter, session.sender
+    with session.shown.trying(), get_client(sync_client=True) as connected:
+        tag_with_host(connected)
     with _stopped_by_signals(session.stop):
         with Journal(pipeline_journal(workspace, session.id)) as journal:
             params, git = read_yaml(workspace / PARAMS), git_state(workspace)

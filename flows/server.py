@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
@@ -31,6 +33,7 @@ from prefect.events import ChangeFlowRunState, EventTrigger
 from prefect.events.schemas.automations import AutomationCore, Posture
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.states import Crashed, State
 from pydantic import ValidationError
@@ -166,6 +169,16 @@ def ensure_automation(connected: SyncPrefectClient) -> None:
     connected.create_automation(AutomationCore(name=DEAD, trigger=trigger, actions=[crashed]))
 
 
+def tag_with_host(connected: SyncPrefectClient) -> None:
+    """Tag the flow run that this process is in by the machine: other machines, and containers, may have a workspace at
+    the same path."""
+    connected.update_flow_run(UUID(flow_run.get_id()), tags=[*flow_run.get_tags(), _host()])
+
+
+def _host() -> str:
+    return f"host:{socket.gethostname()}"
+
+
 def crash_dead_runs(connected: SyncPrefectClient, workspace: Path, flow: str, own: UUID | None) -> None:
     """Mark as Crashed the runs of `flow` that a dead process left Running in this workspace, and their tasks.
 
@@ -174,7 +187,9 @@ def crash_dead_runs(connected: SyncPrefectClient, workspace: Path, flow: str, ow
     running, unfinished = [StateType.RUNNING], [StateType.RUNNING, StateType.PENDING]
     found = connected.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=running))),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=running)), tags=FlowRunFilterTags(all_=[_host()])
+        ),
     )
     dead = [run.id for run in found if run.parameters.get("workspace") == str(workspace) and run.id != own]
     if not dead:

@@ -73,6 +73,7 @@ def evidence(stage: Stage, algorithm: str, looked: Mapping[str, str]) -> Evidenc
         safety=columns(rows / "safety.parquet"),
         diversity=columns(rows / "diversity.parquet"),
         documents=columns(rows / "documents.parquet"),
+        base=read_json(stage.input("reports/base/metrics.json")),
         sft=read_json(stage.input("reports/sft/metrics.json")),
         align=read_json(stage.input(f"reports/align/{algorithm}/metrics.json")),
         reward={c: read_json(stage.input(f"reports/reward/{c}/metrics.json")) for c in stage.config.reward.criteria},

@@ -28,7 +28,7 @@ class Limits(Section):
     dirty: Share  # of a prompt's words, seen in training: from here on it counts as contaminated
     max_contaminated: Share  # of the prompts
     min_prompts: Count
-    max_skipped: Share  # training steps of SFT, a reward model or the policy that were left out, upper bound
+    max_skipped: Share  # training steps of any model that were left out, upper bound
     max_unjudged: Share  # comparisons without a verdict, upper bound
     min_judge_consistency: Share  # comparisons judged the same in both orders, lower bound
     max_judge_primacy: Share  # |share of the verdicts for the answer shown first - 1/2|, upper bound

@@ -31,6 +31,7 @@ class Evidence:
     safety: Mapping[str, NDArray]  # of safety.parquet, a row a request that is harmful or looks it; none: unmeasured
     diversity: Mapping[str, NDArray]  # of diversity.parquet, a row a prompt that was asked again and again
     documents: Mapping[str, NDArray]  # of documents.parquet, a row an unseen text; none: there is none
+    base: Mapping[str, Any]  # reports/base/metrics.json
     sft: Mapping[str, Any]  # reports/sft/metrics.json
     align: Mapping[str, Any]  # reports/align/<algorithm>/metrics.json
     reward: Mapping[str, Mapping[str, Any]]  # reports/reward/<criterion>/metrics.json

@@ -79,13 +79,19 @@ Curves = Mapping[str, Sequence[float]]  # a metric: its value at each step; "ste
 
 
 def losses(curves: Mapping[str, Curves]) -> Figure:
-    """Loss of each stage that trains, each in a panel of its own since their units differ."""
-    ends = "; ".join(f"{name} {found['loss'][0]:.3g} to {found['loss'][-1]:.3g}" for name, found in curves.items())
+    """Loss of each stage that trains, and its mean over twentieths of the training, each in a panel of its own since
+    their units differ."""
+    ends = []
     with _canvas("losses", len(curves)) as (axes, svg):
         for axis, colour, (name, found) in zip(axes, _cycle(), curves.items(), strict=False):
-            axis.plot(found["step"], found["loss"], color=colour)
+            window = max(1, len(found["loss"]) // 20)
+            means = np.convolve(found["loss"], np.full(window, 1 / window), "valid")
+            axis.plot(found["step"], found["loss"], color=colour, linewidth=0.8, alpha=0.4)
+            axis.plot(found["step"][window // 2 :][: len(means)], means, color=colour)
             axis.set(title=name, xlabel="step", ylabel="loss")
-    return Figure("Loss of each stage", f"From the first to the last step: {ends}.", "".join(svg))
+            ends.append(f"{name} {means[0]:.3g} to {means[-1]:.3g}")
+    words = f"Means over a twentieth of the steps, the first and the last: {'; '.join(ends)}."
+    return Figure("Loss of each stage", words, "".join(svg))
 
 
 def reward_against_kl(gains: Sequence[Gain], paths: Mapping[str, Curves]) -> Figure:

@@ -380,7 +380,9 @@ def test_a_run_in_a_terminal_shows_nothing_of_prefect_and_imports_nothing_heavy(
 
 def test_after_kill_9_of_the_run_the_next_one_goes_on(finished: Path, start) -> None:
     from prefect.client.schemas.objects import StateType
+    from prefect.states import Completed, Running
 
+    from flows.align import pipeline
     from flows.server import DEAD, client
 
     body = """
@@ -401,6 +403,10 @@ stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
     process.wait()
     (journal,) = (finished / ".rlhf/runs").iterdir()
     dead = UUID(next(read(journal))["flow_run"])
+    with client() as connected:  # one at work on another machine, where a workspace has the same path
+        elsewhere = connected.create_flow_run(
+            pipeline, parameters={"workspace": str(finished)}, tags=["host:elsewhere"], state=Running()
+        ).id
     started = time.monotonic()
     result = run(finished)
     assert result.exit == Exit.DONE
@@ -408,6 +414,8 @@ stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
     assert (finished / "models/small/model.txt").read_text() == "resumed: True"
     with client() as connected:
         assert connected.read_flow_run(dead).state.type == StateType.CRASHED
+        assert connected.read_flow_run(elsewhere).state.type == StateType.RUNNING
+        connected.set_flow_run_state(elsewhere, Completed(), force=True)
         (automation,) = connected.read_automations_by_name(DEAD)  # for those whom nobody runs again
     assert automation.enabled
     assert automation.trigger.within == timedelta(seconds=3 * 180)

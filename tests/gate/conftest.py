@@ -170,6 +170,7 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
             "sft_nats": random.normal(50, 5, 200),
             "policy_nats": random.normal(51, 5, 200),
         },
+        "base": TRAINED,
         "sft": TRAINED,
         "align": TRAINED,
         "reward": {"overall": REWARD},

@@ -35,9 +35,11 @@ def finite_numbers(evidence: Evidence, config: GateConfig) -> Check:
 
 
 def skipped_steps(evidence: Evidence, config: GateConfig) -> Check:
-    """SFT, the reward models and the policy took nearly all steps of their training: rlhf/training/setbacks.py."""
+    """Whatever was trained here took nearly all steps of its training: rlhf/training/setbacks.py."""
+    base = {"the base": evidence.base} if "steps" in evidence.base else {}  # one that others trained has none
     rewards = {f"the reward model {criterion}": report for criterion, report in evidence.reward.items()}
-    reports = {"SFT": evidence.sft, **rewards, evidence.algorithm: evidence.align}
+    judging = {**rewards, "the referee": evidence.referee}
+    reports = {**base, "SFT": evidence.sft, **judging, evidence.algorithm: evidence.align}
 
     def of(name: str) -> Check:
         skipped, steps = (number(reports, name, key) for key in ("skipped", "steps"))

@@ -1,6 +1,7 @@
 """Trainings that left out steps and answers that repeat themselves are found."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,13 @@ def test_repetition_may_be_twice_that_of_others_and_a_little_more(
 
 @pytest.mark.parametrize(
     ("report", "keys", "name"),
-    [("sft", (), "SFT"), ("reward", ("overall",), "the reward model overall"), ("align", (), "dpo")],
+    [
+        ("base", (), "the base"),
+        ("sft", (), "SFT"),
+        ("reward", ("overall",), "the reward model overall"),
+        ("referee", (), "the referee"),
+        ("align", (), "dpo"),
+    ],
 )
 def test_one_of_twenty_steps_may_be_left_out_of_any_training_behind_the_policy(
     report: str, keys: tuple[str, ...], name: str, evidence: Callable[..., Evidence], thresholds: GateConfig
@@ -32,3 +39,9 @@ def test_one_of_twenty_steps_may_be_left_out_of_any_training_behind_the_policy(
         assert check.outcome == outcome
     none = with_metric(evidence(), *keys, "steps", value=0, report=report)
     assert found(none, thresholds, "skipped_steps").reason == f"{name}.skipped is 0 of 0 steps, which is no share"
+
+
+def test_a_base_that_others_trained_left_out_nothing_here(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    assert found(replace(evidence(), base={"parameters": 7}), thresholds, "skipped_steps").outcome == "pass"
