@@ -20,7 +20,7 @@ STAGES = ("sft", "reward", "grpo", "ppo")
 # Kinds of operations by a part of their names; the first that fits counts.
 KINDS = {
     "products": ("linear_pointwise", "::mm", "::addmm"),
-    "attention": ("scaled_dot_product", "bmm", "::_softmax"),
+    "attention": ("scaled_dot_product", "_flash_attention", "_efficient_attention", "bmm", "::_softmax"),
     "softmax": ("softmax", "::exp", "::gather", "scatter"),
     "optimizer": ("adamw", "AdamW", "foreach", "clip"),
 }

@@ -10,6 +10,7 @@ from benchmarks.jobs import END, Job, turns
 from benchmarks.measure import Measurement, memory_mb, now
 from benchmarks.models import policy
 from rlhf.models.kernels import prepare
+from rlhf.models.machine import precision
 from rlhf.pipeline.process import keep_freed_memory
 from rlhf.rollouts.sampling import sample
 
@@ -22,10 +23,11 @@ def measure_ours(job: Job) -> Measurement:
     """`sample`, in the batches of the job."""
     keep_freed_memory()  # as the process of a stage does
 
+    settings: dict[str, Any] = {"eos": END, "batch_size": job.batch, "seed": job.seed}
+
     def answers(model: PreTrainedModel, prompts: list[list[int]], longest: int, temperature: float) -> list[list[int]]:
-        made = sample(
-            model, prompts, max_tokens=longest, temperature=temperature, eos=END, batch_size=job.batch, seed=job.seed
-        )
+        with precision(model.device):
+            made = sample(model, prompts, max_tokens=longest, temperature=temperature, **settings)
         return [one.response for one in made]
 
     return _measure(job, answers, prepare)
@@ -73,7 +75,7 @@ def _generate(
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     )
     cache: dict[str, Any] = {"cache_implementation": "static"} if tuned and torch.cuda.is_available() else {}
-    with torch.inference_mode(tuned):
+    with torch.inference_mode(tuned), precision(model.device):
         rows = (
             cast(Any, model)
             .generate(input_ids=ids, attention_mask=attention, max_new_tokens=longest, **drawing, **cache)[:, width:]

@@ -27,13 +27,14 @@ from rlhf.batching.batches import SequenceBatch
 from rlhf.config import load_config
 from rlhf.config.training import LoopConfig, OptimizerConfig
 from rlhf.models.kernels import prepare
+from rlhf.models.machine import precision
 from rlhf.models.scoring import rewards
 from rlhf.pipeline.process import keep_freed_memory
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import train
-from rlhf.training.step import Step, make_accelerator
+from rlhf.training.step import Step
 
 PARAMS = load_config(Path(__file__).parents[1] / "params.yaml").align
 BETA, KL = 0.1, 0.04  # beta of DPO, and of GRPO and RLOO, on both sides
@@ -84,7 +85,7 @@ def measure(job: Job, profiler: profile | None = None) -> Measurement:
         case "dpo":
             config, rows, model = PARAMS.dpo.model_copy(update={"beta": BETA}), rankings(job), policy(job)
             start = now()
-            with make_accelerator().autocast():  # as align has it
+            with precision(model.device):  # as align has it
                 reference = reference_log_probs(model, rows, job.batch)
             before = (now() - start) * (job.steps - job.warmup) / job.steps  # the share of the steps that are timed
             objective = Dpo(model, reference, config)

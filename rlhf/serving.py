@@ -115,7 +115,7 @@ def _serve(orders: Mapping[str, Any]) -> dict[str, Any]:
         "latency_p50": statistics.median(seconds),
         "latency_p95": statistics.quantiles(seconds, n=20, method="inclusive")[-1],
         "tokens_per_second": sum(len(ids) for ids, _ in rounds[0]) / sum(seconds),
-        "peak_memory": torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_memory(),
+        "peak_memory": peak_memory(),
     }
     return {"answers": [ids for ids, _ in rounds[0]], "cost": cost}
 
@@ -127,8 +127,13 @@ def _timed(answer: Any, prompt: Messages) -> tuple[list[int], float]:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held. Linux counts in getrusage what its parent held when it was started,
-    so the kernel's own table is read there."""
+    """The most bytes that this process has held: of the GPU, if it has computed on one.
+
+    Linux counts in getrusage what its parent held when it was started, so the kernel's own table is read there.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -132,6 +133,7 @@ def serve(
     answers = answer_probes(stage, policy, ids, max_tokens=max_tokens, eos=tokenizer.eos_token_id)
     record = {"prompts": asked, "answers": answers, "max_tokens": max_tokens, "timeout": config.timeout}
     (rows / "serving.json").write_text(json.dumps(record), encoding="utf-8")
+    torch.cuda.empty_cache()  # whoever serves it needs memory of the same GPU
     return serving(
         directory, stage.champion, asked, answers, max_tokens=max_tokens, rounds=config.rounds, timeout=config.timeout
     )

@@ -8,6 +8,7 @@ from rlhf.batching.encoding import Turns
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer, save_model
 from rlhf.models.lora import adapt
+from rlhf.models.machine import precision
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import in_words, of_training, write_curves
@@ -52,7 +53,8 @@ def main(stage: Stage) -> None:
 def mean_loss(objective: LikelihoodObjective, turns: Turns, size: int) -> float:
     """Mean loss in nats a token over all of `turns`."""
     batches = [pad(turns[i : i + size]) for i in range(0, len(turns), size)]
-    return sum(float(objective(batch)[0]) for batch in batches) / sum(batch.count for batch in batches)
+    with precision(objective.policy.device):
+        return sum(float(objective(batch)[0]) for batch in batches) / sum(batch.count for batch in batches)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
 from rlhf.batching.ragged import Ragged
 from rlhf.config.training import EvaluateConfig
+from rlhf.models.machine import precision
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives.kl import k3
 from rlhf.rollouts.rewards import Judge, Rewards
@@ -92,12 +93,14 @@ def score(
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         batch = pad([turns[i] for i in rows]).to(policy.device)
-        own = token_log_probs(policy, batch, temperature=config.temperature, entropy=True)
-        reference_log_probs = token_log_probs(reference, batch, temperature=config.temperature).log_probs
+        with precision(policy.device):
+            own = token_log_probs(policy, batch, temperature=config.temperature, entropy=True)
+            reference_log_probs = token_log_probs(reference, batch, temperature=config.temperature).log_probs
+            rewards, refereed = reward(batch), referee(batch)
         assert own.entropy is not None
         here = {
-            "rewards": reward(batch),
-            "referee": referee(batch),
+            "rewards": rewards,
+            "referee": refereed,
             "kl": (k3(own.log_probs, reference_log_probs) * batch.mask).sum(dim=1),
             "entropy": own.entropy.sum(dim=1) / batch.mask.sum(dim=1),
         }

@@ -13,6 +13,7 @@ from rlhf.batching.beliefs import Poll, encode_poll, find_statement, pad_polls
 from rlhf.batching.encoding import decode, encode_prompt
 from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import EvaluateConfig
+from rlhf.models.machine import precision
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.rollouts.sampling import Sampler
 
@@ -93,7 +94,8 @@ def belief_shares(policy: PreTrainedModel, polls: Sequence[Poll], batch_size: in
     for start in range(0, len(polls), batch_size):
         some = polls[start : start + batch_size]
         batch = pad_polls(some).to(policy.device)
-        log_probs = batch.per_belief(sequence_log_probs(policy, batch.statements))
+        with precision(policy.device):
+            log_probs = batch.per_belief(sequence_log_probs(policy, batch.statements))
         found = log_probs.masked_fill(~batch.mask, -torch.inf).softmax(dim=1).double().cpu().numpy()
         shares += [row[: len(poll.votes)] for row, poll in zip(found, some, strict=True)]
     return shares
@@ -134,7 +136,8 @@ def contested_margins(
         if poll is None or too_long:
             continue
         batch = pad(groups[0].answers).to(policy.device)
-        ratios = sequence_log_probs(policy, batch) - sequence_log_probs(reference, batch)
+        with precision(policy.device):
+            ratios = sequence_log_probs(policy, batch) - sequence_log_probs(reference, batch)
         stated = [find_statement(text, poll["statements"]) for text in row["responses"]]
         held = [None if one is None else poll["votes"][one.belief] for one in stated]
         for side, found in zip((minority, majority), sides(row["ranks"], held, ratios.tolist()), strict=True):

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn, encode_texts
+from rlhf.models.machine import precision
 from rlhf.models.scoring import sequence_log_probs
 
 
@@ -25,5 +26,6 @@ def document_nats(model: PreTrainedModel, documents: Sequence[Turn], batch_size:
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = pad([documents[i] for i in rows]).to(model.device)
-        nats.update(zip(rows, (-sequence_log_probs(model, batch)).tolist(), strict=True))
+        with precision(model.device):
+            nats.update(zip(rows, (-sequence_log_probs(model, batch)).tolist(), strict=True))
     return [nats[i] for i in range(len(documents))]

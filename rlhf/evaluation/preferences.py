@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rlhf.batching.batches import RankedTurns, pad
+from rlhf.models.machine import precision
 from rlhf.models.scoring import rewards
 
 
@@ -17,9 +18,9 @@ def reward_scores(model: PreTrainedModel, groups: Sequence[RankedTurns], batch_s
     scores: dict[int, np.ndarray] = {}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        values = (
-            rewards(model, pad([t for i in rows for t in groups[i].answers]).to(model.device)).double().cpu().numpy()
-        )
+        batch = pad([turn for i in rows for turn in groups[i].answers]).to(model.device)
+        with precision(model.device):
+            values = rewards(model, batch).double().cpu().numpy()
         scores.update(zip(rows, np.split(values, np.cumsum([len(groups[i].ranks) for i in rows])[:-1]), strict=True))
     return [scores[i] for i in range(len(groups))]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf import durable
-from rlhf.models.machine import one_dnn
+from rlhf.models.machine import autocasts, one_dnn
 
 _LIMIT = 16 * 2**30  # bytes of a directory; beyond it, what has not been used for longest goes
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file is that of a process that was killed
@@ -49,12 +49,11 @@ def arithmetic(model: PreTrainedModel) -> dict[str, Any]:
     """What determines the bits of a forward pass beside weights, batch, code and versions of packages, as JSON."""
     kind = model.device.type
     chip = torch.cuda.get_device_name(model.device) if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
-    autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
     return {
         "device": f"{kind} {chip}",
         "threads": torch.get_num_threads(),
         "dtype": str(model.dtype),
-        "autocast": autocast,
+        "autocast": autocasts(),
         "matmul": torch.get_float32_matmul_precision(),
         "attention": model.config._attn_implementation,
         "oneDNN": one_dnn(),

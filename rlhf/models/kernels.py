@@ -70,7 +70,8 @@ def _packed_attention(
     """
     if blocks is None or homes is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    queries, keys, values = ((states[0].transpose(0, 1).flatten(1), states.shape[1]) for states in (query, key, value))
+    states = (query.to(value.dtype), key.to(value.dtype), value)  # autocast would do so after they are gathered
+    queries, keys, values = ((one[0].transpose(0, 1).flatten(1), one.shape[1]) for one in states)
     attended = [
         _attend(
             module,

@@ -25,6 +25,7 @@ from rlhf.errors import ConfigError, DataError, first_line
 from rlhf.models import inspection
 from rlhf.models.kernels import prepare
 from rlhf.models.lora import merged_weights
+from rlhf.models.machine import on_gpu
 
 # Heads that these multiply or squash are read as plain linear heads in scoring.py, which would be wrong for them.
 _UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -169,15 +170,16 @@ def save_model(
 
 
 def device() -> torch.device:
-    """The accelerator if there is one, of several processes each its own; else the CPU.
+    """The GPU if there is one to be used, of several processes each its own; else the CPU.
 
     Raises ConfigError where there ought to be one.
     """
-    if torch.cuda.is_available():
+    if on_gpu():
         own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(own)
         return own
-    if (named := os.environ.get("CUDA_VISIBLE_DEVICES", "")) not in ("", "-1"):
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if named not in ("", "-1") and not torch.cuda.is_available():
         raise ConfigError(
             f"GPU {named} is to be used (CUDA_VISIBLE_DEVICES), but torch {torch.__version__} finds none. Install its "
             "build for CUDA and a driver, or set CUDA_VISIBLE_DEVICES to nothing, to compute on the CPU"

@@ -12,13 +12,31 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor
 
 from rlhf.errors import ConfigError
 
 
+def on_gpu() -> bool:
+    """Whether models are on a GPU: there is one, and no configuration of accelerate says that the CPU is to be used."""
+    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
 def autocasts() -> bool:
     """Whether models learn under bf16 autocast. Raises ConfigError for a name that means nothing."""
-    return _chosen("RLHF_PRECISION", {"bf16": True, "fp32": False}, torch.cuda.is_available())
+    return _chosen("RLHF_PRECISION", {"bf16": True, "fp32": False}, on_gpu())
+
+
+def precision(device: torch.device) -> torch.autocast:
+    """In which models learn, for what is sampled and scored where nothing learns. Weights must not change within."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=autocasts())
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """In which products of a tensor are computed: autocast's where that is on, else its own."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 @cache
@@ -35,11 +53,11 @@ def one_dnn() -> bool:
 
 def choices() -> str:
     """All of them in a line."""
-    precision = "bf16 autocast" if autocasts() else "fp32"
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {precision}"
+    numbers = "bf16 autocast" if autocasts() else "fp32"
+    if on_gpu():
+        return f"{torch.cuda.get_device_name()}, {numbers}"
     products = "oneDNN" if one_dnn() else "torch"
-    return f"{torch.get_num_threads()} threads, {precision}, products by {products}"
+    return f"{torch.get_num_threads()} threads, {numbers}, products by {products}"
 
 
 def _chosen(variable: str, meanings: dict[str, bool], otherwise: bool) -> bool:

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from rlhf.batching.layout import rounded
 from rlhf.models.kernels import product, weight_gradient
+from rlhf.models.machine import product_dtype
 
 # Logits of a chunk. A processor has enough to do with few rows; an accelerator idles on less than some hundreds.
 _CPU_BYTES, _ACCELERATOR_BYTES = 2**26, 2**29
@@ -29,10 +30,9 @@ def chosen_log_probs(
 
     states: (N, d) from which the ids, (N,), are predicted. head: d to V. The logits are divided by `temperature`.
     """
-    device = states.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    dtype = product_dtype(states)
     bias = None if head.bias is None else (head.bias / temperature).to(dtype)
-    size = (_CPU_BYTES if device == "cpu" else _ACCELERATOR_BYTES) // (4 * len(head.weight))
+    size = (_CPU_BYTES if states.device.type == "cpu" else _ACCELERATOR_BYTES) // (4 * len(head.weight))
     count, more = len(states), rounded(len(states)) - len(states)
     states, ids = pad((states / temperature).to(dtype), (0, 0, 0, more)), pad(ids, (0, more))
     log_probs, entropies = _Chosen.apply(states, head.weight, bias, ids, max(1, size), entropy)
@@ -51,7 +51,7 @@ class _Chosen(torch.autograd.Function):
         entropies = torch.empty_like(log_probs) if entropy else None
         kept = None
         for part in _chunks(len(states), size):
-            log_softmax = product(states[part], weight, bias).float().log_softmax(dim=-1)
+            log_softmax = _log_softmax(states[part], weight, bias)
             log_probs[part] = log_softmax.gather(-1, ids[part, None]).squeeze(-1)
             if entropies is not None:
                 entropies[part] = -(log_softmax.exp() * log_softmax).sum(dim=-1)
@@ -70,7 +70,7 @@ class _Chosen(torch.autograd.Function):
         of_weight: Tensor | None = None
         of_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
         for part in _chunks(len(states), ctx.size):
-            log_softmax = product(states[part], weight, bias).float().log_softmax(dim=-1) if kept is None else kept
+            log_softmax = _log_softmax(states[part], weight, bias) if kept is None else kept
             slope = -of_log_probs[part, None]
             if of_entropy is not None:
                 slope = slope - of_entropy[part, None] * (log_softmax + entropies[part, None])
@@ -83,6 +83,10 @@ class _Chosen(torch.autograd.Function):
                 of_part = weight_gradient(gradient, states[part]).float()
                 of_weight = of_part if of_weight is None else of_weight.add_(of_part)
         return of_states, of_weight, of_bias, None, None, None
+
+
+def _log_softmax(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return product(states, weight, bias).log_softmax(dim=-1, dtype=torch.float32)
 
 
 def _chunks(rows: int, size: int) -> Iterator[slice]:

@@ -10,6 +10,12 @@ from rlhf.errors import DiskFull, Exit, UserError, first_line
 from rlhf.secrets import redact
 
 DEBUG = "RLHF_DEBUG"
+NO_MEMORY = (  # what torch says where an allocator other than its own found none
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def explain(error: BaseException, stage: str, workspace: Path) -> tuple[Exit, str]:
@@ -27,10 +33,10 @@ def explain(error: BaseException, stage: str, workspace: Path) -> tuple[Exit, st
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """MemoryError and torch's, known by name: a process that has no torch must not import it to find out."""
+    """MemoryError and torch's, known by name and text: a process that has no torch must not import it to find out."""
     kind = type(error)
     from_torch = kind.__module__.split(".")[0] == "torch" and kind.__name__ == "OutOfMemoryError"
-    return isinstance(error, MemoryError) or from_torch or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or from_torch or any(text in str(error) for text in NO_MEMORY)
 
 
 def _log_traceback(error: BaseException, stage: str, workspace: Path) -> str:

@@ -38,6 +38,7 @@ ENVIRONMENT = telemetry.OFF | {
 def prepare() -> None:
     """Everything that a stage's process does to itself before it works."""
     os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # of a GPU: batches differ in length
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # it holds every secret
     die_with_parent()
     keep_freed_memory()

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from rlhf.models.machine import product_dtype
+
 
 class PreallocatedLayer(CacheLayerMixin):
     """Keys and values of one layer, (B, heads, length, d) each, of which the first `filled` columns are written."""
@@ -80,9 +82,13 @@ class PreallocatedCache(Cache):
 
 
 def _joined(parts: Sequence[Tensor], rows: Sequence[Tensor], width: int, length: int) -> Tensor:
-    """(B, heads, length, d) with chosen rows of each part, (U, heads, P, d), up to column `width`; zero elsewhere."""
+    """(B, heads, length, d) with chosen rows of each part, (U, heads, P, d), up to column `width`; zero elsewhere.
+
+    As attention reads them: under autocast it would cast the whole cache for every token.
+    """
     _, heads, _, d = parts[0].shape
-    joined, start = parts[0].new_zeros(sum(map(len, rows)), heads, length, d), 0
+    joined = parts[0].new_zeros(sum(map(len, rows)), heads, length, d, dtype=product_dtype(parts[0]))
+    start = 0
     for states, index in zip(parts, rows, strict=True):
         joined[start : start + len(index), :, width - states.shape[2] : width] = states[index]
         start += len(index)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from rlhf.models.kernels import OneDnnLinear, laid_out, product, reads_packed
 from rlhf.models.lora import merged_weights
+from rlhf.models.machine import product_dtype
 from rlhf.rollouts.cache import PreallocatedCache, PreallocatedLayer
 
 _KINDS = ("llama", "mistral", "qwen2")
@@ -39,9 +40,11 @@ def decoder(policy: PreTrainedModel) -> Decoder:
 def output_head(policy: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """Logits of hidden states, (B, d) to (B, V), with the head's weights as they are now."""
     head = policy.get_output_embeddings()
-    if not isinstance(head, OneDnnLinear) or torch.is_autocast_enabled("cpu"):
+    if type(head) not in (nn.Linear, OneDnnLinear):
         return cast(nn.Module, head)
-    return partial(product, weight=laid_out(head.weight), bias=head.bias)
+    head, dtype = cast(nn.Linear, head), product_dtype(head.weight)
+    weight, bias = laid_out(head.weight.to(dtype)), None if head.bias is None else head.bias.to(dtype)
+    return lambda states: product(states.to(dtype), weight, bias)
 
 
 def _by_transformers(
@@ -95,8 +98,7 @@ class LlamaDecoder:
         self._rotary: Any = model.rotary_emb
         self._heads, self._shared = config.num_attention_heads, cast(int, config.num_key_value_heads)
         self._eps = config.rms_norm_eps
-        device = self._embedding.device.type
-        self._dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self._embedding.dtype
+        self._dtype = product_dtype(self._embedding)
         self._layers = []
         for number in range(config.num_hidden_layers):
             prefix = f"layers.{number}."

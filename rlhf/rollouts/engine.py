@@ -6,7 +6,6 @@ comes from a distribution beside the policy's, and only its own log-probabilitie
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from rlhf.config.training import DecodingConfig, TokensConfig
 from rlhf.errors import ConfigError
 from rlhf.models.lora import merged_weights
+from rlhf.models.machine import on_gpu, precision
 from rlhf.rollouts.sampling import Sample, Sampler, sample
 
 
@@ -25,9 +25,14 @@ def sampler(config: DecodingConfig, model: Path, tokens: TokensConfig, batch_siz
 
     batch_size: sequences decoded at once.
     """
-    if config.engine == "own":
-        return partial(sample, batch_size=batch_size)
-    return VllmEngine(model, tokens.prompt + tokens.response, batch_size, config.gpu_memory)
+    if config.engine == "vllm":
+        return VllmEngine(model, tokens.prompt + tokens.response, batch_size, config.gpu_memory)
+
+    def draw(policy: PreTrainedModel, prompts: Sequence[list[int]], **settings: Any) -> list[Sample]:
+        with precision(policy.device):
+            return sample(policy, prompts, batch_size=batch_size, **settings)
+
+    return draw
 
 
 class VllmEngine:
@@ -57,7 +62,7 @@ class VllmEngine:
                 hf_overrides={"tie_word_embeddings": False},  # not every platform renews a head that is tied
                 skip_tokenizer_init=True,
                 generation_config="vllm",  # and not the model's own, which may cut the distribution
-                dtype="bfloat16" if torch.cuda.is_available() else "float32",  # as it is trained
+                dtype="bfloat16" if on_gpu() else "float32",  # as it is trained
                 max_model_len=context,
                 max_num_seqs=batch_size,
                 gpu_memory_utilization=gpu_memory,

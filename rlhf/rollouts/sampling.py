@@ -11,10 +11,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from rlhf.models.kernels import PACKED
+from rlhf.models.machine import product_dtype
 from rlhf.rollouts.cache import PreallocatedCache
 from rlhf.rollouts.decoder import Decoder, decoder, output_head
 
 _READ = 16  # prompts that one pass reads: few, so that they are of like length and their activations stay in the cache
+_READ_ON_GPU = 2**15  # tokens of them: enough to keep it busy
 _STRIDE = 4  # tokens between one look at which rows have ended and the next
 
 
@@ -94,8 +96,9 @@ def _decode(
     """
     steps, width = len(noise), max(map(len, prompts))
     states, cache = _prefill(policy, prompts, width + steps)
-    positions = _positions([len(p) for p in prompts], width, width + steps, policy.device)
-    mask, rows = _mask(policy, positions), torch.arange(len(prompts), device=policy.device)
+    columns = -(-(width + steps) // 8) * 8  # a kernel of GPUs copies a mask whose rows begin elsewhere
+    positions = _positions([len(p) for p in prompts], width, columns, policy.device)
+    mask, rows = _mask(policy, positions, product_dtype(states)), torch.arange(len(prompts), device=policy.device)
     tokens, ended = torch.full((steps, len(rows)), eos, device=rows.device), torch.zeros_like(rows, dtype=torch.bool)
     log_probs = torch.zeros_like(noise)
     for step in range(steps):
@@ -119,8 +122,9 @@ def _prefill(policy: PreTrainedModel, prompts: Sequence[list[int]], length: int)
     """
     runs = [(prompt, len(list(run))) for prompt, run in groupby(prompts)]
     states, filled = [], []
-    for start in range(0, len(runs), _READ):
-        some, counts = zip(*runs[start : start + _READ], strict=True)
+    at_once = _READ if policy.device.type == "cpu" else max(1, _READ_ON_GPU // max(map(len, prompts)))
+    for start in range(0, len(runs), at_once):
+        some, counts = zip(*runs[start : start + at_once], strict=True)
         width, cache = max(map(len, some)), DynamicCache()
         positions = _positions([len(p) for p in some], width, width, policy.device)
         output = policy.base_model(
@@ -141,7 +145,7 @@ def _positions(lengths: Sequence[int], width: int, length: int, device: torch.de
     return torch.arange(length, device=device) - torch.tensor([[width - n] for n in lengths], device=device)
 
 
-def _mask(policy: PreTrainedModel, positions: Tensor) -> Tensor:
+def _mask(policy: PreTrainedModel, positions: Tensor, dtype: torch.dtype) -> Tensor:
     """The attention mask of new tokens, of which each step takes the columns that there are.
 
     Where every layer attends to all columns it is what is added to the attention's logits, (B, 1, 1, length). Else it
@@ -151,7 +155,7 @@ def _mask(policy: PreTrainedModel, positions: Tensor) -> Tensor:
     sliding = any(DynamicCache(config=policy.config).is_sliding)
     if sliding or policy.config._attn_implementation not in ("sdpa", "eager", PACKED):
         return seen
-    return torch.zeros_like(seen, dtype=policy.dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
 
 
 def _draw(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

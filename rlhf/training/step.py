@@ -6,6 +6,7 @@ number of processes cannot change a run.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,12 +76,15 @@ class Learner:
         rank, processes = self._accelerator.process_index, self._accelerator.num_processes
         totals: dict[str, tuple[Any, Any]] = {}
         rounds = math.ceil(len(step.micro_batches) / processes)
-        for index in range(rank, rounds * processes, processes):
+        for turn in range(rounds):
+            index = turn * processes + rank
             counts = index < len(step.micro_batches)  # every process joins every round; a spare one adds nothing
-            with self._accelerator.autocast():
-                total, metrics = self._prepared(step.micro_batches[index if counts else 0])
-            # data parallelism takes the mean over processes
-            self._accelerator.backward(total * (processes / step.count if counts else 0.0))
+            last = turn + 1 == rounds  # when processes add up their gradients, of all rounds at once
+            with nullcontext() if last else self._accelerator.no_sync(self._prepared):
+                with self._accelerator.autocast():
+                    total, metrics = self._prepared(step.micro_batches[index if counts else 0])
+                # data parallelism takes the mean over processes
+                self._accelerator.backward(total * (processes / step.count if counts else 0.0))
             for name, pair in {**metrics, "loss": (total.detach(), 0)}.items():
                 sums = totals.get(name, (0.0, 0.0))
                 totals[name] = sums[0] + counts * pair[0], sums[1] + counts * pair[1]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf.algorithms.online import Minibatch
 from rlhf.training.optimizer import make_optimizer
-from rlhf.training.step import Learner, make_accelerator
+from rlhf.training.step import Learner, in_precision_of, make_accelerator
 from tests.algorithms.test_invariants import ALGORITHMS, make
 from tests.algorithms.tiny import loop
 
@@ -40,6 +41,15 @@ class AsksNothing(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
+@pytest.fixture
+def bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Autocast, as a GPU has it. A process has one precision: accelerate forgets that of the other tests, and this."""
+    monkeypatch.setenv("RLHF_PRECISION", "bf16")
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 @contextmanager
 def asks_nothing() -> Iterator[None]:
     if not torch.cuda.is_available():
@@ -55,13 +65,14 @@ def asks_nothing() -> Iterator[None]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "gdpo_belief" or torch.cuda.is_available()])
+@pytest.mark.usefixtures("bf16")
 def test_a_step_asks_its_device_for_nothing(name: str, sft: Path) -> None:
     """But for the ratio of an iteration's first minibatch, which is checked then and there; and gdpo_belief makes a
     batch of polls in between, on the host, which only a GPU tells apart."""
     objective, steps, total, config = make(name, sft, loop(micro_batch_size=3))
     accelerator = make_accelerator()
     objective.to(accelerator.device)
-    step = next(steps(0))
+    step = next(in_precision_of(accelerator, steps(0)))
     later = [replace(each, first=False) if isinstance(each, Minibatch) else each for each in step.micro_batches]
     learner = Learner(objective, make_optimizer(objective, config.optimizer), accelerator, config.optimizer, total)
     learner.learn(0, step)  # makes the optimizer's moments

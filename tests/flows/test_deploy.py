@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, Exit
+from rlhf.gate.ledger import Ledger
 from rlhf.pipeline import versioning
+from rlhf.tracking.sender import sync
 from tests.conftest import wait_until
+from tests.tracking.workspace import make_workspace, write_decision, write_params
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
@@ -121,22 +125,13 @@ def test_a_scheduled_run_goes_through(workspace: Path, worker: None) -> None:
     assert versioning.stale_stages(workspace) == set()
 
 
-def start_promotion(workspace: Path) -> subprocess.Popen[bytes]:
-    program = (
-        "import sys; from flows.promote import promote; print(promote(sys.argv[1], approval=True, return_state=True))"
-    )
-    return subprocess.Popen([sys.executable, "-c", program, str(workspace)], cwd=Path(__file__).parents[2])
-
-
-def test_a_person_can_refuse_a_promotion_in_a_typed_form(workspace: Path) -> None:
+@contextmanager
+def asked(workspace: Path) -> Iterator[UUID]:
+    """The flow `promote` in a process of its own, once it asks whether to promote; the number of its run."""
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-    from prefect.flow_runs import resume_flow_run
 
     from flows.server import client
 
-    decision = {"decision": "PROMOTE", "sentence": "small is good.", "winner": "small", "candidates": {}}
-    (workspace / "reports/gate").mkdir(parents=True)
-    (workspace / "reports/gate/decision.json").write_text(json.dumps(decision))
     flow = FlowFilter(name=FlowFilterName(any_=["promote"]))
 
     def paused():
@@ -144,20 +139,50 @@ def test_a_person_can_refuse_a_promotion_in_a_typed_form(workspace: Path) -> Non
             found = connected.read_flow_runs(flow_filter=flow)
         return [run for run in found if run.parameters.get("workspace") == str(workspace) and run.state.is_paused()]
 
-    process = start_promotion(workspace)
+    program = (
+        "import sys; from flows.promote import promote; print(promote(sys.argv[1], approval=True, return_state=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(workspace)], cwd=Path(__file__).parents[2])
     try:
         wait_until(lambda: len(paused()) == 1, "the question", 60.0)
-        run = paused()[0].id
+        yield paused()[0].id
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_person_can_refuse_a_promotion_in_a_typed_form(workspace: Path) -> None:
+    from prefect.flow_runs import resume_flow_run
+
+    decision = {"decision": "PROMOTE", "sentence": "small is good.", "winner": "small", "candidates": {}}
+    (workspace / "reports/gate").mkdir(parents=True)
+    (workspace / "reports/gate/decision.json").write_text(json.dumps(decision))
+    with asked(workspace) as run:
         with pytest.raises(Exception, match="approver"):
             resume_flow_run(run, run_input={"approve": True})  # nobody answers for it
         resume_flow_run(run, run_input={"approve": False, "approver": "Ada", "comment": "Too long."})
         state = final_state(run)
-    finally:
-        process.kill()
-        process.wait()
     assert state.is_failed()
     assert state.message == "GATE_REFUSED: Ada refused. Too long."
     assert not (workspace / ".rlhf/ledger.db").exists()
+
+
+def test_the_answer_in_the_form_promotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.flow_runs import resume_flow_run
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the store of the workspace
+    made = make_workspace(tmp_path / "small")
+    write_decision(made)
+    write_params(made.path, approval="form")
+    (made.path / "dvc.yaml").touch()
+    assert sync(made.path) == Exit.DONE
+    with asked(made.path) as run:
+        resume_flow_run(run, run_input={"approve": True, "approver": "ada@here", "comment": ""})
+        state = final_state(run)
+    assert state.is_completed(), state.message
+    champion = Ledger.of(made.path).current()
+    assert champion is not None
+    assert (champion.generation, champion.approver) == (1, "ada@here")
 
 
 def test_nothing_is_promoted_against_the_gate(workspace: Path) -> None:

@@ -170,6 +170,11 @@ def test_an_unknown_stage_is_told_what_there_is(run_program: Run) -> None:
             Exit.OUT_OF_MEMORY,
             "CUDA out of memory",
         ),
+        (
+            "raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')",
+            Exit.OUT_OF_MEMORY,
+            "CUBLAS_STATUS_ALLOC_FAILED",
+        ),
         ("raise OSError(28, 'No space left on device', 'models/x')", Exit.DISK_FULL, "models/x: "),
         ("raise RuntimeError('I/O error: No space left on device (os error 28)')", Exit.DISK_FULL, "MB are free"),
         ("raise ValueError('shapes differ')", Exit.FAILED, "traceback in .rlhf/logs/rows.log"),

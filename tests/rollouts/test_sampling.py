@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +21,14 @@ from transformers import (
 
 from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
+from rlhf.config.training import DecodingConfig, TokensConfig
 from rlhf.models import kernels
 from rlhf.models.kernels import prepare
+from rlhf.models.machine import precision
 from rlhf.models.scoring import token_log_probs
 from rlhf.rollouts import sampling
+from rlhf.rollouts.cache import PreallocatedCache
+from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.sampling import Sample, sample
 from tests.algorithms.tiny import tiny_policy
 
@@ -180,3 +186,30 @@ def test_the_same_seed_gives_the_same_answers() -> None:
     policy = tiny_policy()
     draw = lambda seed: sample(policy, PROMPTS, max_tokens=9, temperature=1.0, eos=1, batch_size=2, seed=seed)  # noqa: E731
     assert draw(5) == draw(5) != draw(6)
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_outside_of_training_answers_are_drawn_in_the_precision_of_training(
+    make: Callable[[], PreTrainedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The cache too: attention would cast it anew for every token."""
+    monkeypatch.setenv("RLHF_PRECISION", "bf16")
+    policy, kept = make(), list[torch.dtype]()
+    behind = PreallocatedCache.behind
+
+    def seen(*arguments: Any) -> PreallocatedCache:
+        cache = behind(*arguments)
+        kept.extend(layer.keys.dtype for layer in cache.layers)
+        return cache
+
+    monkeypatch.setattr(sampling.PreallocatedCache, "behind", seen)
+    settings: dict[str, Any] = {"max_tokens": 9, "temperature": 1.0, "eos": 1, "seed": 5}
+    draw = sampler(DecodingConfig(engine="own", gpu_memory=0.4), tmp_path, TokensConfig(prompt=16, response=9), 4)
+    drawn = draw(policy, PROMPTS, **settings)
+    assert set(kept) == {torch.bfloat16}
+    turns = [Turn(prompt, one.response) for prompt, one in zip(PROMPTS, drawn, strict=True)]
+    with precision(policy.device):
+        scored = token_log_probs(policy, pad(turns))
+    here = torch.tensor([log_prob for one in drawn for log_prob in one.log_probs])
+    assert (here - scored.log_probs[pad(turns).mask]).abs().mean() < 0.02
+    assert sample(policy, PROMPTS, batch_size=4, **settings)[0].log_probs != drawn[0].log_probs

@@ -146,8 +146,8 @@ def write_decision(
     """The gate's decision about a policy against the champion in use, and the evaluation it rests on; its `answers` are
     those of the policy's files, where no others are given."""
     checks = [
-        {"name": "win_rate", "passed": True, "reason": "0.8 > 0.5"},
-        {"name": "kl", "passed": decision == "PROMOTE", "reason": "52 nats, at most 40"},
+        {"name": "win_rate", "group": "quality", "passed": True, "reason": "0.8 > 0.5"},
+        {"name": "kl", "group": "sanity", "passed": decision == "PROMOTE", "reason": "52 nats, at most 40"},
     ]
     champion, digest = Ledger.of(made.path).current(), made.digests[f"models/policy/{winner}"]
     written: dict[str, dict[str, Any]] = {
