@@ -204,5 +204,5 @@ def learned_tokens(job: Job) -> float:
     rows = (
         [ranking.answers for ranking in rankings(job)] if job.stage in ("reward", "dpo") else [(t,) for t in turns(job)]
     )
-    tokens = sum(len(turn.prompt) + len(turn.response) for row in rows for turn in row)
+    tokens = sum(turn.tokens for row in rows for turn in row)
     return tokens * (job.steps - job.warmup) / job.steps

@@ -180,7 +180,7 @@ def rows(job: Job, *, sort: bool) -> list[dict[str, Any]]:
         return [{"prompt": words(list(prompts[i].prompt))} for i in taken]
     groups = [ranking.answers for ranking in rankings(job)] if job.stage != "sft" else [(turn,) for turn in turns(job)]
     if sort:
-        longest = [max(len(t.prompt) + len(t.response) for t in group) for group in groups]
+        longest = [max(turn.tokens for turn in group) for group in groups]
         taken = [
             i
             for start in range(0, len(taken), job.batch)

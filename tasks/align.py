@@ -16,7 +16,7 @@ from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
-from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
+from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
 from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
@@ -34,6 +34,7 @@ from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.models.lora import AdapterOff, adapt
 from rlhf.models.machine import precision
+from rlhf.models.scoring import turn_log_probs
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards

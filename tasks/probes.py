@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,9 +19,11 @@ from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.evaluation.answers import of_samples, samples_of
 from rlhf.evaluation.diversity import prompt_diversity
-from rlhf.evaluation.documents import document_nats, encode_documents
+from rlhf.evaluation.documents import encode_documents
 from rlhf.evaluation.safety import safety_rate, safety_rows
 from rlhf.models.cached import cached
+from rlhf.models.machine import precision
+from rlhf.models.scoring import turn_log_probs
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.sampling import Sample, Sampler
 from tasks.answering import UNHEARD, Speaker
@@ -139,7 +140,8 @@ def answer_and_read(
 ) -> dict[str, Tensor]:
     """Sampled answers, and -log p of each document, as tensors by name."""
     samples = draw(model, prompts, temperature=config.temperature, **settings)
-    nats = torch.tensor(document_nats(model, documents, config.batch_size))
+    with precision(model.device):
+        nats = -turn_log_probs(model, documents, config.batch_size)
     return of_samples(samples) | {"nats": nats}
 
 

@@ -26,7 +26,7 @@ TENSORS = {"torch", "transformers", "accelerate", "safetensors", "peft", "tokeni
 # What a room may use of other projects, and of the other rooms.
 OUTSIDE = {
     "objectives": {"torch"},
-    "models": TENSORS - {"accelerate", "numpy"},
+    "models": TENSORS - {"accelerate"},
     "batching": {"torch", "transformers", "numpy", "jinja2"},
     "rollouts": {"torch", "transformers", "vllm"},
     "training": {"torch", "accelerate", "safetensors"},

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf.algorithms.passes import Rows, passes
 from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Turn
-from rlhf.batching.order import micro_batches, rows_of_step, steps_in
 from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import KtoConfig
-from rlhf.models.scoring import sequence_log_probs
+from rlhf.models.scoring import sequence_log_probs, turn_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.kto import kahneman_tversky
 from rlhf.training.step import Step
@@ -95,36 +95,20 @@ def kto_steps(
     policy: the one that is trained. others: `mismatched(judged)`. reference: (2, rows) log pi_ref of the judged answers
     and of the mismatched ones.
     """
-    lengths = np.array([len(row.turn.prompt) + len(row.turn.response) for row in judged])
-    total, size = steps_in(len(judged), config.loop.batch_size, config.epochs), config.loop.micro_batch_size
 
-    def reference_point(rows: np.ndarray) -> float:
-        log_probs = turn_log_probs(policy, [others[i] for i in rows], size)
-        return max(0.0, float((log_probs - reference[1, rows]).mean()))
+    def make(rows: Rows, parts: list[Rows]) -> Step:
+        log_probs = turn_log_probs(policy, [others[i] for i in rows], config.loop.micro_batch_size)
+        point = max(0.0, float((log_probs - reference[1, rows]).mean()))
+        batches = [
+            JudgedBatch(
+                pad([judged[i].turn for i in part]),
+                torch.tensor([judged[i].up for i in part]),
+                reference[0, part],
+                point,
+            )
+            for part in parts
+        ]
+        return Step(batches, count=len(rows), metrics={"kl": point})
 
-    def steps(start: int) -> Iterator[Step]:
-        for number in range(start, total):
-            rows = rows_of_step(number, len(judged), config.loop.batch_size, seed)
-            point = reference_point(rows)
-            batches = [
-                JudgedBatch(
-                    pad([judged[i].turn for i in part]),
-                    torch.tensor([judged[i].up for i in part]),
-                    reference[0, part],
-                    point,
-                )
-                for part in micro_batches(rows, lengths, size)
-            ]
-            yield Step(batches, count=len(rows), metrics={"kl": point})
-
-    return steps, total
-
-
-@torch.no_grad()
-def turn_log_probs(policy: PreTrainedModel, turns: Sequence[Turn], batch_size: int) -> Tensor:
-    """log pi(y | x) of each turn, (rows,), on the CPU."""
-    lengths = np.array([len(t.prompt) + len(t.response) for t in turns])
-    values = torch.zeros(len(turns))
-    for part in micro_batches(np.arange(len(turns)), lengths, batch_size):
-        values[part] = sequence_log_probs(policy, pad([turns[i] for i in part]).to(policy.device)).cpu()
-    return values
+    lengths = np.array([row.turn.tokens for row in judged])
+    return passes(lengths, config.loop, make, epochs=config.epochs, seed=seed)

@@ -28,13 +28,15 @@ from rlhf.models.machine import product_dtype
 from rlhf.models.scoring import TokenScores, token_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.advantages import token_rewards
-from rlhf.objectives.kl import k1, k3
+from rlhf.objectives.kl import k1
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sampler
 from rlhf.training.step import Step
 
-# The first minibatch of an iteration is scored twice by the policy that sampled it, in the same shape.
-_RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}  # by what products are computed in
+# By the type that products are computed in: of the ratio of an iteration's first minibatch, which is scored twice in
+# the same shape; and, in nats a token, between what sampled an answer and what scores it.
+_RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
+_SAMPLER_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,11 @@ class Rollouts:
         """(B, T) reward of each token: the score on the last one, less beta k1 on every one."""
         kl = k1(self.log_probs, self.reference)
         return token_rewards(self.scores, kl, self.batch.mask, kl_coefficient=kl_coefficient)
+
+    @property
+    def divergence(self) -> float:
+        """Estimate of KL(pi || pi_sft), nats a sequence: the mean over answers of the sum of k1."""
+        return float((k1(self.log_probs, self.reference) * self.batch.mask).sum(dim=1).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +209,7 @@ class OnlineSource:
         if self._algorithm.uses_old_log_probs:
             log_probs = _of_each_token(partial(self._log_probs, policy), batch, parts)
             gap["sampler_gap"] = float((drawn - log_probs)[batch.mask].abs().mean())
+            _check_sampler(gap["sampler_gap"], product_dtype(next(policy.parameters())))
         with self._reference as sft:
             reference = _of_each_token(partial(self._log_probs, sft), batch, parts)
         rollouts = Rollouts(
@@ -215,7 +223,7 @@ class OnlineSource:
         return rollouts, {
             **gap,
             **self._reward.means(rewards),
-            "kl": float((k3(log_probs, reference) * batch.mask).sum(dim=1).mean()),
+            "kl": rollouts.divergence,
             "length": batch.count / len(batch),
             "unfinished": float(unfinished.float().mean()),
         }
@@ -285,11 +293,21 @@ def _of_each_token(
     return values
 
 
+def _check_sampler(gap: float, dtype: torch.dtype) -> None:
+    """Finds answers that were drawn from another distribution than the policy's: another temperature, old weights."""
+    assert not gap > _SAMPLER_TOLERANCE[dtype], (
+        f"what was sampled is {gap:.2g} nats a token from how the policy scores it: sampling differs from scoring"
+    )
+
+
 def _check_ratio(log_probs: Tensor, old_log_probs: Tensor) -> None:
-    """The cheapest detector of a rollout that is scored otherwise than it was sampled. NaN is the loop's to see."""
+    """Finds two scorings of the same answers that differ: by their shape, dropout, or weights that changed in between.
+
+    NaN is the loop's to see.
+    """
     off = float((log_probs - old_log_probs).exp().sub(1.0).abs().max())
     assert not off >= _RATIO_TOLERANCE[product_dtype(log_probs)], (
-        f"probability ratio of the first minibatch is off by {off:.2g}: scoring differs from sampling"
+        f"probability ratio of the first minibatch is off by {off:.2g}: it was scored otherwise before"
     )
 
 

@@ -18,7 +18,7 @@ from rlhf.config.algorithms import PpoConfig
 from rlhf.models.scoring import linear_head, linear_values, states_before, token_log_probs, token_values
 from rlhf.objectives import Metrics
 from rlhf.objectives.advantages import generalized_advantages, whiten
-from rlhf.objectives.kl import adapted, k1, kl_loss
+from rlhf.objectives.kl import adapted, kl_loss
 from rlhf.objectives.likelihood import negative_log_likelihood
 from rlhf.objectives.ppo import clipped_surrogate, clipped_value_loss
 
@@ -39,10 +39,11 @@ class Ppo(OnlineAlgorithm):
     def credit(self, rollouts: Rollouts) -> dict[str, Tensor]:
         """Advantages, the critic's values, and the returns it regresses on."""
         config, batch = self._config, rollouts.batch
+        rewards = rollouts.penalized(float(self.kl_coefficient) if config.kl_placement == "reward" else 0.0)
         self._adapt(rollouts)
         values = rollouts.of_each_token(self._values)
         advantages, returns = generalized_advantages(
-            rollouts.penalized(float(self.kl_coefficient) if config.kl_placement == "reward" else 0.0),
+            rewards,
             values,
             batch.mask,
             discount=config.discount,
@@ -92,13 +93,13 @@ class Ppo(OnlineAlgorithm):
         return linear_values(self.value_head, states, batch)
 
     def _adapt(self, rollouts: Rollouts) -> None:
-        """Move the KL coefficient towards where the divergence of these answers would be the target."""
+        """Move the KL coefficient towards where the divergence of these answers would be the target: in the reward of
+        the next iteration, and of this one where it is in the loss."""
         if self._config.kl_target is None:
             return
-        kl = float((k1(rollouts.log_probs, rollouts.reference) * rollouts.batch.mask).sum(dim=1).mean())
         coefficient = adapted(
             float(self.kl_coefficient),
-            kl,
+            rollouts.divergence,
             target=self._config.kl_target,
             answers=len(rollouts.batch),
             horizon=self._config.kl_horizon,

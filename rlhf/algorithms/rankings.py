@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from rlhf.algorithms.passes import Rows, passes
 from rlhf.batching.batches import RankedTurns, pad_rankings
-from rlhf.batching.order import micro_batches, rows_of_step, steps_in
 from rlhf.config.training import LoopConfig
 from rlhf.training.step import Step
 
@@ -20,13 +20,8 @@ def ranking_steps(
 
     A micro-batch is (indices of its prompts (B,), RankingBatch).
     """
-    lengths = np.array([group.tokens for group in groups])
-    total = steps_in(len(groups), config.batch_size, epochs)
 
-    def steps(start: int) -> Iterator[Step]:
-        for number in range(start, total):
-            rows = rows_of_step(number, len(groups), config.batch_size, seed)
-            parts = micro_batches(rows, lengths, config.micro_batch_size)
-            yield Step([(part, pad_rankings([groups[i] for i in part])) for part in parts], count=len(rows))
+    def make(rows: Rows, parts: list[Rows]) -> Step:
+        return Step([(part, pad_rankings([groups[i] for i in part])) for part in parts], count=len(rows))
 
-    return steps, total
+    return passes(np.array([group.tokens for group in groups]), config, make, epochs=epochs, seed=seed)

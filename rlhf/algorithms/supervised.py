@@ -6,9 +6,9 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf.algorithms.passes import Rows, passes
 from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Turn
-from rlhf.batching.order import micro_batches, rows_of_step, steps_in
 from rlhf.config.training import LoopConfig
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives import Metrics
@@ -33,16 +33,12 @@ def supervised_steps(
     turns: Sequence[Turn], config: LoopConfig, *, epochs: float, seed: int
 ) -> tuple[Callable[[int], Iterator[Step]], int]:
     """The steps of `epochs` passes over `turns`, and their number."""
-    lengths = np.array([len(t.prompt) + len(t.response) for t in turns])
-    total = steps_in(len(turns), config.batch_size, epochs)
 
-    def steps(start: int) -> Iterator[Step]:
-        for number in range(start, total):
-            rows = rows_of_step(number, len(turns), config.batch_size, seed)
-            batches = [pad([turns[i] for i in part]) for part in micro_batches(rows, lengths, config.micro_batch_size)]
-            yield Step(batches, count=sum(b.count for b in batches))
+    def make(rows: Rows, parts: list[Rows]) -> Step:
+        batches = [pad([turns[i] for i in part]) for part in parts]
+        return Step(batches, count=sum(batch.count for batch in batches))
 
-    return steps, total
+    return passes(np.array([turn.tokens for turn in turns]), config, make, epochs=epochs, seed=seed)
 
 
 def pack(documents: Sequence[list[int]], length: int) -> list[Turn]:

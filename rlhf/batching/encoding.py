@@ -34,6 +34,11 @@ class Turn:
     response: Ids  # R ids, ending with the end-of-turn token when the answer is whole
     given: tuple[int, int] = (0, 0)  # [first, last) of the response's tokens that are conditioned on, not learned
 
+    @property
+    def tokens(self) -> int:
+        """Of prompt and response together."""
+        return len(self.prompt) + len(self.response)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turns(Rows[Turn]):

@@ -102,6 +102,15 @@ class PpoConfig(OnlineConfig):
     whiten_advantages: bool
     pretraining_coefficient: NonNegative  # gamma of PPO-ptx; 0 leaves the mix out
 
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.whiten_advantages and self.kl_placement != "reward":
+            raise ValueError(
+                "whiten_advantages rescales the advantages in each iteration, but not a KL term in the loss, which "
+                "then weighs more and more beside them. Set whiten_advantages to false, or kl_placement to reward"
+            )
+        return self
+
 
 class GrpoConfig(GroupedConfig):
     """Group relative policy optimization and its corrected forms (Shao et al. 2024; lecture 002)."""
@@ -114,7 +123,7 @@ class GrpoConfig(GroupedConfig):
 
 
 class DpoConfig(Section):
-    """Direct preference optimization (Rafailov et al. 2023; lecture 002)."""
+    """Direct preference optimization (Rafailov et al. 2023; lectures 000, 002, 004)."""
 
     beta: Positive
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)]

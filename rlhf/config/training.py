@@ -121,7 +121,7 @@ class RewardConfig(Section):
     criteria: dict[str, Positive] = Field(min_length=1)  # by which judgements were made, each with its weight
     combine: Literal["before", "after"]  # rewards are summed before or after they are standardised
     epochs: Epochs
-    center: NonNegative  # coefficient of the mean squared reward: keeps rewards near zero
+    center: NonNegative  # coefficient of the squared mean reward of a prompt's answers
     lora: LoraConfig | None  # null: all weights learn
     loop: LoopConfig
 

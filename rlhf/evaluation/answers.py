@@ -13,8 +13,7 @@ from rlhf.batching.encoding import Turn
 from rlhf.batching.ragged import Ragged
 from rlhf.config.training import EvaluateConfig
 from rlhf.models.machine import precision
-from rlhf.models.scoring import token_log_probs
-from rlhf.objectives.kl import k3
+from rlhf.models.scoring import token_divergence
 from rlhf.rollouts.rewards import Judge, Rewards
 from rlhf.rollouts.sampling import Sample, Sampler
 
@@ -26,7 +25,7 @@ class Answers:
     samples: list[Sample]
     rewards: Tensor  # (B, C) scores of the trained reward models
     referee: list[float]  # score of each answer by the reward model that nothing was aligned with
-    kl: list[float]  # estimate of KL(policy || SFT) of each answer, nats a sequence (k3 summed over its tokens), or NaN
+    kl: list[float]  # KL(policy || SFT) of each token, given those before it, summed over the answer: nats, or NaN
     entropy: list[float]  # of the distributions that each answer's tokens were drawn from, nats a token, or NaN
 
     @classmethod
@@ -89,20 +88,18 @@ def score(
     reward, referee = judges
     names = ("referee", "kl", "entropy")
     found = {"rewards": torch.zeros(len(turns), len(reward.judges))} | {name: torch.zeros(len(turns)) for name in names}
-    order = sorted(range(len(turns)), key=lambda i: len(turns[i].prompt) + len(turns[i].response))
+    order = sorted(range(len(turns)), key=lambda i: turns[i].tokens)
     for start in range(0, len(order), config.batch_size):
         rows = order[start : start + config.batch_size]
         batch = pad([turns[i] for i in rows]).to(policy.device)
         with precision(policy.device):
-            own = token_log_probs(policy, batch, temperature=config.temperature, entropy=True)
-            reference_log_probs = token_log_probs(reference, batch, temperature=config.temperature).log_probs
+            kl, entropy = token_divergence(policy, reference, batch, temperature=config.temperature)
             rewards, refereed = reward(batch), referee(batch)
-        assert own.entropy is not None
         here = {
             "rewards": rewards,
             "referee": refereed,
-            "kl": (k3(own.log_probs, reference_log_probs) * batch.mask).sum(dim=1),
-            "entropy": own.entropy.sum(dim=1) / batch.mask.sum(dim=1),
+            "kl": kl.sum(dim=1),
+            "entropy": entropy.sum(dim=1) / batch.mask.sum(dim=1),
         }
         for name, values in here.items():
             found[name][rows] = values.cpu()

@@ -150,6 +150,25 @@ def require_plain_head(model: PreTrainedModel, path: Path | str) -> None:
         raise DataError(f"{path} does more to its logits than a linear head; scoring here does not. Choose another.")
 
 
+def require_fit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path | str, *, prompt: int, response: int
+) -> None:
+    """Raises DataError where a model has no embedding for a token of its tokenizer, or reads fewer tokens than the
+    longest prompt and response together."""
+    rows, longest = len(cast(nn.Embedding, model.get_input_embeddings()).weight), max(tokenizer.get_vocab().values())
+    if longest >= rows:
+        raise DataError(
+            f"The tokenizer of {path} has tokens up to id {longest}, and its model embeddings for {rows}. Save the two "
+            "that belong together"
+        )
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and prompt + response > context:
+        raise DataError(
+            f"{path} reads {context} tokens, and tokens.prompt and tokens.response of params.yaml allow "
+            f"{prompt} + {response}. Lower them, or choose another model"
+        )
+
+
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path, *, title: str, summary: str
 ) -> None:

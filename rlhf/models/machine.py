@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from rlhf.errors import ConfigError
@@ -20,7 +19,7 @@ from rlhf.errors import ConfigError
 
 def on_gpu() -> bool:
     """Whether models are on a GPU: there is one, and no configuration of accelerate says that the CPU is to be used."""
-    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true"
 
 
 def autocasts() -> bool:

@@ -3,18 +3,21 @@
 A head is applied to the hidden states that a loss needs: logits of prompts and padding are never made. Softmax in fp32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 
-from rlhf.batching.batches import SequenceBatch
+from rlhf.batching.batches import SequenceBatch, pad
+from rlhf.batching.encoding import Turn
+from rlhf.batching.order import micro_batches
 from rlhf.models.kernels import packed_inputs, reads_packed
-from rlhf.models.vocabulary import chosen_log_probs
+from rlhf.models.vocabulary import chosen_log_probs, divergence
 from rlhf.objectives.advantages import last_index
 
 
@@ -39,9 +42,38 @@ def token_log_probs(
     return TokenScores(batch.per_token(log_probs), spread, states)
 
 
+@torch.no_grad()
+def token_divergence(
+    policy: PreTrainedModel, reference: PreTrainedModel, batch: SequenceBatch, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """KL(pi || pi_ref) of the next token, and the entropy of pi, in nats, (B, T) each, zero where the mask is False.
+
+    Each given the tokens before it, and exact: summed over an answer that pi sampled, an unbiased estimate of the
+    divergence of whole answers, of less variance than any from the answer's log-probabilities alone (Amini et al. 2025,
+    arXiv:2504.10637).
+    """
+    kl, entropy = divergence(
+        states_before(policy, batch),
+        policy.get_output_embeddings(),
+        states_before(reference, batch),
+        reference.get_output_embeddings(),
+        temperature=temperature,
+    )
+    return batch.per_token(kl), batch.per_token(entropy)
+
+
 def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
     """log pi(y | x) of each row: the sum over its response tokens. Returns (B,)."""
     return token_log_probs(policy, batch).log_probs.sum(dim=1)
+
+
+@torch.no_grad()
+def turn_log_probs(policy: PreTrainedModel, turns: Sequence[Turn], batch_size: int) -> Tensor:
+    """log pi(y | x) of each turn, (rows,), on the CPU."""
+    lengths, values = np.array([turn.tokens for turn in turns]), torch.zeros(len(turns))
+    for part in micro_batches(np.arange(len(turns)), lengths, batch_size):
+        values[part] = sequence_log_probs(policy, pad([turns[i] for i in part]).to(policy.device)).cpu()
+    return values
 
 
 def token_values(critic: PreTrainedModel, batch: SequenceBatch) -> Tensor:

@@ -30,13 +30,33 @@ def chosen_log_probs(
 
     states: (N, d) from which the ids, (N,), are predicted. head: d to V. The logits are divided by `temperature`.
     """
-    dtype = product_dtype(states)
-    bias = None if head.bias is None else (head.bias / temperature).to(dtype)
-    size = (_CPU_BYTES if states.device.type == "cpu" else _ACCELERATOR_BYTES) // (4 * len(head.weight))
     count, more = len(states), rounded(len(states)) - len(states)
-    states, ids = pad((states / temperature).to(dtype), (0, 0, 0, more)), pad(ids, (0, more))
-    log_probs, entropies = _Chosen.apply(states, head.weight, bias, ids, max(1, size), entropy)
+    scaled, bias = _scaled(pad(states, (0, 0, 0, more)), head, temperature)
+    log_probs, entropies = _Chosen.apply(scaled, head.weight, bias, pad(ids, (0, more)), _rows(head), entropy)
     return log_probs[:count], None if entropies is None else entropies[:count]
+
+
+@torch.no_grad()
+def divergence(
+    states: Tensor, head: nn.Linear, other_states: Tensor, other_head: nn.Linear, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """KL(p || q) and the entropy of p, in nats, (N,) each, where p and q are predicted from states and other_states.
+
+        KL = sum_j p_j (log p_j - log q_j)          H = - sum_j p_j log p_j
+
+    The rest as in `chosen_log_probs`. Without a gradient.
+    """
+    count, more = len(states), rounded(len(states)) - len(states)
+    found = states.new_empty((2, count + more), dtype=torch.float32)
+    predicted = []
+    for read, by in ((states, head), (other_states, other_head)):
+        scaled, bias = _scaled(pad(read, (0, 0, 0, more)), by, temperature)
+        predicted.append((scaled, by.weight.to(scaled.dtype), bias))
+    for part in _chunks(count + more, max(1, _rows(head) // 2)):
+        log_p, log_q = (_log_softmax(scaled[part], weight, bias) for scaled, weight, bias in predicted)
+        p = log_p.exp()
+        found[0, part], found[1, part] = (p * (log_p - log_q)).sum(dim=-1), -(p * log_p).sum(dim=-1)
+    return found[0, :count].clamp(min=0.0), found[1, :count]  # where both are equal, rounding may give less than none
 
 
 class _Chosen(torch.autograd.Function):
@@ -83,6 +103,17 @@ class _Chosen(torch.autograd.Function):
                 of_part = weight_gradient(gradient, states[part]).float()
                 of_weight = of_part if of_weight is None else of_weight.add_(of_part)
         return of_states, of_weight, of_bias, None, None, None
+
+
+def _rows(head: nn.Linear) -> int:
+    """Rows of a chunk of logits."""
+    return max(1, (_CPU_BYTES if head.weight.device.type == "cpu" else _ACCELERATOR_BYTES) // (4 * len(head.weight)))
+
+
+def _scaled(states: Tensor, head: nn.Linear, temperature: float) -> tuple[Tensor, Tensor | None]:
+    """States (N, d) and bias (V,) that give the logits over the temperature, in the type that they are computed in."""
+    dtype = product_dtype(states)
+    return (states / temperature).to(dtype), None if head.bias is None else (head.bias / temperature).to(dtype)
 
 
 def _log_softmax(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

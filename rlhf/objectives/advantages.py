@@ -14,7 +14,7 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coefficient: f
     scores: (B,). kl: (B, T), k1 of each token. mask: (B, T). Returns (B, T), zero outside the mask.
     """
     rewards = -kl_coefficient * kl * mask
-    rewards[torch.arange(len(rewards)), last_index(mask)] += scores
+    rewards[torch.arange(len(rewards)), last_index(mask)] += scores * mask.any(dim=1)  # none of an empty answer
     return rewards
 
 
@@ -28,7 +28,7 @@ def generalized_advantages(
 
     rewards, values, mask: (B, T); the mask of a row is one contiguous stretch; V_t is the value of the state in which
     token t is chosen, and the state after the last token is worth 0. lambda = 1 is Monte Carlo: A_t = G_t - V_t
-    (lecture 001).
+    (lecture 000).
     Returns advantages and returns, both (B, T), zero outside the mask.
     """
     advantages = torch.zeros_like(rewards)
@@ -47,19 +47,20 @@ def leave_one_out(rewards: Tensor, answers: int) -> Tensor:
 
         A_i = R_i - 1/(G - 1) sum_{j != i} R_j                              (Kool et al. 2019; Ahmadian et al. 2024)
 
-    rewards: (B,), the G = `answers` answers of a prompt side by side. Returns (B,).
+    rewards: (B,), the G = `answers` answers of a prompt side by side, two or more. Returns (B,).
     """
     groups = rewards.view(-1, answers)
     return ((answers * groups - groups.sum(dim=1, keepdim=True)) / (answers - 1)).view(-1)
 
 
 def group_relative(rewards: Tensor, answers: int, *, normalize: bool) -> Tensor:
-    """Reward of each answer less the mean of its prompt's answers, by default in units of their standard deviation.
+    """Reward of each answer less the mean of its prompt's answers; with `normalize`, over their standard deviation.
 
         A_i = (R_i - mean(R_1..R_G)) / (std(R_1..R_G) + 1e-4)                          (Shao et al. 2024, section 4.1.2)
 
-    Without the division, questions that are too easy or too hard weigh no more than others (Liu et al. 2025, Dr. GRPO).
-    A group whose rewards are all equal teaches nothing. rewards: (B,), groups side by side. Returns (B,).
+    The deviation is that of a sample, with G - 1, as in TRL. Without the division, questions that are too easy or too
+    hard weigh no more than others (Liu et al. 2025, Dr. GRPO). A group whose rewards are all equal teaches nothing.
+    rewards: (B,), groups of two or more side by side. Returns (B,).
     """
     groups = rewards.view(-1, answers)
     centered = groups - groups.mean(dim=1, keepdim=True)
@@ -67,7 +68,10 @@ def group_relative(rewards: Tensor, answers: int, *, normalize: bool) -> Tensor:
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and standard deviation 1 over the counted tokens of the whole batch; zero elsewhere."""
+    """Shift and scale to mean 0 and standard deviation 1 over the N counted tokens of the whole batch; zero elsewhere.
+
+    The deviation is that of a population, with N.
+    """
     counted = values[mask]
     return torch.where(mask, (values - counted.mean()) * torch.rsqrt(counted.var(correction=0) + 1e-8), 0.0)
 

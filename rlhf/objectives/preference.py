@@ -53,8 +53,8 @@ def _pairs(rewards: Tensor, ranks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
 
 
 def _mean_of_pairs(loss: Tensor, pair: Tensor) -> Tensor:
-    """Mean over the pairs of each prompt, summed over prompts."""
-    return ((loss * pair).sum(dim=(1, 2)) / pair.sum(dim=(1, 2))).sum()
+    """Mean over the pairs of each prompt, summed over prompts; a prompt with one answer has none, and adds nothing."""
+    return ((loss * pair).sum(dim=(1, 2)) / pair.sum(dim=(1, 2)).clamp(min=1)).sum()
 
 
 def _pair_metrics(difference: Tensor, pair: Tensor, better: Tensor, tied: Tensor) -> Metrics:
@@ -65,11 +65,14 @@ def _pair_metrics(difference: Tensor, pair: Tensor, better: Tensor, tied: Tensor
 
 
 def centering(rewards: Tensor, mask: Tensor) -> Tensor:
-    """Sum over prompts of the mean squared reward of the prompt's answers; keeps rewards near zero.
+    """Sum over prompts of the squared mean reward of the prompt's answers: keeps rewards near zero.
 
-    Bradley-Terry leaves a constant free for each prompt. rewards, mask: (B, K).
+        loss(x) = (1 / K  sum_i r_i)^2
+
+    Bradley-Terry leaves a constant free for each prompt, and this sets it; it does not pull at differences. Of two
+    answers it is a quarter of (r_w + r_l)^2 (Eisenstein et al. 2024). rewards, mask: (B, K).
     """
-    return ((rewards.square() * mask).sum(dim=1) / mask.sum(dim=1)).sum()
+    return ((rewards * mask).sum(dim=1) / mask.sum(dim=1)).square().sum()
 
 
 def implicit_rewards(log_probs: Tensor, reference_log_probs: Tensor, *, beta: float) -> Tensor:

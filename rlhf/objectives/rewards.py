@@ -22,7 +22,8 @@ def standardized(rewards: Tensor, answers: int) -> Tensor:
 
     (Liu et al. 2026, arXiv:2601.05242, group reward-decoupled normalization.) A reward then counts by its weight,
     whatever its scale, and answers that differ in one reward only stay apart, which the sum of raw rewards may hide. A
-    reward that is equal for all of them counts for nothing. Where G is 1, j runs over all of the answers.
+    reward that is equal for all of them counts for nothing. Where G is 1, j runs over all of the answers. The deviation
+    is that of a population, with the number of answers.
 
     rewards: (B, C), the G = `answers` answers of a prompt side by side. Returns (B, C).
     """

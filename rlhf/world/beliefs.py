@@ -1,4 +1,4 @@
-"""What the groups of the world believe: the distributions that GDPO must recover (lecture 002)."""
+"""What the groups of the world believe: the distributions that GDPO must recover (lecture 000)."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache

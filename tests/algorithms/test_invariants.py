@@ -21,7 +21,7 @@ from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
-from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
+from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
 from rlhf.algorithms.online import Experience, Minibatch, OnlineAlgorithm, OnlineSource
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
@@ -34,7 +34,7 @@ from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.config.training import LoopConfig
 from rlhf.models.loading import load_policy, load_reward_model, save_model, scalar_model_from
 from rlhf.models.lora import AdapterOff, adapt, merged_weights
-from rlhf.models.scoring import rewards
+from rlhf.models.scoring import rewards, turn_log_probs
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import sample
 from rlhf.training.checkpoint import Checkpoints

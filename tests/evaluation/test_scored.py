@@ -7,8 +7,9 @@ import torch
 from rlhf.batching.batches import RankedTurns
 from rlhf.batching.encoding import Turn
 from rlhf.evaluation.answers import Answers, of_samples, score
-from rlhf.evaluation.documents import document_nats, encode_documents
+from rlhf.evaluation.documents import encode_documents
 from rlhf.evaluation.preferences import untied_pairs
+from rlhf.models.scoring import turn_log_probs
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample
 from tests.algorithms.tiny import PARAMS, tiny_policy, tiny_tokenizer
@@ -39,12 +40,12 @@ def test_nats_of_a_document_are_those_of_all_its_tokens_and_its_end() -> None:
     expected = [
         -log_softmax_of(policy, one).gather(1, torch.tensor(one.response)[:, None]).sum().item() for one in documents
     ]
-    assert document_nats(policy, documents, batch_size=2) == pytest.approx(expected, rel=1e-5)
+    assert (-turn_log_probs(policy, documents, 2)).tolist() == pytest.approx(expected, rel=1e-5)
     (spelled,) = encode_documents(tokenizer, ["red<|end|>"], 64)
     assert spelled.response.count(end) == 1, "what a text spells is text"
     longest = max(len(one.response) for one in documents)
     assert len(encode_documents(tokenizer, texts, longest)) == 2, "with its beginning the longest does not fit"
-    assert encode_documents(tokenizer, [], 64) == document_nats(policy, [], 2) == []
+    assert encode_documents(tokenizer, [], 64) == turn_log_probs(policy, [], 2).tolist() == []
 
 
 def test_the_entropy_of_an_answer_is_the_mean_over_its_tokens() -> None:

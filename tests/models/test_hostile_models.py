@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save_file
 from rlhf.config.editing import set_params
 from rlhf.errors import ConfigError, DataError
 from rlhf.manifest import write_manifest
-from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, require_plain_head, save_model
+from rlhf.models.loading import (
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    require_fit,
+    require_plain_head,
+    save_model,
+)
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.graph import load_graph
 from rlhf.pipeline.stage import Stage
@@ -204,7 +211,8 @@ def taking(saved: Path, tmp_path: Path) -> Path:
     """A workspace whose base model is the saved one."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
-    set_params(tmp_path / "params.yaml", [f"base.model={{kind: directory, path: {saved}}}"])
+    model, lengths = f"base.model={{kind: directory, path: {saved}}}", "tokens={prompt: 40, response: 24}"
+    set_params(tmp_path / "params.yaml", [model, lengths])
     graph = (tmp_path / "dvc.yaml").read_text()
     assert graph.count(DEPS) == 1
     (tmp_path / "dvc.yaml").write_text(graph.replace(DEPS, DEPS.replace("]", ", '${base.model.path}']")))
@@ -299,6 +307,16 @@ def test_a_head_that_is_more_than_linear_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(policy), "forward", squashed)
     with pytest.raises(DataError, match="does more to its logits than a linear head"):
         require_plain_head(policy, "here")
+
+
+def test_a_tokenizer_or_lengths_that_are_too_much_for_a_model_are_told_before_anything_is_trained() -> None:
+    policy, tokenizer = tiny_policy(), tiny_tokenizer()
+    require_fit(policy, tokenizer, "here", prompt=40, response=24)
+    with pytest.raises(DataError, match=r"here reads 64 tokens, and tokens.prompt and tokens.response .* 40 \+ 25"):
+        require_fit(policy, tokenizer, "here", prompt=40, response=25)
+    policy.resize_token_embeddings(len(tokenizer) - 1)
+    with pytest.raises(DataError, match=f"tokens up to id {len(tokenizer) - 1}, and its model embeddings for"):
+        require_fit(policy, tokenizer, "here", prompt=40, response=24)
 
 
 def test_the_chat_template_that_was_taken_is_the_one_that_later_stages_verify(taking: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, kl_divergence
 
 from rlhf.batching.layout import rounded
 from rlhf.models import vocabulary
@@ -64,3 +65,19 @@ def test_no_more_than_a_chunk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t.numel()), t)[1], lambda t: t):
         chosen_log_probs(states, head, torch.zeros(rows, dtype=torch.int64), entropy=True)
     assert max(held) <= max(rounded(rows), V) * D < rows * V
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_divergence_of_two_models_is_that_of_their_distributions(
+    chunk: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "_CPU_BYTES", 2 * chunk * 4 * 50)
+    torch.manual_seed(0)
+    states, others = torch.randn(23, 8), torch.randn(23, 8)
+    head, other = nn.Linear(8, 50, bias=bias), nn.Linear(8, 50, bias=bias)
+    kl, entropy = vocabulary.divergence(states, head, others, other, temperature=0.7)
+    p, q = (Categorical(logits=by(read).detach() / 0.7) for by, read in ((head, states), (other, others)))
+    torch.testing.assert_close(kl, kl_divergence(p, q), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(entropy, p.entropy(), rtol=1e-5, atol=1e-6)
+    assert vocabulary.divergence(states, head, states, head)[0].abs().max() == 0.0

@@ -106,8 +106,12 @@ def test_kto_of_an_answer_up_and_one_down() -> None:
     close(metrics["down_reward"][0], -0.1)
 
 
-def test_centering_is_a_mean_over_answers() -> None:
-    close(centering(torch.tensor([[1.0, 3.0], [2.0, 50.0]]), torch.tensor([[True, True], [True, False]])), 5.0 + 4.0)
+def test_centering_pulls_at_the_mean_and_not_at_the_margin() -> None:
+    rewards = torch.tensor([[1.0, 3.0], [2.0, 50.0]], requires_grad=True)
+    total = centering(rewards, torch.tensor([[True, True], [True, False]]))
+    close(total, 2.0**2 + 2.0**2)
+    total.backward()
+    close(rewards.grad, torch.tensor([[2.0, 2.0], [4.0, 0.0]]))
 
 
 def test_kl_estimators_have_the_mean_of_the_exact_divergence() -> None:

@@ -9,12 +9,13 @@ import torch
 
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.ipo import Ipo
-from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched, turn_log_probs
+from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.supervised import LikelihoodObjective
 from rlhf.batching.batches import RankedTurns, pad, pad_rankings
 from rlhf.batching.encoding import Turn
 from rlhf.models.loading import save_model, scalar_model_from
+from rlhf.models.scoring import turn_log_probs
 from tests.algorithms.tiny import PARAMS, loop, tiny_policy, turns
 from tests.parity.conftest import agree, tokenizer
 
@@ -51,15 +52,15 @@ def test_sft(trl: Callable[..., Any]) -> None:
 
 
 def test_reward(trl: Callable[..., Any], tmp_path: Any) -> None:
-    """Centering differs: TRL's pulls the sum of a pair's rewards to zero, ours each reward."""
+    """With centering, of which theirs has the square of a pair's sum and ours that of its mean."""
     save_model(tiny_policy(), tokenizer(), tmp_path / "sft", title="tiny", summary="random")
     model = scalar_model_from(tmp_path / "sft", 0)
     model.config.pad_token_id = 0
-    trainer = trl("Reward", model, ROWS)
+    trainer = trl("Reward", model, ROWS, center_rewards_coefficient=0.1)
     batch = sequences(chosen_then_rejected(PAIRS))
     del batch["completion_mask"]
     theirs = trainer.compute_loss(trainer.model, batch)
-    ours = RewardObjective(scalar_model_from(tmp_path / "sft", 0), center=0.0)
+    ours = RewardObjective(scalar_model_from(tmp_path / "sft", 0), center=0.4)
     total, _ = ours((np.arange(len(PAIRS)), pad_rankings(PAIRS)))
     agree((ours.reward_model, total / len(PAIRS)), (trainer.model, theirs))
 

@@ -45,28 +45,33 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
     def judge(world: World, batch: SequenceBatch) -> Tensor:
         return world.reward[batch.ids[:, 0], batch.ids[:, 1]]
 
-    def beside(*arguments: Any, **options: Any) -> list[Sample]:
+    def beside(gap: float, *arguments: Any, **options: Any) -> list[Sample]:
         """Answers of the policy, as if a sampler had given each token another probability."""
         drawn = sample(*arguments, **options, batch_size=8)
-        return [replace(answer, log_probs=[each - 0.25 for each in answer.log_probs]) for answer in drawn]
+        return [replace(answer, log_probs=[each - gap for each in answer.log_probs]) for answer in drawn]
 
     config = settings("grpo", 0.1, prompts=2, answers=4, normalize=False, epochs=2)
     config = config.model_copy(update={"loop": config.loop.model_copy(update={"micro_batch_size": micro_batch_size})})
     rewards = Rewards({"helpful": partial(judge, one), "harmless": partial(judge, other)}, WEIGHTS, "after")
     algorithm = Grpo(Table(torch.zeros(5, 4)), config, max_tokens=1)  # type: ignore[arg-type]
-    source = OnlineSource(
-        algorithm,
-        nullcontext(Table(torch.zeros(5, 4))),  # type: ignore[arg-type]
-        beside,
-        rewards,
-        [[prompt] for prompt in range(5)],
-        config,
-        max_tokens=1,
-        eos=-1,
-        seed=0,
-    )
-    experience, metrics = source.collect(0)
-    assert metrics["sampler_gap"] == pytest.approx(0.25, abs=1e-6)
+
+    def source(gap: float) -> OnlineSource:
+        return OnlineSource(
+            algorithm,
+            nullcontext(Table(torch.zeros(5, 4))),  # type: ignore[arg-type]
+            partial(beside, gap),
+            rewards,
+            [[prompt] for prompt in range(5)],
+            config,
+            max_tokens=1,
+            eos=-1,
+            seed=0,
+        )
+
+    with pytest.raises(AssertionError, match=r"0.25 nats a token from how the policy scores it"):
+        source(0.25).collect(0)
+    experience, metrics = source(5e-4).collect(0)
+    assert metrics["sampler_gap"] == pytest.approx(5e-4, abs=1e-6)
     found = torch.stack([judge(world, experience.batch) for world in (one, other)], dim=1)
     groups = found.view(2, 4, 2)
     standard = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True, correction=0) + 1e-4)
