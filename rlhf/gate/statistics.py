@@ -1,6 +1,7 @@
 """Statistics of the gate: pure functions of arrays. The unit is the prompt; what shares a prompt travels together."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,15 +46,8 @@ def bootstrap_ratio(
     """sum(top) / sum(bottom) of paired (N,) arrays with the percentile interval of a bootstrap over clusters."""
     if len(top) != len(bottom):
         raise ValueError(f"needs as many above as below, not {len(top)} and {len(bottom)}")
-    top, bottom = _cluster_sums(_finite(top), clusters), _cluster_sums(_finite(bottom), clusters)
-    n, random = len(top), np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    rows = max(1, CHUNK // n)
-    for start in range(0, resamples, rows):
-        picked = random.integers(0, n, size=(min(rows, resamples - start), n))
-        draws[start : start + rows] = top[picked].sum(axis=1) / bottom[picked].sum(axis=1)
-    low, high = percentiles(draws, confidence)
-    return Interval(float(top.sum() / bottom.sum()), float(low), float(high), n)
+    sums = [_cluster_sums(_finite(values), clusters) for values in (top, bottom)]
+    return _bootstrap(sums, np.divide, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def percentiles(draws: NDArray, confidence: float) -> tuple[float, float]:
@@ -81,15 +75,8 @@ def length_matched_share(
     must not be near zero.
     """
     x, y = _finite(longer), _finite(gains)
-    moments = np.stack([_cluster_sums(values, clusters) for values in (np.ones(len(x)), x, y, x * x, x * y)])
-    n, random = moments.shape[1], np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    rows = max(1, CHUNK // n)
-    for start in range(0, resamples, rows):
-        picked = random.integers(0, n, size=(min(rows, resamples - start), n))
-        draws[start : start + rows] = _share(*(moment[picked].sum(axis=1) for moment in moments))
-    low, high = percentiles(draws, confidence)
-    return Interval(float(_share(*moments.sum(axis=1, keepdims=True))[0]), float(low), float(high), n)
+    moments = [_cluster_sums(values, clusters) for values in (np.ones(len(x)), x, y, x * x, x * y)]
+    return _bootstrap(moments, _share, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def _share(n: Array, x: Array, y: Array, xx: Array, xy: Array) -> Array:
@@ -292,6 +279,20 @@ def _cluster_sums(values: Array, clusters: NDArray | None) -> Array:
     if clusters is None:
         return values
     return np.bincount(owners(clusters, len(values)), weights=values).astype(np.float64)
+
+
+def _bootstrap(
+    sums: Sequence[Array], statistic: Callable[..., Array], *, confidence: float, resamples: int, seed: int
+) -> Interval:
+    """A statistic of totals, each (M,), of which `sums` holds what every cluster adds, each (N,), with the percentile
+    interval of a bootstrap over the clusters."""
+    n, random = len(sums[0]), np.random.default_rng(seed)
+    draws, rows = np.empty(resamples), max(1, CHUNK // n)
+    for start in range(0, resamples, rows):
+        picked = random.integers(0, n, size=(min(rows, resamples - start), n))
+        draws[start : start + rows] = statistic(*(one[picked].sum(axis=1) for one in sums))
+    value = statistic(*(one.sum(keepdims=True) for one in sums)).item()
+    return Interval(value, *percentiles(draws, confidence), n)
 
 
 def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float, float]:
