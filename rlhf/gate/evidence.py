@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.gate.records import finite
+from rlhf.gate.records import Interval, finite
 
 
 class Unusable(Exception):
@@ -58,6 +58,12 @@ def number(values: Mapping[str, Any], *keys: str) -> float:
     if value is None:
         raise Unusable(f"{'.'.join(keys)} is {found!r}, not a finite number")
     return value
+
+
+def interval(values: Mapping[str, Any], *keys: str) -> Interval:
+    """The interval at nested `keys`. Raises as `number` does."""
+    value, low, high, n = (number(values, *keys, name) for name in ("value", "low", "high", "n"))
+    return Interval(value, low, high, int(n))
 
 
 def column(rows: Mapping[str, NDArray], name: str) -> NDArray[np.float64]:

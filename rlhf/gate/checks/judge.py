@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, number, numbers
+from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, interval, number, numbers
 from rlhf.gate.findings import against, fact, opponents, resampling
 from rlhf.gate.records import Check, Interval
 from rlhf.gate.statistics import binomial_interval, bootstrap_mean
@@ -27,9 +27,9 @@ def judge_complete(evidence: Evidence, config: GateConfig) -> Check:
             at_least=False,
             needed=nulls or None,
         )
-    interval = binomial_interval(nulls, n, confidence=config.confidence)
+    found = binomial_interval(nulls, n, confidence=config.confidence)
     what = f"comparisons with {most} that have no verdict"
-    return against(interval, config.limits.max_unjudged, config, what, ".1%", at_least=False)
+    return against(found, config.limits.max_unjudged, config, what, ".1%", at_least=False)
 
 
 def judge_consistent(evidence: Evidence, config: GateConfig) -> Check:
@@ -39,13 +39,14 @@ def judge_consistent(evidence: Evidence, config: GateConfig) -> Check:
         return fact(True, "it scores answers one by one, so that no order can matter", "")
     if asked not in ("both orders", "one order"):
         raise Unusable(f"judging.asked is {asked!r}: neither alone, nor in one order, nor in both orders")
-    lean = _interval(evidence, "primacy")
+    lean = interval(evidence.evaluation, "judging", "primacy")
     ends = sorted((abs(lean.low), abs(lean.high)))
     size = Interval(abs(lean.value), 0.0 if lean.low <= 0.0 <= lean.high else ends[0], ends[1], lean.n)
     what = "share of verdicts for the answer shown first, from one half"
     found = [against(size, limits.max_judge_primacy, config, what, ".1%", at_least=False)]
     if asked == "both orders":
-        same, what = _interval(evidence, "consistency"), "comparisons judged the same in both orders"
+        same = interval(evidence.evaluation, "judging", "consistency")
+        what = "comparisons judged the same in both orders"
         found.append(against(same, limits.min_judge_consistency, config, what, ".1%", at_least=True))
     worst = min(reversed(found), key=lambda check: ("fail", "undecided", "pass").index(check.outcome))
     if worst.passed and asked == "one order":
@@ -62,8 +63,8 @@ def judge_agrees(evidence: Evidence, config: GateConfig) -> Check:
         raise Unmeasured(f"{what} is known of {pairs} pairs only, of at least {least}")
     if pairs < least:
         return Check(outcome="undecided", reason=f"{what} is known of {pairs} pairs only, of at least {least}", n=pairs)
-    interval = _interval(evidence, "agreement")
-    return against(interval, config.limits.min_judge_agreement, config, what, ".1%", at_least=True)
+    found = interval(evidence.evaluation, "judging", "agreement")
+    return against(found, config.limits.min_judge_agreement, config, what, ".1%", at_least=True)
 
 
 def judge_a_a(evidence: Evidence, config: GateConfig) -> Check:
@@ -99,8 +100,3 @@ def _judging(evidence: Evidence) -> dict[str, Any]:
     if not isinstance(judging, dict):
         raise Unusable("judging is missing from the report: nobody looked whether the judge is one")
     return judging
-
-
-def _interval(evidence: Evidence, name: str) -> Interval:
-    value, low, high, n = (number(evidence.evaluation, "judging", name, key) for key in ("value", "low", "high", "n"))
-    return Interval(value, low, high, int(n))

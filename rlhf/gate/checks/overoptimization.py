@@ -2,23 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, column, number
+from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, column, interval, number
 from rlhf.gate.findings import against, fact, resampling
 from rlhf.gate.frontier import Place, fit
-from rlhf.gate.records import Check, Interval
+from rlhf.gate.records import Check
 from rlhf.gate.statistics import bootstrap_mean, bootstrap_ratio, length_matched_share
 
 
 def kl(evidence: Evidence, config: GateConfig) -> Check:
     """The policy stayed near SFT, where the reward model knows its way (Gao et al. 2022)."""
-    interval = bootstrap_mean(column(evidence.rows, "kl"), **resampling(evidence, config.confidence, config))
-    return against(interval, config.limits.max_kl, config, "KL from SFT, nats a sequence", ".3g", at_least=False)
+    found = bootstrap_mean(column(evidence.rows, "kl"), **resampling(evidence, config.confidence, config))
+    return against(found, config.limits.max_kl, config, "KL from SFT, nats a sequence", ".3g", at_least=False)
 
 
 def gold_gain(evidence: Evidence, config: GateConfig) -> Check:
@@ -37,9 +36,9 @@ def proxy_referee(evidence: Evidence, config: GateConfig) -> Check:
     Each gain in standard deviations of the scores of SFT's answers, which are taken for known.
     """
     ahead = _standardized(evidence, "reward") - _standardized(evidence, "referee")
-    interval = bootstrap_mean(ahead, **resampling(evidence, config.confidence, config))
+    found = bootstrap_mean(ahead, **resampling(evidence, config.confidence, config))
     what = "gain by the reward model less that by the referee, in standard deviations of SFT's scores,"
-    return against(interval, config.limits.max_proxy_gap, config, what, ".3g", at_least=False)
+    return against(found, config.limits.max_proxy_gap, config, what, ".3g", at_least=False)
 
 
 def gold_peak(evidence: Evidence, config: GateConfig) -> Check:
@@ -57,14 +56,14 @@ def gold_peak(evidence: Evidence, config: GateConfig) -> Check:
     if len(path) < 2:
         raise Unmeasured("no policy on the way to this one was kept: align.snapshots is 0, or training stopped before")
     judge = "gold" if path[-1].get("gold") else "referee"
-    places = [Place(*(_interval(place, name) for name in ("kl", "proxy", judge))) for place in path]
+    places = [Place(*(interval(place, name) for name in ("kl", "proxy", judge))) for place in path]
     best = max(range(len(path) - 1), key=lambda index: number(path[index], judge, "value"))
     gain, proxy = (number(path[best], *keys, "value") for keys in ((judge,), ("lead", "proxy")))
     allowed = config.limits.max_peak_drop * max(gain, 0.0)
     law = fit([places])
     beyond = law.beyond_peak(places[-1].distance) if law else 0.0
     what = f"by {judge} the lead over the best on its way, {path[best].get('policy')}, which had gained {gain:.3g},"
-    check = against(_interval(path[best], "lead", judge), -allowed, config, what, "+.3g", at_least=True)
+    check = against(interval(path[best], "lead", judge), -allowed, config, what, "+.3g", at_least=True)
     return replace(
         check,
         outcome="fail" if beyond > allowed else check.outcome,
@@ -85,8 +84,8 @@ def length_gain(evidence: Evidence, config: GateConfig) -> Check:
         )
         return Check(outcome="undecided", reason=reason)
     what = "share of the reward model's gain that is left between answers of equal length"
-    interval = length_matched_share(gains, longer, **settings)
-    return against(interval, config.limits.min_nonlength_gain, config, what, ".3g", at_least=True)
+    found = length_matched_share(gains, longer, **settings)
+    return against(found, config.limits.min_nonlength_gain, config, what, ".3g", at_least=True)
 
 
 def length_ratio(evidence: Evidence, config: GateConfig) -> Check:
@@ -94,10 +93,8 @@ def length_ratio(evidence: Evidence, config: GateConfig) -> Check:
     lengths = column(evidence.rows, "policy_length"), column(evidence.rows, "sft_length")
     if lengths[1].sum() == 0:
         raise Unusable("SFT's answers have no tokens")
-    interval = bootstrap_ratio(*lengths, **resampling(evidence, config.confidence, config))
-    return against(
-        interval, config.limits.max_length_ratio, config, "mean length relative to SFT", ".3g", at_least=False
-    )
+    found = bootstrap_ratio(*lengths, **resampling(evidence, config.confidence, config))
+    return against(found, config.limits.max_length_ratio, config, "mean length relative to SFT", ".3g", at_least=False)
 
 
 CHECKS = (
@@ -117,8 +114,8 @@ def _gains(evidence: Evidence, judge: str) -> NDArray[np.float64]:
 
 
 def _gain(evidence: Evidence, config: GateConfig, judge: str, what: str) -> Check:
-    interval = bootstrap_mean(_gains(evidence, judge), **resampling(evidence, config.confidence, config))
-    return against(interval, 0.0, config, what, ".3g", at_least=True, above=True)
+    found = bootstrap_mean(_gains(evidence, judge), **resampling(evidence, config.confidence, config))
+    return against(found, 0.0, config, what, ".3g", at_least=True, above=True)
 
 
 def _standardized(evidence: Evidence, judge: str) -> NDArray[np.float64]:
@@ -127,8 +124,3 @@ def _standardized(evidence: Evidence, judge: str) -> NDArray[np.float64]:
     if deviation == 0:
         raise Unusable(f"all of SFT's answers have the same {judge}")
     return _gains(evidence, judge) / deviation
-
-
-def _interval(values: Mapping[str, Any], *keys: str) -> Interval:
-    value, low, high, n = (number(values, *keys, name) for name in ("value", "low", "high", "n"))
-    return Interval(value, low, high, int(n))

@@ -1,19 +1,18 @@
 """What the policy was aligned with, and what that has learned from, deserve trust."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unusable, number
+from rlhf.gate.evidence import Evidence, Unusable, interval, number
 from rlhf.gate.findings import against, fact, point, worst
-from rlhf.gate.records import Check, Interval
+from rlhf.gate.records import Check
 
 
 def reward_accuracy(evidence: Evidence, config: GateConfig) -> Check:
     """Every reward model tells the better of two unseen answers."""
 
     def of(criterion: str) -> Check:
-        found, what = _accuracy(evidence.reward, criterion, "accuracy"), f"accuracy of the reward model {criterion}"
+        found, what = interval(evidence.reward, criterion, "accuracy"), f"accuracy of the reward model {criterion}"
         return against(found, config.limits.min_reward_accuracy, config, what, ".1%", at_least=True)
 
     return _worst(evidence, of)
@@ -23,7 +22,7 @@ def reward_short_answers(evidence: Evidence, config: GateConfig) -> Check:
     """No reward model overlooks that people preferred the shorter of two answers."""
 
     def of(criterion: str) -> Check:
-        found = _accuracy(evidence.reward, criterion, "short_accuracy")
+        found = interval(evidence.reward, criterion, "short_accuracy")
         what = f"accuracy of the reward model {criterion} where the shorter answer was preferred"
         return against(found, config.limits.min_short_accuracy, config, what, ".1%", at_least=True)
 
@@ -32,7 +31,7 @@ def reward_short_answers(evidence: Evidence, config: GateConfig) -> Check:
 
 def referee_accuracy(evidence: Evidence, config: GateConfig) -> Check:
     """The reward model that watches the others tells the better of two unseen answers as well."""
-    found = _accuracy({"referee": evidence.referee}, "referee", "accuracy")
+    found = interval({"referee": evidence.referee}, "referee", "accuracy")
     return against(found, config.limits.min_reward_accuracy, config, "accuracy of the referee", ".1%", at_least=True)
 
 
@@ -83,11 +82,6 @@ CHECKS = (
     referee_accuracy,
     feedback_alarms,
 )
-
-
-def _accuracy(reports: Mapping[str, Mapping[str, Any]], name: str, key: str) -> Interval:
-    value, low, high, n = (number(reports, name, key, part) for part in ("value", "low", "high", "n"))
-    return Interval(value, low, high, int(n))
 
 
 def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:
