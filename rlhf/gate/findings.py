@@ -85,12 +85,11 @@ def opponents(evidence: Evidence) -> list[tuple[str, str]]:
     return [(side, name) for side, name in OPPONENTS.items() if side == "sft" or evidence.champion is not None]
 
 
-def by_row(evidence: Evidence, config: GateConfig) -> dict[str, Any]:
+def by_row(evidence: Evidence, config: GateConfig, confidence: float | None = None) -> dict[str, Any]:
     """Settings of a bootstrap by row, of a table that has one row of each prompt or document."""
-    return {"confidence": config.confidence, "resamples": config.bootstrap, "seed": evidence.seed}
+    return {"confidence": confidence or config.confidence, "resamples": config.bootstrap, "seed": evidence.seed}
 
 
-def resampling(evidence: Evidence, confidence: float, config: GateConfig) -> dict[str, Any]:
+def by_prompt(evidence: Evidence, config: GateConfig, confidence: float | None = None) -> dict[str, Any]:
     """Settings of a bootstrap by prompt."""
-    settings = {"confidence": confidence, "resamples": config.bootstrap, "seed": evidence.seed}
-    return {**settings, "clusters": prompt_ids(evidence)}
+    return {**by_row(evidence, config, confidence), "clusters": prompt_ids(evidence)}

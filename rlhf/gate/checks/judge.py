@@ -6,7 +6,7 @@ import numpy as np
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, interval, number, numbers
-from rlhf.gate.findings import against, fact, opponents, resampling
+from rlhf.gate.findings import against, by_row, fact, opponents
 from rlhf.gate.records import Check, Interval
 from rlhf.gate.statistics import binomial_interval, bootstrap_mean
 
@@ -73,8 +73,7 @@ def judge_a_a(evidence: Evidence, config: GateConfig) -> Check:
     if min(counts) < 0 or not sum(counts):
         raise Unusable(f"judging.a_a counts {counts} wins, ties and losses, which is no comparison")
     confidence, least = config.limits.judge_a_a_confidence, config.limits.min_judge_pairs
-    settings = resampling(evidence, confidence, config) | {"clusters": None}
-    found = bootstrap_mean(np.repeat([1.0, 0.5, 0.0], counts), **settings)
+    found = bootstrap_mean(np.repeat([1.0, 0.5, 0.0], counts), **by_row(evidence, config, confidence))
     holds, enough = found.low <= 0.5 <= found.high, found.n >= least
     return Check(
         outcome="fail" if not holds else "pass" if enough else "undecided",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, column, interval, number
-from rlhf.gate.findings import against, fact, resampling
+from rlhf.gate.findings import against, by_prompt, fact
 from rlhf.gate.frontier import Place, fit
 from rlhf.gate.records import Check
 from rlhf.gate.statistics import bootstrap_mean, bootstrap_ratio, length_matched_share
@@ -16,7 +16,7 @@ from rlhf.gate.statistics import bootstrap_mean, bootstrap_ratio, length_matched
 
 def kl(evidence: Evidence, config: GateConfig) -> Check:
     """The policy stayed near SFT, where the reward model knows its way (Gao et al. 2022)."""
-    found = bootstrap_mean(column(evidence.rows, "kl"), **resampling(evidence, config.confidence, config))
+    found = bootstrap_mean(column(evidence.rows, "kl"), **by_prompt(evidence, config))
     return against(found, config.limits.max_kl, config, "KL from SFT, nats a sequence", ".3g", at_least=False)
 
 
@@ -36,7 +36,7 @@ def proxy_referee(evidence: Evidence, config: GateConfig) -> Check:
     Each gain in standard deviations of the scores of SFT's answers, which are taken for known.
     """
     ahead = _standardized(evidence, "reward") - _standardized(evidence, "referee")
-    found = bootstrap_mean(ahead, **resampling(evidence, config.confidence, config))
+    found = bootstrap_mean(ahead, **by_prompt(evidence, config))
     what = "gain by the reward model less that by the referee, in standard deviations of SFT's scores,"
     return against(found, config.limits.max_proxy_gap, config, what, ".3g", at_least=False)
 
@@ -74,7 +74,7 @@ def gold_peak(evidence: Evidence, config: GateConfig) -> Check:
 
 def length_gain(evidence: Evidence, config: GateConfig) -> Check:
     """The gain by the reward model is not a matter of length (Singhal et al. 2023)."""
-    gains, settings = _gains(evidence, "reward"), resampling(evidence, config.confidence, config)
+    gains, settings = _gains(evidence, "reward"), by_prompt(evidence, config)
     if gains.mean() <= 0:
         return fact(True, "the reward model sees no gain that length could explain", "")
     longer = column(evidence.rows, "policy_length") - column(evidence.rows, "sft_length")
@@ -93,7 +93,7 @@ def length_ratio(evidence: Evidence, config: GateConfig) -> Check:
     lengths = column(evidence.rows, "policy_length"), column(evidence.rows, "sft_length")
     if lengths[1].sum() == 0:
         raise Unusable("SFT's answers have no tokens")
-    found = bootstrap_ratio(*lengths, **resampling(evidence, config.confidence, config))
+    found = bootstrap_ratio(*lengths, **by_prompt(evidence, config))
     return against(found, config.limits.max_length_ratio, config, "mean length relative to SFT", ".3g", at_least=False)
 
 
@@ -114,7 +114,7 @@ def _gains(evidence: Evidence, judge: str) -> NDArray[np.float64]:
 
 
 def _gain(evidence: Evidence, config: GateConfig, judge: str, what: str) -> Check:
-    found = bootstrap_mean(_gains(evidence, judge), **resampling(evidence, config.confidence, config))
+    found = bootstrap_mean(_gains(evidence, judge), **by_prompt(evidence, config))
     return against(found, 0.0, config, what, ".3g", at_least=True, above=True)
 
 

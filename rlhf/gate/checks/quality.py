@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unusable, column, judged, prompt_ids, texts
-from rlhf.gate.findings import OPPONENTS, against, fact, opponents, resampling, worst
+from rlhf.gate.findings import OPPONENTS, against, by_prompt, fact, opponents, worst
 from rlhf.gate.length_control import length_controlled_win_rate
 from rlhf.gate.records import Check, Interval, Outcome, Part, WinRate
 from rlhf.gate.sequential import confidence_sequence
@@ -62,7 +62,7 @@ def _at_equal_length(evidence: Evidence, config: GateConfig, opponent: str, name
     points, confidence = judged(evidence, opponent), family_confidence(evidence, config)
     answers = (texts(evidence.rows, f"{side}_response") for side in ("policy", opponent))
     style = style_differences(*answers)
-    interval = length_controlled_win_rate(points, longer, style, **resampling(evidence, confidence, config))
+    interval = length_controlled_win_rate(points, longer, style, **by_prompt(evidence, config, confidence))
     what = f"win rate against {name} at equal length{' and style' if style.any() else ''}"
     check = against(interval, 0.5, config, what, ".1%", at_least=True, above=True, confidence=confidence)
     plain = float(points.mean())
@@ -134,7 +134,7 @@ CHECKS = (
 def measured_win_rate(evidence: Evidence, config: GateConfig, opponent: str) -> WinRate:
     """The win rate from the evaluation's rows, its interval widened for the number of candidates."""
     points = judged(evidence, opponent)
-    return win_rate(points, **resampling(evidence, family_confidence(evidence, config), config))
+    return win_rate(points, **by_prompt(evidence, config, family_confidence(evidence, config)))
 
 
 def family_confidence(evidence: Evidence, config: GateConfig) -> float:
