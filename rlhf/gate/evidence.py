@@ -102,14 +102,6 @@ def prompt_ids(evidence: Evidence) -> NDArray[np.str_]:
     return np.array(texts(evidence.rows, "prompt_id"))
 
 
-def count(values: Mapping[str, Any], key: str, side: str, total: float) -> int:
-    """How many of `total` a reported share stands for. Raises Unusable where it is no share, or nothing was counted."""
-    rate = number(values, key, side)
-    if not 0 <= rate <= 1 or total < 1:
-        raise Unusable(f"{key}.{side} is {rate:.6g} of {total:.0f} prompts, which is no share")
-    return round(rate * total)
-
-
 def not_finite(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Keys of numbers that are NaN or infinite, at any depth."""
     found = []

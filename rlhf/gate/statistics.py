@@ -194,19 +194,10 @@ def holm(p_values: NDArray) -> Array:
     return adjusted
 
 
-def sample_size(rate: float, *, alpha: float, power: float) -> int:
-    """Untied prompts that a one-sided test of a win rate against 1/2 needs to find a true rate, normal approximation:
-    ((z_alpha / 2 + z_power * sqrt(rate * (1 - rate))) / |rate - 1/2|)^2."""
-    if rate == 0.5:
-        raise ValueError("no number of prompts tells a win rate of one half from one half")
-    reach = special.ndtri(power) * math.sqrt(rate * (1 - rate)) - special.ndtri(alpha) / 2
-    return math.ceil((reach / abs(rate - 0.5)) ** 2)
-
-
 def detectable_rate(n: int, *, alpha: float, power: float) -> float:
-    """The smallest win rate above 1/2 for which `n` untied prompts are enough; 1 where none is.
+    """The smallest win rate 1/2 + d that a one-sided test of `n` untied prompts against 1/2 finds; 1 where none is.
 
-    The inverse of `sample_size`: with d = rate - 1/2, sqrt(n) d - z_alpha / 2 = z_power * sqrt(1 / 4 - d^2), squared.
+    In normal approximation sqrt(n) d = z_(1 - alpha) / 2 + z_power sqrt(1 / 4 - d^2), here squared and solved for d.
     """
     found, missed = -float(special.ndtri(alpha)), float(special.ndtri(power))
     if n <= found**2:

@@ -1,19 +1,22 @@
 """The gate as a whole, on candidates of which the truth is known: what is promoted, how often, and what stops it."""
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.checks import GROUPS, run_checks
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check
-from rlhf.gate.sequential import e_process
-from rlhf.gate.statistics import bootstrap_mean, sample_size, win_points
+from rlhf.gate.sequential import log_evidence
+from rlhf.gate.statistics import bootstrap_mean, detectable_rate, win_points
 from tests.gate.conftest import made_evidence, made_rows
 from tests.gate.test_checks import ALSO, SPOILED, WARNINGS, Spoil, with_metric, with_points, with_rows
 
@@ -64,7 +67,8 @@ def test_ten_points_are_found_four_times_in_five(champion: float | None, quick: 
     """With the prompts that docs/gate.md names: enough for power 0.9 against either opponent."""
     n = 300
     first = ALPHA * 6 / math.pi**2  # what the first policy on a test set may err by
-    assert sample_size(0.6, alpha=first, power=0.9) == 293 < n == quick.small.min_prompts
+    assert detectable_rate(293, alpha=first, power=0.9) <= 0.6 < detectable_rate(292, alpha=first, power=0.9)
+    assert 293 < n == quick.small.min_prompts
     gates = (assess(simulated(seed, n=n, gain=TEN_POINTS, champion=champion), quick) for seed in range(100))
     assert sum(gate.decision == "PROMOTE" for gate in gates) >= 80
 
@@ -94,25 +98,32 @@ def test_ninety_percent_intervals_hold_the_truth_nine_times_in_ten() -> None:
     assert held["rows"] / sims < 0.85
 
 
+def refuting(null: float, most: int) -> NDArray[np.int64]:
+    """Of each number of prompts up to `most`, (most,), the wins from which on the evidence against `null` is 20."""
+
+    def evidence(n: int, wins: int) -> float:
+        return log_evidence(np.repeat([1.0, 0.0], [wins, n - wins]), null)
+
+    return np.array([bisect_left(range(n + 1), math.log(20), key=partial(evidence, n)) for n in range(1, most + 1)])
+
+
 def test_looking_again_and_again_is_paid_for() -> None:
     """2,000 sequences of equal policies. A test made for one look and made at ten is wrong one time in six; the
-    e-process, looked at after every prompt, no more often than it says."""
-    points = np.random.default_rng(5).integers(0, 2, (2000, 500)).astype(float)
+    evidence, looked at after every prompt, no more often than it says."""
+    wins, most = np.random.default_rng(5).integers(0, 2, (2000, 500)).cumsum(axis=1), refuting(0.5, 500)
     looks = np.arange(50, 501, 50)
-    scores = (2 * points - 1).cumsum(axis=1)[:, looks - 1] / np.sqrt(looks)
+    scores = (2 * wins[:, looks - 1] - looks) / np.sqrt(looks)
     assert 0.14 < (scores > 1.645).any(axis=1).mean() < 0.19
-    evidence = np.array([e_process(row) for row in points])
-    assert (evidence[:, looks - 1] >= 20).any(axis=1).mean() <= 0.05
-    assert (evidence >= 20).any(axis=1).mean() <= 0.05
-    better = np.random.default_rng(6).random((200, 500)) < 0.6
-    assert np.mean([(e_process(row) >= 20).any() for row in better]) >= 0.9
+    assert (wins >= most).any(axis=1).mean() <= 0.05
+    better = (np.random.default_rng(6).random((200, 500)) < 0.6).cumsum(axis=1)
+    assert (better >= most).any(axis=1).mean() >= 0.9
 
 
 def test_a_confidence_sequence_holds_the_truth_at_every_look() -> None:
-    """It holds what neither e-process refutes (test_sequential.py), so the truth is lost where one of them does."""
-    points = np.random.default_rng(7).choice([0.0, 0.5, 1.0], (500, 300), p=[0.3, 0.1, 0.6])
-    lost = [max(e_process(row, 0.65).max(), e_process(1 - row, 0.35).max()) >= 20 for row in points]
-    assert np.mean(lost) <= 0.1
+    """It holds what is refuted from neither side (test_sequential.py), so the truth is lost where one refutes it."""
+    wins, n = (np.random.default_rng(7).random((2000, 300)) < 0.65).cumsum(axis=1), np.arange(1, 301)
+    lost = (wins >= refuting(0.65, 300)) | (n - wins >= refuting(0.35, 300))
+    assert 0.01 <= lost.any(axis=1).mean() <= 0.1
 
 
 def always_longer(evidence: Evidence, seed: int) -> Evidence:

@@ -20,7 +20,6 @@ from rlhf.gate.statistics import (
     paired_difference,
     pairwise_accuracy,
     percentiles,
-    sample_size,
     settling_size,
     sign_flip_test,
     sign_test,
@@ -208,6 +207,13 @@ SIZES = {  # win rate: untied prompts for power 0.8 at one-sided 0.05, 0.025 and
     0.60: (153, 194, 249),
     0.65: (67, 85, 109),
 }
+
+
+def sample_size(rate: float, *, alpha: float, power: float) -> int:
+    """Untied prompts that a one-sided test of a win rate against 1/2 needs to find a true rate, normal approximation:
+    ((z_alpha / 2 + z_power * sqrt(rate * (1 - rate))) / |rate - 1/2|)^2."""
+    reach = stats.norm.ppf(power) * math.sqrt(rate * (1 - rate)) - stats.norm.ppf(alpha) / 2
+    return math.ceil((reach / abs(rate - 0.5)) ** 2)
 
 
 @pytest.mark.parametrize(
