@@ -35,14 +35,10 @@ class WinRate:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a check found in one part of the evaluation, such as a use case: an estimate from its `n` prompts."""
+class Part(Interval):
+    """What a check found in one part of the evaluation, such as a use case."""
 
     name: str
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True, kw_only=True)

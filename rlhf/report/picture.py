@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf.gate.records import Check, Part
+from rlhf.gate.records import Check, Interval
 
 REACH = 6.0  # halves of an interval that the picture shows to each side of the threshold
 MIDDLE, HALF = 50.0, 44.0  # percent of the width: where the threshold is, and how far the reach extends from it
@@ -45,7 +45,7 @@ def check_mark(check: Check) -> Mark | None:
     return Mark(_place(low / REACH), _place(value / REACH), _place(high / REACH), beyond)
 
 
-def part_mark(part: Part) -> Mark:
+def part_mark(part: Interval) -> Mark:
     """Where a win rate lies between 0 and 1, one half in the middle."""
     return Mark(_place(2 * part.low - 1), _place(2 * part.value - 1), _place(2 * part.high - 1))
 
@@ -55,7 +55,7 @@ def part_limit(check: Check) -> float | None:
     return None if check.threshold is None or check.low is None else _place(2 * check.threshold - 1)
 
 
-def part_kind(part: Part) -> Kind:
+def part_kind(part: Interval) -> Kind:
     """How a win rate is drawn: passed where the whole interval is above one half, failed where it is below."""
     return "pass" if part.low > 0.5 else "fail" if part.high < 0.5 else "undecided"
 

@@ -196,11 +196,11 @@ def made_checks() -> list[Check]:
 
 
 PARTS = (
-    Part("chat against SFT", 0.62, 0.51, 0.72, 88),
-    Part("<b>extraction</b> against SFT", 0.55, 0.44, 0.66, 80),
-    Part("generation against SFT", 0.31, 0.22, 0.42, 74),
-    Part("any other use_case against SFT", 1.0, 0.93, 1.0, 40),
-    Part("chat against the champion", 0.53, 0.48, 0.58, 88),
+    Part(0.62, 0.51, 0.72, 88, "chat against SFT"),
+    Part(0.55, 0.44, 0.66, 80, "<b>extraction</b> against SFT"),
+    Part(0.31, 0.22, 0.42, 74, "generation against SFT"),
+    Part(1.0, 0.93, 1.0, 40, "any other use_case against SFT"),
+    Part(0.53, 0.48, 0.58, 88, "chat against the champion"),
 )
 
 

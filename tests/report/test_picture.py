@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.gate.records import Check, Part
+from rlhf.gate.records import Check, Interval
 from rlhf.report.picture import Mark, check_mark, kind, part_kind, part_limit, part_mark
 from tests.report.conftest import made_decision
 
@@ -51,9 +51,9 @@ def test_an_outcome_is_on_its_side_of_the_line() -> None:
 
 
 def test_a_win_rate_lies_between_nothing_and_all() -> None:
-    assert part_mark(Part("a", 0.75, 0.5, 1.0, 9)) == Mark(50.0, 72.0, 94.0)
-    assert part_mark(Part("b", 0.25, 0.0, 0.5, 9)) == Mark(6.0, 28.0, 50.0)
+    assert part_mark(Interval(0.75, 0.5, 1.0, 9)) == Mark(50.0, 72.0, 94.0)
+    assert part_mark(Interval(0.25, 0.0, 0.5, 9)) == Mark(6.0, 28.0, 50.0)
     assert part_limit(check(0.5, 0.46, 0.55, 0.45)) == 45.6
     assert part_limit(check(0.2, None, None, 0.05)) is None
     spans = [(0.51, 0.8), (0.2, 0.49), (0.5, 0.8), (0.2, 0.5)]
-    assert [part_kind(Part("c", 0.5, *span, 9)) for span in spans] == ["pass", "fail", "undecided", "undecided"]
+    assert [part_kind(Interval(0.5, *span, 9)) for span in spans] == ["pass", "fail", "undecided", "undecided"]

@@ -103,14 +103,13 @@ def no_use_case_worse(evidence: Evidence, config: GateConfig) -> Check:
         points = judged(evidence, opponent)
         for name, chosen in _slices(evidence, config):
             found = exact_win_rate(points[chosen], confidence=config.confidence, clusters=clusters[chosen])
-            parts.append(Part(f"{name} against {opposed}", found.value, found.low, found.high, found.n))
+            parts.append(Part(**vars(found), name=f"{name} against {opposed}"))
             p_values.append(at_least_test(found.value * found.n, found.n, least))
     adjusted = holm(np.array(p_values))
     lost = bool(adjusted.min() < (1 - config.confidence) / 2)
     shown = int(np.argmin(adjusted)) if lost else int(np.argmin([part.low for part in parts]))
     part, total = parts[shown], len(evidence.rows["points_sft"])
-    interval = Interval(part.value, part.low, part.high, part.n)
-    check = against(interval, least, config, f"win rate on {part.name}", ".1%", at_least=True)
+    check = against(part, least, config, f"win rate on {part.name}", ".1%", at_least=True)
     undecided: Outcome = "pass" if check.passed else "undecided"
     return replace(
         check,
