@@ -12,11 +12,12 @@ from rlhf.gate import looks
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.ledger import Ledger
+from rlhf.gate.records import DECISION
 from rlhf.pipeline.champion import GENERATION, JUDGED, POLICY
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.report.gate import render_gate
 from rlhf.report.html import render_report
-from rlhf.report.summary import DECISION, read_json
+from rlhf.report.summary import read_json
 from rlhf.tracking.standing import Standing
 
 

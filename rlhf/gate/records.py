@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+DECISION = "reports/gate/decision.json"  # of a workspace
 FORMAT = 1  # of decision.json; one that does not say is of the first
 Verdict = Literal["PROMOTE", "REJECT", "INCONCLUSIVE", "ERROR"]
 # pass, fail: the whole interval lies on one side of the threshold. undecided: it holds the threshold.

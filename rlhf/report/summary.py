@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import DataError
-from rlhf.gate.records import Check, Decision, WinRate, finite
+from rlhf.gate.records import DECISION, Check, Decision, WinRate, finite
 from rlhf.report.examples import Example, by_rule, evaluation_rows
 from rlhf.tracking.outputs import flatten
 
-DECISION = "reports/gate/decision.json"
 STAGES = ("collect", "validate", "screen", "base", "sft", "sample", "label", "reward", "referee", "align", "evaluate")
 
 

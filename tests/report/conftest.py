@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf.gate.decision import decide
-from rlhf.gate.records import Candidate, Check, Decision, Part, WinRate
+from rlhf.gate.records import DECISION, Candidate, Check, Decision, Part, WinRate
 
 HOSTILE = '<script>alert("x")</script> & <img src=x onerror=alert(1)> \u202egnp.exe\u200b {{ 7 * 7 }} </p></body>'
 USE_CASES = ("chat", "extraction", "rewrite", "generation")
@@ -107,7 +107,7 @@ def made_workspace(path: Path) -> Path:
     write_json(reports / "validate.json", {"tables": {"rankings": table}, "set": {"overlap": overlap}})
     write_json(reports / "screen.json", {"judgements": 1200, "alarms": []})
     write_json(reports / "collect.json", {"rows": {"rankings": 1200}})
-    write_json(reports / "gate" / "decision.json", made_decision().to_json())
+    write_json(path / DECISION, made_decision().to_json())
     return path
 
 

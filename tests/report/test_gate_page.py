@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from rlhf.gate.records import DECISION
 from rlhf.report.gate import render_gate
 from tests.report.conftest import made_decision, made_row, write_json
 from tests.report.page import STRICT, Page
 
-DECISION = "reports/gate/decision.json"
 ROWS = [made_row(index, "dpo") for index in range(40)]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import DataError
+from rlhf.gate.records import DECISION
 from rlhf.report.summary import Kl, finite_numbers, load_summary
 
 
@@ -45,7 +46,7 @@ def test_stages_come_in_the_order_of_the_pipeline(workspace: Path) -> None:
 
 
 def test_without_a_winner_the_nearest_policy_answers(workspace: Path) -> None:
-    path = workspace / "reports/gate/decision.json"
+    path = workspace / DECISION
     decision = json.loads(path.read_text())
     decision |= {"decision": "REJECT", "winner": None}
     decision["candidates"]["ppo"]["win_rate"]["low"] = 0.99
@@ -69,7 +70,7 @@ def test_a_missing_report_is_named(workspace: Path, name: str) -> None:
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"decision": "PROMOTE"}', "\x00"])
 def test_a_broken_decision_is_named(workspace: Path, content: str) -> None:
-    (workspace / "reports/gate/decision.json").write_text(content)
+    (workspace / DECISION).write_text(content)
     with pytest.raises(DataError, match=r"decision\.json"):
         load_summary(workspace)
 
