@@ -21,6 +21,7 @@ from rlhf.gate.records import Interval
 from rlhf.gate.statistics import bootstrap_mean
 from rlhf.manifest import RECEIPT
 from rlhf.report import plots
+from rlhf.report.examples import evaluation_rows
 from rlhf.report.html import page
 from rlhf.report.summary import read_json
 from rlhf.tracking.journal import stage_records
@@ -131,11 +132,8 @@ def _place(found: Mapping[str, Any]) -> Place:
 
 def _wins(workspace: Path, name: str) -> dict[str, float]:
     """Points against SFT by prompt; a prompt without a verdict is lost."""
-    import pyarrow.parquet
-
-    path = workspace / "reports/evaluate" / name / "rows" / "rows.parquet"
-    rows = pyarrow.parquet.read_table(path, columns=["prompt_id", "points_sft"]).to_pydict()
-    return dict(zip(rows["prompt_id"], np.nan_to_num(rows["points_sft"]).tolist(), strict=True))
+    rows = evaluation_rows(workspace, name, ["prompt_id", "points_sft"])
+    return {row["prompt_id"]: float(np.nan_to_num(row["points_sft"])) for row in rows}
 
 
 def _end(workspace: Path, name: str) -> Mapping[str, Any]:

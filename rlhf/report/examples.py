@@ -34,14 +34,14 @@ class Example:
     ours: Answer
 
 
-def evaluation_rows(workspace: Path, algorithm: str) -> list[dict[str, Any]]:
-    """The rows of a policy's evaluation. Raises DataError where there are none."""
+def evaluation_rows(workspace: Path, algorithm: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a policy's evaluation, of all columns or of these. Raises DataError where there are none."""
     import pyarrow.parquet
 
     path = workspace / "reports/evaluate" / algorithm / "rows" / "rows.parquet"
     if not path.exists():
         raise DataError(f"{path} does not exist. Make it with: rlhf run")
-    rows: list[dict[str, Any]] = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    rows: list[dict[str, Any]] = pyarrow.parquet.ParquetFile(path).read(columns).to_pylist()
     return rows
 
 

@@ -15,6 +15,7 @@ import markupsafe
 
 from rlhf.gate.records import Decision, WinRate
 from rlhf.report import plots
+from rlhf.report.examples import evaluation_rows
 from rlhf.report.summary import Kl, Row, Summary, finite_numbers, read_json, summarize
 from rlhf.text import title, visible
 
@@ -101,7 +102,7 @@ def figures(workspace: Path, summary: Summary) -> Iterator[plots.Figure]:
     if bins:
         yield plots.reward_calibration(bins)
     if algorithms:
-        yield plots.lengths(answer_lengths(reports, algorithms))
+        yield plots.lengths(answer_lengths(workspace, algorithms))
 
 
 def gains(rows: Sequence[Row]) -> list[plots.Gain]:
@@ -117,16 +118,13 @@ def gains(rows: Sequence[Row]) -> list[plots.Gain]:
     return found
 
 
-def answer_lengths(reports: Path, algorithms: Sequence[str]) -> dict[str, list[float]]:
+def answer_lengths(workspace: Path, algorithms: Sequence[str]) -> dict[str, list[float]]:
     """Tokens of every answer on the test prompts, by model."""
-    import pyarrow.parquet
-
     found: dict[str, list[float]] = {}
     for name in algorithms:
-        path = reports / "evaluate" / name / "rows" / "rows.parquet"
-        columns = pyarrow.parquet.ParquetFile(path).read(["sft_length", "policy_length"]).to_pydict()
-        found.setdefault("sft", columns["sft_length"])
-        found[name] = columns["policy_length"]
+        rows = evaluation_rows(workspace, name, ["sft_length", "policy_length"])
+        found.setdefault("sft", [row["sft_length"] for row in rows])
+        found[name] = [row["policy_length"] for row in rows]
     return found
 
 
