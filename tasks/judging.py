@@ -1,7 +1,7 @@
 """The judge of an evaluation: who wins each prompt, and whether the judge is one."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -21,7 +21,7 @@ from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.judges import people, validity
-from rlhf.judges.door import Comparison, Judged, between, by_scores, in_both_orders
+from rlhf.judges.door import Comparison, Judge, Judged, between, by_scores, in_both_orders
 from rlhf.judges.endpoint import EndpointJudge
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_reward_model
@@ -30,6 +30,9 @@ from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.rewards import Rewards
 
 Row = dict[str, Any]
+Compared = Mapping[str, Sequence[Comparison]]  # by opponent
+Known = Callable[[Judge], dict[str, Any]]  # what shows whether a judge is one
+Said = tuple[dict[str, Judged], dict[str, Any]]  # by opponent; what shows whether the judge is one
 KEPT = ".work/judge"  # of a workspace: replies of servers, which were paid for once
 FILE = "verdicts.jsonl"  # beside the rows: everything that a server or people said
 
@@ -56,36 +59,18 @@ def judge(
         Comparison(row["prompt_id"], row["prompt"], row["sft_response"], text)
         for row, text in zip(rows, again, strict=False)
     ]
+
+    def known(one: Judge) -> dict[str, Any]:
+        """What a judge says of pairs that people judged, and of SFT against itself."""
+        return {"agreement": validity.agreement(one, labelled, bootstrap), "a_a": validity.a_a(one, same, bootstrap)}
+
     if isinstance(config, People):
-        given = verdicts(stage, config)
-        judged = {name: people.by_people(given, some) for name, some in compared.items()}
-        tasks = {people.task_name(one) for one in chain(*compared.values())}
-        counted = [one for one in given if one.task in tasks]
-        write(stage, [asdict(one) for one in counted])
-        found = {
-            "asked": "one order",
-            "agreement": validity.share(*people.agreements(counted), bootstrap),
-            "a_a": None,
-        }
+        judged, found = _by_people(stage, config, compared, bootstrap)
     elif isinstance(config, Endpoint):
-        server = EndpointJudge(config, stage.workspace / KEPT, partial(stage.progress, label="judge"))
-        both = partial(in_both_orders, server)
-        judged = {name: both(some) for name, some in compared.items()}
-        found = {
-            "asked": "both orders",
-            "agreement": validity.agreement(both, labelled, bootstrap),
-            "a_a": validity.a_a(both, same, bootstrap),
-        }
-        write(stage, server.replies)
+        judged, found = _by_endpoint(stage, config, compared, known)
     else:
         alone = scorer(stage, config.kind, reward, reference, tokenizer)
-        scores = {name: np.array([row[f"{name}_{config.kind}"] for row in rows]) for name in ("policy", *opponents)}
-        judged = {name: by_scores(scores["policy"], scores[name]) for name in opponents}
-        found = {
-            "asked": "alone",
-            "agreement": validity.agreement(alone, labelled, bootstrap),
-            "a_a": validity.a_a(alone, same, bootstrap),
-        }
+        judged, found = _by_scores(alone, config.kind, rows, opponents, known)
     for name, one in judged.items():
         for row, point in zip(rows, one.points.tolist(), strict=True):
             row[f"points_{name}"] = point
@@ -95,6 +80,34 @@ def judge(
         "consistency": validity.consistency(list(judged.values()), owners, bootstrap),
         "primacy": validity.primacy(list(judged.values()), owners, bootstrap),
     }
+
+
+def _by_people(stage: Stage, config: People, compared: Compared, bootstrap: dict[str, Any]) -> Said:
+    """People, each asked in one order; of pairs that others labelled, and of SFT against itself, nobody asks them."""
+    given = verdicts(stage, config)
+    judged = {name: people.by_people(given, some) for name, some in compared.items()}
+    tasks = {people.task_name(one) for one in chain(*compared.values())}
+    counted = [one for one in given if one.task in tasks]
+    write(stage, [asdict(one) for one in counted])
+    agreement = validity.share(*people.agreements(counted), bootstrap)
+    return judged, {"asked": "one order", "agreement": agreement, "a_a": None}
+
+
+def _by_endpoint(stage: Stage, config: Endpoint, compared: Compared, known: Known) -> Said:
+    """A language model behind a server, asked in both orders."""
+    server = EndpointJudge(config, stage.workspace / KEPT, partial(stage.progress, label="judge"))
+    both = partial(in_both_orders, server)
+    judged = {name: both(some) for name, some in compared.items()}
+    found = {"asked": "both orders", **known(both)}
+    write(stage, server.replies)
+    return judged, found
+
+
+def _by_scores(alone: Judge, kind: str, rows: Sequence[Row], opponents: Sequence[str], known: Known) -> Said:
+    """Scores of answers one by one, which the rows hold already."""
+    scores = {name: np.array([row[f"{name}_{kind}"] for row in rows]) for name in ("policy", *opponents)}
+    judged = {name: by_scores(scores["policy"], scores[name]) for name in opponents}
+    return judged, {"asked": "alone", **known(alone)}
 
 
 def labelled_pairs(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> list[Comparison]:
