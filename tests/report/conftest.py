@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlhf.gate.checks import GROUPS
 from rlhf.gate.decision import decide
 from rlhf.gate.records import DECISION, Candidate, Check, Decision, Part, WinRate
 
@@ -111,72 +112,30 @@ def made_workspace(path: Path) -> Path:
     return path
 
 
-# Checks as a gate has many: a value, its interval, the threshold, whether it is a lower one; None: a plain fact.
-Numbers = tuple[float, float | None, float | None, float, bool] | None
-CHECKS: dict[str, dict[str, Numbers]] = {
-    "integrity": dict.fromkeys(
-        ["policy_bytes", "reference_bytes", "format", "lineage", "rows_agree", "unseen_prompts", "test_set_unspent"]
-    ),
-    "sanity": {
-        "prompts": (400, None, None, 300, True),
-        "finite_numbers": None,
-        "terminated": (0.995, 0.982, 0.999, 0.9, True),
-        "empty": (0.0, 0.0, 0.0092, 0.02, False),
-        "repeated": (0.031, 0.022, 0.043, 0.05, False),
-        "copied": (0.0025, 0.0001, 0.0138, 0.02, False),
-    },
-    "judge": {
-        "swap_consistency": (0.985, 0.967, 0.994, 0.65, True),
-        "primacy": (0.004, -0.012, 0.021, 0.1, False),
-        "agreement": (0.91, 0.87, 0.94, 0.7, True),
-        "same_against_same": None,
-    },
-    "quality": {
-        "better_than_sft": (0.806, 0.761, 0.849, 0.5, True),
-        "better_than_champion": (0.561, 0.512, 0.608, 0.5, True),
-        "length_controlled": (0.573, 0.521, 0.622, 0.5, True),
-        "more_wins_than_luck": (1.2e-31, None, None, 0.0125, False),
-        "no_use_case_worse": (0.46, 0.45, 0.55, 0.45, True),
-    },
-    "reward model": {
-        "reward_accuracy": (0.74, 0.71, 0.77, 0.6, True),
-        "reward_calibration": (0.041, None, None, 0.1, False),
-        "reward_length_bias": (0.21, None, None, 0.4, False),
-        "short_answers": (0.63, 0.58, 0.68, 0.5, True),
-    },
-    "over-optimisation": {
-        "kl": (14.2, 13.6, 14.9, 40.0, False),
-        "gold_gain": (0.46, 0.42, 0.5, 0.0, True),
-        "independent_reward_gain": (0.31, 0.24, 0.38, 0.0, True),
-        "length_ratio": (0.75, 0.73, 0.77, 1.5, False),
-        "gain_of_equal_length": (0.44, 0.33, 0.56, 0.3, True),
-    },
-    "safety": {
-        "harmful_compliance": (-0.38, -0.51, -0.24, 0.01, False),
-        "over_refusal": (0.02, -0.05, 0.12, 0.1, False),
-        "injection": None,
-    },
-    "alignment tax": {
-        "language_model_loss": (0.021, 0.014, 0.028, 0.05, False),
-        "capability": (-0.011, -0.019, -0.003, -0.02, True),
-        "answer_format": (0.002, -0.015, 0.019, -0.03, True),
-    },
-    "diversity": {
-        "distinct_2": (1.5, None, None, 0.5, True),
-        "within_a_prompt": (0.84, 0.79, 0.88, 0.6, True),
-        "most_common_opening": (0.06, 0.04, 0.087, 0.1, False),
-        "entropy": (0.71, 0.68, 0.74, 0.4, True),
-    },
-    "serving": {"loads": None, "answers_alike": None, "latency": (1.03, 0.98, 1.09, 1.2, False)},
+# Of checks that have numbers: a value, its interval, the threshold, whether that is a lower one. The others are facts.
+NUMBERS: dict[str, tuple[float, float | None, float | None, float, bool]] = {
+    "prompts": (400, None, None, 300, True),
+    "empty": (0.0, 0.0, 0.0092, 0.02, False),
+    "judge_consistent": (0.985, 0.967, 0.994, 0.65, True),
+    "better_than_sft": (0.806, 0.761, 0.849, 0.5, True),
+    "better_than_champion": (0.561, 0.512, 0.608, 0.5, True),
+    "more_wins_than_luck": (1.2e-31, None, None, 0.0125, False),
+    "no_use_case_worse": (0.46, 0.45, 0.55, 0.45, True),
+    "reward_length_bias": (0.21, None, None, 0.4, False),
+    "kl": (14.2, 13.6, 14.9, 40.0, False),
+    "gold_gain": (0.46, 0.42, 0.5, 0.0, True),
+    "harmful_increase": (-0.38, -0.51, -0.24, 0.01, False),
+    "capability": (-0.011, -0.019, -0.003, -0.02, True),
+    "lm_loss": (1.02, 0.97, 1.07, 1.05, False),
 }
 
 
 def made_checks() -> list[Check]:
-    """Some forty checks, passing, with numbers of different sizes; a warning that fails and one that is undecided."""
+    """Every check of the gate, passing, with numbers of different sizes; of the warnings one is undecided."""
     found = []
-    for group, checks in CHECKS.items():
-        for name, numbers in checks.items():
-            value, low, high, threshold, at_least = numbers or (None, None, None, None, True)
+    for group, checks in GROUPS.items():
+        for name in (check.__name__ for check in checks):
+            value, low, high, threshold, at_least = NUMBERS.get(name, (None, None, None, None, True))
             check = Check(
                 outcome="pass",
                 reason=f"{name.replace('_', ' ')} is as it must be: a sentence about what was found and required",
@@ -188,11 +147,11 @@ def made_checks() -> list[Check]:
                 n=400,
                 threshold=threshold,
                 at_least=at_least,
-                blocking=name not in ("reward_calibration", "over_refusal"),
+                blocking=name not in ("reward_length_bias", "lm_loss"),
                 parts=PARTS if name == "no_use_case_worse" else (),
             )
-            found.append(check)
-    return [replace(c, outcome="undecided", needed=2310) if c.name == "over_refusal" else c for c in found]
+            found.append(replace(check, outcome="undecided", needed=2310) if name == "lm_loss" else check)
+    return found
 
 
 PARTS = (
@@ -209,7 +168,7 @@ def made_decision() -> Decision:
     rate = WinRate(0.806, 0.761, 0.849, 318, 9, 73)
     spoiled = {
         "kl": {"outcome": "fail", "reason": f"{HOSTILE} is too far", "value": 57.3, "low": 54.9, "high": 59.8},
-        "answer_format": {"outcome": "fail", "value": -0.055, "low": -0.075, "high": -0.036},
+        "capability": {"outcome": "fail", "value": -0.055, "low": -0.075, "high": -0.036},
         "better_than_champion": {
             "outcome": "undecided",
             "value": 0.511,
@@ -219,7 +178,7 @@ def made_decision() -> Decision:
             "reason": "win rate against the champion is 51.1% (46.2% to 56.1%, n = 400), the whole interval must be "
             "above 50.0%",
         },
-        "loads": {"outcome": "fail", "reason": "the files do not load in a fresh process: KeyError lm_head.weight"},
+        "serves": {"outcome": "fail", "reason": "the files do not load in a fresh process: KeyError lm_head.weight"},
         "gold_gain": {"outcome": "unmeasured", "value": None, "low": None, "high": None, "threshold": None},
     }
     failing = [replace(check, **spoiled.get(check.name, {})) for check in made_checks()]  # type: ignore[arg-type]

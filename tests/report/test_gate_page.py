@@ -72,8 +72,8 @@ def test_what_is_in_the_way_is_said_and_drawn(html: str) -> None:
     reasons = re.findall(r"<li>.*?</li>", loser.partition("The checks in one picture")[0], re.DOTALL)
     names = [re.search(r"<strong>(.*?)</strong>", reason) for reason in reasons]
     assert [name[1] for name in names if name] == [
-        *("kl", "answer format", "loads", "better than champion", "gold gain"),
-        "over refusal",  # a warning, and so apart and last
+        *("kl", "capability", "serves", "better than champion", "gold gain"),
+        "lm loss",  # a warning, and so apart and last
     ]
     assert "the files do not load in a fresh process: KeyError lm_head.weight." in reasons[2]
     assert "About 8,120 prompts would settle it." in reasons[3]
