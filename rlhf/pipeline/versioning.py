@@ -116,47 +116,26 @@ def require_no_writer(workspace: Path) -> None:
             raise Busy(f"{path} is being made: process {by['pid']}, `{by['cmd']}`. Wait until it ends, or stop it")
 
 
-def edges(workspace: Path) -> set[tuple[str, str]]:
-    """DVC's own graph as pairs (stage, stage that it waits for)."""
-    with _repository(workspace) as repo:
-        return {(one.name, other.name) for one, other in repo.index.graph.edges}
-
-
-def push(workspace: Path, remote: str | None = None) -> int:
-    """Send outputs and the run cache to a remote; return how many files went."""
-    with _repository(workspace) as repo:
-        return repo.push(run_cache=True, remote=remote)
-
-
-def pull(workspace: Path, remote: str | None = None) -> int:
-    """Fetch outputs and the run cache from a remote; return how many files came.
-
-    Raises DataError when something did not come, or came damaged; it is removed then, and the next run makes it anew.
-    """
-    from dvc.exceptions import CheckoutError
-
-    with _repository(workspace) as repo:
-        fetched, absent = 0, list[str]()
-        try:
-            fetched = repo.pull(run_cache=True, remote=remote).get("fetched", 0)
-        except CheckoutError as error:
-            absent = [
-                f"The remote does not hold {path}, or not whole: `rlhf run` makes it anew"
-                for path in error.target_infos
-            ]
-        damage = [found for spec in load_graph(workspace) if (found := _drop_damaged(repo, workspace, spec))]
-    if damage or absent:
-        raise DataError("; ".join([*damage, *absent]))
-    return fetched
-
-
 def drop_damaged(workspace: Path, spec: StageSpec) -> str | None:
     """Verify a stage's outputs and DVC's objects of them; move damaged objects away and remove the outputs.
 
     Returns what was wrong, or None. After a removal the next run restores the stage from a remote or makes it anew.
     """
+    damage = []
+    try:
+        for path in spec.outs:
+            if (workspace / path).exists():
+                manifest.digest(workspace / path)
+    except DataError as error:
+        damage.append(str(error))
     with _repository(workspace) as repo:
-        return _drop_damaged(repo, workspace, spec)
+        for file in _objects(repo, spec):
+            if fault := object_fault(file):
+                damage.append(f"{file} {fault}")
+                move_away(workspace, file)
+    for path in spec.made if damage else ():
+        durable.remove(workspace / path)
+    return damage[0] if damage else None
 
 
 def cache_objects(workspace: Path) -> list[Path]:
@@ -187,23 +166,6 @@ def restore(workspace: Path, paths: Collection[Path]) -> None:
 
     with _repository(workspace) as repo, suppress(CheckoutError):
         repo.checkout([str(path) for path in paths], force=True)
-
-
-def _drop_damaged(repo: "Repo", workspace: Path, spec: StageSpec) -> str | None:
-    damage = []
-    try:
-        for path in spec.outs:
-            if (workspace / path).exists():
-                manifest.digest(workspace / path)
-    except DataError as error:
-        damage.append(str(error))
-    for file in _objects(repo, spec):
-        if fault := object_fault(file):
-            damage.append(f"{file} {fault}")
-            move_away(workspace, file)
-    for path in spec.made if damage else ():
-        durable.remove(workspace / path)
-    return damage[0] if damage else None
 
 
 def _objects(repo: "Repo", spec: StageSpec) -> Iterator[Path]:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from rlhf.errors import ConfigError
 from rlhf.pipeline import versioning
@@ -21,17 +22,23 @@ def pairs(graph: Graph) -> set[tuple[str, str]]:
     return {(name, other) for name, others in graph.upstream.items() for other in others}
 
 
+def edges(workspace: Path) -> set[tuple[str, str]]:
+    """DVC's own graph as pairs (stage, stage that it waits for)."""
+    with Repo(str(workspace)) as repo:
+        return {(one.name, other.name) for one, other in repo.index.graph.edges}
+
+
 def test_the_graph_of_the_repository_is_dvcs_own(tmp_path: Path) -> None:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     versioning.init_workspace(tmp_path)
     found = pairs(load_graph(tmp_path))
-    assert found == versioning.edges(tmp_path)
+    assert found == edges(tmp_path)
     assert ("align@dpo", "reward@overall") in found
 
 
 def test_the_graph_of_a_workspace_with_shared_directories_is_dvcs_own(workspace: Path) -> None:
-    assert pairs(load_graph(workspace)) == versioning.edges(workspace)
+    assert pairs(load_graph(workspace)) == edges(workspace)
 
 
 def test_stages_come_after_those_they_wait_for() -> None:

@@ -33,6 +33,10 @@ def git(directory: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(directory), *identity, *arguments], check=True, capture_output=True)
 
 
+def dvc(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=workspace, capture_output=True, text=True)
+
+
 def test_a_new_workspace_is_ready_and_making_it_again_changes_nothing(tmp_path: Path) -> None:
     place = tmp_path / "new"
     versioning.init_workspace(place)
@@ -82,16 +86,15 @@ def test_a_graph_in_a_directory_of_the_workspace_is_another(finished: Path, monk
 
 def test_a_second_clone_restores_from_the_remote_instead_of_running(finished: Path, tmp_path: Path) -> None:
     subprocess.run(["git", "-C", str(finished), "check-ignore", "-q", ".rlhf"], check=True)
-    add_remote = [sys.executable, "-m", "dvc", "remote", "add", "--default", "store", str(tmp_path / "store")]
-    subprocess.run(add_remote, cwd=finished, check=True, capture_output=True)
+    dvc(finished, "remote", "add", "--default", "store", str(tmp_path / "store")).check_returncode()
     git(finished, "add", "-A")
     git(finished, "commit", "-q", "-m", "first")
-    assert versioning.push(finished) > 0
+    dvc(finished, "push", "--run-cache").check_returncode()
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(finished), str(clone)], check=True)
     for program in clone.glob("*.py"):
         program.write_text("raise SystemExit('this must not run')\n")
-    versioning.pull(clone)
+    dvc(clone, "pull", "--run-cache").check_returncode()
     assert digest(clone / "models/large") == digest(finished / "models/large")
     shutil.rmtree(clone / "models")
     assert bring_all(clone) == {
