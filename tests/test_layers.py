@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 FOUNDATION = {
     "errors",
     "durable",
+    "locks",
     "failpoints",
     "secrets",
     "text",

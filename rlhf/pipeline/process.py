@@ -23,7 +23,7 @@ import psutil
 from rlhf import telemetry
 from rlhf.errors import Exit
 from rlhf.garbage import leave_out_loaded, loading
-from rlhf.pipeline.lock import take_first
+from rlhf.locks import take_first
 
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h

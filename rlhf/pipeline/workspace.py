@@ -13,7 +13,7 @@ from rlhf.config import load_config
 from rlhf.config.editing import edited, set_params
 from rlhf.config.reading import PARAMS, look_up, parse_yaml
 from rlhf.errors import DataError
-from rlhf.pipeline.lock import hold
+from rlhf.locks import hold
 
 LENT = Path(".rlhf/lent.json")
 SCHEDULED = 6 * 3600.0  # seconds that a scheduled flow waits for a workspace that another holds

@@ -9,11 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rlhf.errors import ServiceError
+from rlhf.locks import hold
 from rlhf.secrets import redact
 from rlhf.services.ports import choose, is_free, variable
 from rlhf.services.processes import Process, find, is_held, start, stranger
 from rlhf.services.servers import PREFECT, SERVERS, Server, command, environment, is_new, prefect_home
-from rlhf.tracking.locks import locked
 
 DEADLINE = 180.0  # seconds for a server to answer; the first start makes a database
 POLL = 0.05
@@ -173,7 +173,7 @@ def _stop(services: list[Service]) -> None:
 
 def _alone(workspace: Path) -> AbstractContextManager[None]:
     """Nobody else starts or stops a server of the workspace; waits for who does. Raises Busy."""
-    return locked(workspace / ".rlhf" / "services.lock", DEADLINE, f"starts or stops the servers of {workspace}")
+    return hold(workspace / ".rlhf" / "services.lock", f"The list of servers of {workspace}", DEADLINE)
 
 
 def _record(workspace: Path, server: Server) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from rlhf import durable
 from rlhf.errors import ServiceError
 from rlhf.failpoints import reach
-from rlhf.tracking.locks import take
+from rlhf.locks import take
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 ENDING = 0.5  # seconds in which a process that was killed lets go of its files

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from rlhf import durable
 from rlhf.errors import DataError
-from rlhf.tracking.locks import locked
+from rlhf.locks import hold
 from rlhf.tracking.sent import own_store, tracking_uri
 
 FILE = ".rlhf/workspace"
@@ -33,7 +33,7 @@ def identity(workspace: Path) -> Identity:
     """The identity of a workspace, drawn when it has none. Raises DataError when the file is damaged."""
     file, here = workspace / FILE, workspace.resolve()
     alone = tracking_uri(workspace) == own_store(workspace)
-    with locked(workspace / ".rlhf/identity.lock", 60.0, "names this workspace in MLflow"):
+    with hold(workspace / ".rlhf/identity.lock", f"The file {file}", 60.0):
         known = _read(file)
         if known and (alone or known.place == str(here)):
             return known

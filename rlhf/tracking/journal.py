@@ -21,7 +21,7 @@ from typing import Any
 from rlhf import durable
 from rlhf.errors import Busy, DataError, require_format
 from rlhf.failpoints import reach
-from rlhf.tracking.locks import take
+from rlhf.locks import take
 
 WORK, JOURNAL = ".work", "journal.jsonl"  # of a workspace: a directory for each stage key; in it
 RUNS = ".rlhf/runs"  # of a workspace: a journal for each pipeline run

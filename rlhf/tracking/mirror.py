@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rlhf.errors import DataError, GateRefused
 from rlhf.gate.ledger import Ledger
+from rlhf.locks import hold
 from rlhf.tracking import champions
-from rlhf.tracking.locks import locked
 from rlhf.tracking.registry import find, model_name
 from rlhf.tracking.standing import candidate, passing
 from rlhf.tracking.store import Store, connect, reaching
@@ -47,4 +47,4 @@ def mirror(workspace: Path, store: Store) -> list[str]:
 
 def repairing(workspace: Path) -> AbstractContextManager[None]:
     """Held by the one process that changes aliases and champions' files."""
-    return locked(workspace / ".rlhf/mirror.lock", 600.0, "repairs the aliases")
+    return hold(workspace / ".rlhf/mirror.lock", f"The list of champions of {workspace}", 600.0)

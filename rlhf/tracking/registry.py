@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rlhf import durable
 from rlhf.errors import DataError
 from rlhf.gate.ledger import Champion
+from rlhf.locks import hold
 from rlhf.tracking.lineage import LINEAGE, Node
-from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import MANIFEST, MODELS, model_outputs, verify
 from rlhf.tracking.store import DOWNLOAD_SECONDS, Store, connect, reaching, transferring
 
@@ -130,7 +130,7 @@ def download(store: Store, registered: Registered, target: Path) -> None:
     Raises DataError when what came is not what was registered, Busy when another process fetches for very long.
     """
     temporary = durable.partial(target)
-    with locked(target.parent / ".lock", 600.0, "fetches a model"):
+    with hold(target.parent / ".lock", f"The directory {target.parent}", 600.0):
         durable.remove(temporary)
         temporary.mkdir(parents=True)
         try:

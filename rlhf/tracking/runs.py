@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf.locks import hold
 from rlhf.tracking.journal import pipeline_journal, read, stage_journal
 from rlhf.tracking.lineage import program_name
-from rlhf.tracking.locks import locked
 from rlhf.tracking.outputs import DvcLock, flatten
 from rlhf.tracking.store import Store
 
@@ -173,7 +173,7 @@ def key_name(name: str) -> str:
 
 def _making(workspace: Path) -> AbstractContextManager[None]:
     """Held by the one process that looks whether a run is there and then makes it."""
-    return locked(workspace / ".rlhf/runs.lock", 60.0, "makes runs in MLflow")
+    return hold(workspace / ".rlhf/runs.lock", f"The list of runs of {workspace} in MLflow", 60.0)
 
 
 def _runs(store: Store, condition: str = "") -> "Iterator[Run]":

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from rlhf.errors import DataError, DiskFull, Exit, ServiceError, UserError
 from rlhf.garbage import loading
+from rlhf.locks import hold
 from rlhf.tracking.journal import journals
-from rlhf.tracking.locks import locked
 from rlhf.tracking.mirror import mirror
 from rlhf.tracking.outputs import model_outputs
 from rlhf.tracking.registration import register_outputs
@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
 
 def _sending(workspace: Path) -> AbstractContextManager[None]:
     """Held by the one process that sends."""
-    return locked(workspace / ".rlhf/sender.lock", 60.0, "sends the records of this workspace")
+    return hold(workspace / ".rlhf/sender.lock", f"The connection of {workspace} to MLflow", 60.0)
 
 
 def _input_ended(seconds: float) -> bool:

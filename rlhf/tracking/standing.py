@@ -12,7 +12,7 @@ from rlhf import durable, manifest
 from rlhf.config.reading import PARAMS, look_up, read_yaml
 from rlhf.errors import DataError, GateRefused, require_format
 from rlhf.gate.records import FORMAT
-from rlhf.tracking.locks import locked
+from rlhf.locks import hold
 from rlhf.tracking.outputs import DvcLock, Output, find_output
 
 DECISION = "reports/gate/decision.json"
@@ -149,7 +149,7 @@ def keep(workspace: Path, decision: Standing) -> None:
     Raises Busy when another process keeps it for very long.
     """
     target = workspace / DECISIONS / decision.digest
-    with locked(target.parent / ".lock", 60.0, "keeps the gate's decisions"):
+    with hold(target.parent / ".lock", f"The directory {target.parent}", 60.0):
         if not is_kept(target):
             temporary = durable.partial(target)
             durable.remove(temporary)

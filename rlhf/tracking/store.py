@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from rlhf import telemetry
 from rlhf.errors import ServiceError
 from rlhf.failpoints import reach
+from rlhf.locks import hold
 from rlhf.secrets import redact
 from rlhf.tracking import artifacts
 from rlhf.tracking.identity import experiment_name, identity
-from rlhf.tracking.locks import locked
 from rlhf.tracking.sent import tracking_uri
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _in_time(call: str, seconds: float) -> Iterator[None]:
 
 def registering(workspace: Path) -> AbstractContextManager[None]:
     """Hold what a process must hold that looks whether a model or an edge is there and then makes it."""
-    return locked(workspace / ".rlhf/registry.lock", 600.0, "registers models")
+    return hold(workspace / ".rlhf/registry.lock", f"The list of models of {workspace} in MLflow", 600.0)
 
 
 def _experiment(client: "MlflowClient", name: str, uri: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from rlhf.cli.init import COLLECT
-from rlhf.pipeline.lock import hold
+from rlhf.locks import hold
 from rlhf.pipeline.readable import FILES
 from tests.conftest import free_port
 

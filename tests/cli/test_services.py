@@ -110,7 +110,10 @@ def test_who_starts_or_stops_a_server_waits_for_who_does_already(
         threading.Timer(0.2, other.close).start()
         assert down(tmp_path) == []
     monkeypatch.setattr(local, "DEADLINE", 0.1)
-    with local._alone(tmp_path), pytest.raises(Busy, match=f"stops the servers of {tmp_path}"):
+    with (
+        local._alone(tmp_path),
+        pytest.raises(Busy, match=f"list of servers of {tmp_path} is in use by process {os.getpid()}"),
+    ):
         down(tmp_path)
 
 

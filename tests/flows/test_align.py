@@ -20,8 +20,8 @@ import pytest
 
 from rlhf.errors import Busy, ConfigError, Exit, ServiceError
 from rlhf.gate.ledger import Ledger
+from rlhf.locks import hold
 from rlhf.manifest import sha256
-from rlhf.pipeline.lock import hold
 from rlhf.tracking.journal import read
 from tests.conftest import wait_until
 from tests.pipeline.test_stage import rewrite

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import Busy
-from rlhf.pipeline.lock import hold, take_first
+from rlhf.locks import hold, take_first
 from rlhf.pipeline.process import gpus, take_gpu
 from tests.conftest import ROOT
 

@@ -13,11 +13,11 @@ from rlhf import durable, manifest
 from rlhf.config import Config, load_config
 from rlhf.config.section import Section
 from rlhf.errors import ConfigError
+from rlhf.locks import hold
 from rlhf.pipeline import champion, fingerprint
 from rlhf.pipeline.declared import declared_params, declared_sections, declared_view
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.graph import PARAMS, StageSpec
-from rlhf.pipeline.lock import hold
 from rlhf.pipeline.memory import Allowance
 from rlhf.pipeline.receipt import circumstances, content_key, make_receipt
 from rlhf.pipeline.room import require_room

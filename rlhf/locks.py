@@ -1,5 +1,7 @@
-"""Locks that say who holds them, and locks of which any will do: a stage's, a workspace's, a GPU's."""
+"""The kernel's locks on files: one that says who holds it, and many of which any will do. They go with the process that
+holds them, however it dies."""
 
+import fcntl
 import os
 import socket
 import time
@@ -10,7 +12,8 @@ from pathlib import Path
 
 from rlhf import durable
 from rlhf.errors import Busy
-from rlhf.tracking.locks import take
+
+POLL = 0.02  # seconds between two tries
 
 
 @contextmanager
@@ -18,17 +21,32 @@ def hold(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock on `path` and leave in it who does. Raises Busy, which names the holder of `what`, where it was not
     free for `patience` seconds."""
     durable.make_private(path.parent)
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(path, "a+b", buffering=0) as file:
         if not take(file.fileno(), patience):
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().decode(errors="replace").strip() or "another process"
             raise Busy(f"{what} is in use by {holder}. Wait until it ends, or stop it")
         file.truncate(0)
         started = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n")
-        file.flush()
-        yield
-        file.truncate(0)
+        with suppress(OSError):  # a full disk: the lock is held all the same
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode())
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def take(descriptor: int, seconds: float = 0.0) -> bool:
+    """Take the lock on an open file, until it is closed; False where another held it for so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL)
 
 
 def take_first(paths: list[Path]) -> tuple[int, int]:
