@@ -9,9 +9,10 @@ mode 0444), so every input is read through here before it is used.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from rlhf import durable
 from rlhf.errors import DataError
@@ -76,6 +77,11 @@ def verified(directory: Path) -> str:
         if (path.stat().st_size, sha256(path)) != expected[name]:
             raise DataError(f"{path} is not the file that was written: it differs from {MANIFEST}. {mend}")
     return sha256(directory / MANIFEST)
+
+
+def json_digest(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """SHA-256, in hex, of a value as JSON with sorted keys; `default` stands in for what JSON does not know."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=default).encode()).hexdigest()
 
 
 def md5(path: Path) -> str:

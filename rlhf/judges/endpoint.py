@@ -23,6 +23,7 @@ from rlhf.errors import ConfigError, ServiceError
 from rlhf.failpoints import reach
 from rlhf.judges.door import Comparison, Verdict
 from rlhf.judges.question import question, read_verdict
+from rlhf.manifest import json_digest
 
 REFUSED_KEY = (401, 403)
 CUT = "\n[cut at max_tokens]"  # what ends so ends with no verdict
@@ -86,7 +87,7 @@ class EndpointJudge:
             "temperature": 0.0,
             "max_tokens": self._config.max_tokens,
         }
-        request = hashlib.sha256(json.dumps([self._config.url, body], sort_keys=True).encode()).hexdigest()
+        request = json_digest([self._config.url, body])
         path = self._kept / request[:2] / f"{request}.json"
         text = read_reply(path)
         if text is None:

@@ -4,16 +4,15 @@ The ledger of promotions says who is the champion now. What an evaluation was ma
 it starts, so that a decision cannot speak of another champion than the one that was looked at.
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rlhf import durable
 from rlhf.errors import DataError, require_format
 from rlhf.gate.ledger import Ledger
+from rlhf.manifest import json_digest
 from rlhf.tracking.champions import FILES, whole
 from rlhf.tracking.standing import standing
 
@@ -37,7 +36,7 @@ def pinned(workspace: Path) -> Pinned:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         require_format(path, content.get("format", FORMAT), FORMAT)
-        digest = _digest(content["champion"])
+        digest = json_digest(content["champion"])
         if content.get("digest", digest) != digest:
             raise ValueError
         return Pinned(**content["champion"])
@@ -52,7 +51,7 @@ def pin(workspace: Path, champion: Pinned) -> bool:
     if (workspace / CHAMPION).is_file() and pinned(workspace) == champion:
         return False
     values = asdict(champion)
-    durable.write_json(workspace / CHAMPION, {"format": FORMAT, "champion": values, "digest": _digest(values)})
+    durable.write_json(workspace / CHAMPION, {"format": FORMAT, "champion": values, "digest": json_digest(values)})
     return True
 
 
@@ -75,11 +74,6 @@ def due(workspace: Path, stale: Collection[str]) -> Pinned:
     if stale or elsewhere or not (workspace / CHAMPION).is_file():
         return replace(now, judged=_both(before.judged, book.judged()))
     return before
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    """SHA-256 of what the file says, by which damage is seen: what it counts stays counted."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _both(noted: Mapping[str, Sequence[str]], recorded: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

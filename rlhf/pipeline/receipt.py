@@ -1,7 +1,6 @@
 """receipt.json: what determines an output. What may differ between equal outputs is in the journal alone."""
 
 import hashlib
-import json
 import os
 import platform
 import socket
@@ -12,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rlhf.manifest import json_digest
 from rlhf.pipeline.fingerprint import ROOT
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pandas", "pyarrow", "scipy", "vllm")
@@ -23,8 +23,7 @@ def make_receipt(stage: str, code: str, params: Mapping[str, Any], inputs: Mappi
     """The receipt of one piece of work. Its `key`, in hex, names it: the same stage, code, parameters and input bytes
     give the same key."""
     parts = {"stage": stage, "code": code, "params": params, "inputs": inputs}
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return parts | {"key": key, "seed": params.get("seed"), "versions": versions()}
+    return parts | {"key": json_digest(parts), "seed": params.get("seed"), "versions": versions()}
 
 
 def circumstances(workspace: Path) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def content_key(parts: Mapping[str, Any]) -> str:
     def stand_in(array: Any) -> list[Any]:
         return [str(array.dtype), array.shape, hashlib.sha256(array).hexdigest()]
 
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=stand_in).encode()).hexdigest()
+    return json_digest(parts, stand_in)
 
 
 def versions() -> dict[str, str]:

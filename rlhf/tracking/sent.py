@@ -11,9 +11,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rlhf import durable
+from rlhf.manifest import json_digest
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Sent:
         """Write the state, whole or not at all. The one process that sends does so."""
         state = {"journals": {name: asdict(entry) for name, entry in self.journals.items()}, "versions": self.versions}
         durable.make_private(self.path.parent)
-        durable.write_json(self.path, {**state, "sha256": _sha256(state)})
+        durable.write_json(self.path, {**state, "sha256": json_digest(state)})
 
 
 def load_sent(workspace: Path) -> Sent:
@@ -47,7 +47,7 @@ def load_sent(workspace: Path) -> Sent:
     path = workspace / ".rlhf/sent" / f"{hashlib.sha256(tracking_uri(workspace).encode()).hexdigest()[:16]}.json"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        if state.pop("sha256") != _sha256(state):
+        if state.pop("sha256") != json_digest(state):
             return Sent(path)
         journals = {name: Confirmed(**entry) for name, entry in state["journals"].items()}
         return Sent(path, journals, state["versions"])
@@ -68,7 +68,3 @@ def tracking_uri(workspace: Path) -> str:
 def own_store(workspace: Path) -> str:
     """The SQLite file in the workspace, which is copied with it."""
     return f"sqlite:///{workspace.resolve()}/mlflow.db"
-
-
-def _sha256(state: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
