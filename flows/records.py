@@ -12,7 +12,7 @@ from typing import IO, Any
 from rlhf import durable
 from rlhf.errors import Exit
 from rlhf.gate.ledger import Ledger
-from rlhf.pipeline.fingerprint import ROOT
+from rlhf.pipeline.fingerprint import packages
 from rlhf.text import markdown
 from rlhf.tracking.standing import Standing, keep
 
@@ -117,11 +117,10 @@ def log_file(workspace: Path, name: str) -> Path:
 def _module(
     command: list[str], workspace: Path, stdin: int | None, output: int | IO[bytes]
 ) -> "subprocess.Popen[bytes]":
-    packages = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=workspace,
-        env={**os.environ, "PYTHONPATH": packages, "PYTHONSAFEPATH": "1"},
+        env={**os.environ, **packages()},
         stdin=stdin or subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -15,6 +15,7 @@ that succeeded never raised.
 import ast
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,14 @@ ROOT = Path(rlhf.__file__).resolve().parent.parent  # holds the packages `rlhf` 
 PACKAGES = ("rlhf", "tasks")
 LEFT_OUT = ("rlhf.pipeline", "rlhf.config", "rlhf.errors")
 _PROGRAM = re.compile(r"\s(?:-m|--module)[\s=]+(?P<module>[\w.]+)|\s(?P<script>\S+\.py)\b")
+
+
+def packages() -> dict[str, str]:
+    """Environment in which a process finds this project's packages first, and no modules of where it is started."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONSAFEPATH": "1",
+    }
 
 
 def refresh(workspace: Path) -> bool:

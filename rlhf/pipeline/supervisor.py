@@ -20,7 +20,7 @@ from typing import Literal
 from rlhf import durable
 from rlhf.errors import Exit
 from rlhf.pipeline.events import EVENTS, Listener, Progress
-from rlhf.pipeline.fingerprint import ROOT
+from rlhf.pipeline.fingerprint import packages
 from rlhf.pipeline.graph import StageSpec
 from rlhf.pipeline.process import ENVIRONMENT
 from rlhf.pipeline.readable import refusal
@@ -118,9 +118,8 @@ def _environment(events: Path, run: str) -> dict[str, str]:
     """
     given = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    packages = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"PATH": path, "PYTHONPATH": packages, "PYTHONSAFEPATH": "1", "SHELL": "/bin/sh"}
-    return {**given, **ENVIRONMENT, **own, EVENTS: str(events), RUN: run}
+    own = {"PATH": path, "SHELL": "/bin/sh"}
+    return {**given, **ENVIRONMENT, **packages(), **own, EVENTS: str(events), RUN: run}
 
 
 def _wait(

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rlhf import telemetry
-from rlhf.pipeline.fingerprint import ROOT
+from rlhf.pipeline.fingerprint import packages
 from rlhf.services.ports import HOST
 
 SETTINGS = telemetry.OFF | {
@@ -87,10 +87,8 @@ def environment(server: Server, workspace: Path, port: int) -> dict[str, str]:
         server.setting: server.address(port),
         "PREFECT_HOME": str(prefect_home(workspace)),
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": _origins(port),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "PYTHONSAFEPATH": "1",  # modules of the workspace are none of the server's
     }
-    return {**os.environ, **SETTINGS, **own}
+    return {**os.environ, **SETTINGS, **packages(), **own}
 
 
 def _names(port: int) -> list[str]:
