@@ -136,11 +136,14 @@ def require_limits(connected: SyncPrefectClient) -> None:
     try:
         limit = connected.read_global_concurrency_limit_by_name(GPU)
     except ObjectNotFound:
-        raise ServiceError(
-            f"Prefect has no concurrency limit `{GPU}`. Create it: prefect gcl create {GPU} --limit 1"
-        ) from None
+        raise no_limit() from None
     if not limit.active:
         raise ServiceError(f"Prefect's concurrency limit `{GPU}` is off. Turn it on: prefect gcl enable {GPU}")
+
+
+def no_limit() -> ServiceError:
+    """What is to be said where the limit `gpu` is missing."""
+    return ServiceError(f"Prefect has no concurrency limit `{GPU}`. Create it: prefect gcl create {GPU} --limit 1")
 
 
 def never_began() -> ServiceError:

@@ -16,9 +16,8 @@ from uuid import UUID, uuid4
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-from flows.server import GPU, Shown, slots_here
+from flows.server import GPU, Shown, no_limit, slots_here
 from rlhf import durable
-from rlhf.errors import ServiceError
 
 LEASE = 60.0  # seconds, the shortest that Prefect grants
 RENEWAL = LEASE / 3
@@ -91,7 +90,7 @@ def _acquire() -> UUID | None:
                 return None
             raise
     if not granted["limits"]:
-        raise ServiceError(f"Prefect has no concurrency limit `{GPU}`. Create it: prefect gcl create {GPU} --limit 1")
+        raise no_limit()
     return UUID(granted["lease_id"])
 
 
