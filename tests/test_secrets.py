@@ -70,11 +70,11 @@ ENDPOINT = {
 @pytest.mark.parametrize(
     ("changes", "at", "message"),
     [
-        ({"api_key": "sk-canary"}, "evaluate.judge.api_key", "holds a secret"),
-        ({"key": "sk-canary"}, "evaluate.judge.key", "holds a secret"),
-        ({"key": "hf_canary"}, "evaluate.judge.key", "holds a secret"),
-        ({"url": "http://me:canary@host/v1"}, "evaluate.judge.url", "holds a secret"),
-        ({"model": "canary-of-the-environment"}, "evaluate.judge.model", "holds a secret"),
+        ({"api_key": "sk-canary"}, "evaluate.judge.api_key", "contains a secret"),
+        ({"key": "sk-canary"}, "evaluate.judge.key", "contains a secret"),
+        ({"key": "hf_canary"}, "evaluate.judge.key", "contains a secret"),
+        ({"url": "http://me:canary@host/v1"}, "evaluate.judge.url", "contains a secret"),
+        ({"model": "canary-of-the-environment"}, "evaluate.judge.model", "contains a secret"),
         ({"url": "http://host/v1", "key": "JUDGE_KEY"}, "evaluate.judge", "unencrypted. Give an address with https"),
     ],
 )
@@ -119,6 +119,6 @@ def test_a_fault_of_yaml_is_told_by_its_place_and_not_quoted(
 @pytest.mark.parametrize("value", ["'canary", "{canary", "@canary", "*canary", "010203040506", "2020-02-31"])
 def test_nor_is_a_value_that_is_set(value: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    with pytest.raises(ConfigError, match=r"is not YAML|not the same to all programs") as refused:
+    with pytest.raises(ConfigError, match=r"is not YAML|YAML 1.1 and 1.2 read differently") as refused:
         set_params(tmp_path / "params.yaml", [f"evaluate.judge.kind={value}"])
     assert value[1:] not in str(refused.value)

@@ -69,7 +69,7 @@ def _mistake_behind(error: OSError) -> UserError | None:
     full = DiskFull.behind(error, Path.cwd())
     if full and _output_is_refused():
         return DiskFull(
-            f"standard output takes no more: {str(error.strerror).lower()}. Send it elsewhere, or make room"
+            f"cannot write to standard output: {str(error.strerror).lower()}. Send it elsewhere, or make room"
         )
     return full
 

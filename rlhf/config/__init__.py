@@ -97,8 +97,8 @@ def _refuse_secrets(value: Any, file: str, key: str = "") -> None:
 
 def _no_secret(key: str) -> str:
     return (
-        f"`{key}` holds a secret, which would go from here to git, DVC and MLflow. Take it out and give it by the "
-        "environment: HF_TOKEN for the hub, and for a judge a variable whose name, in capitals, is evaluate.judge.key"
+        f"`{key}` contains a secret, which would end up in git, DVC and MLflow. Remove it and set it in the "
+        "environment: HF_TOKEN for the hub, and for a judge the variable whose name, in capitals, is evaluate.judge.key"
     )
 
 

@@ -43,9 +43,12 @@ class HubData(Section):
     @model_validator(mode="after")
     def _names_a_split(self) -> "HubData":
         if self.revision and not re.fullmatch(r"\w+(\.\w+)*", self.split or ""):
-            raise ValueError("`split` names no split; a data set of the hub needs a whole one, such as train")
+            raise ValueError("a hub data set needs `split`, the name of one whole split such as `train`")
         if self.revision and not re.fullmatch(HUB_ID, self.path):
-            raise ValueError("`path` is no id of the hub, such as owner/name; a path on this machine has no revision")
+            raise ValueError(
+                "`path` must be a hub id such as owner/name when `revision` is set; for a local path, set "
+                "`revision: null`"
+            )
         return self
 
 

@@ -108,7 +108,7 @@ def _parse(text: str, name: str) -> Any:
     try:
         return _plain(_yaml().load(text))
     except (YAMLError, ValueError):  # ValueError: a date that there is not
-        raise ConfigError(f"{name} is not YAML to all programs. Write it otherwise, or quote it") from None
+        raise ConfigError(f"{name} is not YAML that every parser reads alike. Quote it") from None
 
 
 def _plain(value: Any) -> Any:

@@ -107,13 +107,15 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         """A whole number in decimal digits."""
         if not _INTEGER.fullmatch(node.value):
-            raise _refusal(node, "a number that is not the same to all programs; write its digits, or quote it")
+            problem = "an integer that YAML 1.1 and 1.2 read differently; write it in plain decimal digits, or quote it"
+            raise _refusal(node, problem)
         return int(node.value)
 
     def construct_truth(self, node: yaml.ScalarNode) -> bool:
         """True or false in these words."""
         if node.value.lower() not in _TRUTHS:
-            raise _refusal(node, f"{node.value} is not a truth to all programs; write true or false, or quote it")
+            problem = f"`{node.value}` is a boolean in YAML 1.1 and text in 1.2; write true or false, or quote it"
+            raise _refusal(node, problem)
         return node.value.lower() == "true"
 
 

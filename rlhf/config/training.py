@@ -164,5 +164,5 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _gold_is_known(self) -> "EvaluateConfig":
         if self.judge.kind == "gold" and self.truth == "none":
-            raise ValueError("`judge` is gold, which `truth: none` says that nobody knows. Take another judge")
+            raise ValueError("`judge: gold` needs the ground truth, but `truth` is `none`. Choose another judge")
         return self

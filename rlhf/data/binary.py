@@ -60,6 +60,12 @@ def _try(paths: Sequence[Path], row: int, whole: int) -> None:
         )
 
 
+def require_file(path: Path) -> None:
+    """Raises DataError for a directory, a pipe or a device."""
+    if not path.is_file():
+        raise DataError(f"{path} is not a regular file")
+
+
 def _read(paths: Sequence[Path], row: int, whole: int) -> Iterator[list[Entry]]:
     """The records, some at once. Raises DataError as soon as they come to more than `whole` bytes."""
     read = 0
@@ -92,8 +98,7 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _stored(path: Path) -> Iterator[pa.RecordBatch]:
-    if not path.is_file():
-        raise DataError(f"{path} cannot be read: it is no ordinary file")
+    require_file(path)
     if not path.stat().st_size:
         raise DataError(f"{path} is empty. Fill it, or remove it from collect.sources in params.yaml")
     if _kind(path) == "parquet":
@@ -113,7 +118,7 @@ def _refuse_types(path: Path, schema: pa.Schema) -> None:
         if not _is_plain(kind):
             raise DataError(f"{path}: column `{field.name}` holds {str(kind)[:80]}, which is not read. Leave it out")
         if schema.names.count(field.name) > 1:
-            raise DataError(f"{path}: column `{field.name}` stands there twice")
+            raise DataError(f"{path}: column `{field.name}` appears twice")
 
 
 def _is_plain(kind: Any) -> bool:

@@ -156,9 +156,8 @@ class EndpointJudge:
 
     def _complaint(self, fault: str) -> str:
         return (
-            f"The judge at {self._config.url} {fault}, and has answered nothing. Look whether it runs, serves the "
-            f"model `{self._config.model}` and has the path /chat/completions there, and correct evaluate.judge in "
-            "params.yaml"
+            f"The judge at {self._config.url} {fault} and has not answered at all. Check that it is running, serves "
+            f"`{self._config.model}` and exposes /chat/completions, then correct evaluate.judge in params.yaml"
         )
 
     def _refusal(self, status: int) -> str:

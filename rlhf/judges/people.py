@@ -80,7 +80,7 @@ def add_verdicts(path: Path, found: Mapping[str, Mapping[str, str]], store: Path
     """Add the verdicts of a file that was exported to those of `store`.
 
     Raises DataError, which names the file and the line, for a task that is not among `found`, for a text that changed,
-    for a word that is no verdict, for a verdict without annotator, and for a second one of the same annotator that
+    for a word that is not a verdict, for a verdict without annotator, and for a second one of the same annotator that
     differs. Nothing is added then.
     """
     before = read_verdicts(store)
@@ -173,7 +173,7 @@ def _word(text: str, where: str) -> str:
     for word in WORDS:
         if text.strip().lower() == word.lower():
             return word
-    raise DataError(f"{where}: `{text.strip()}` is no verdict. Write {', '.join(WORDS[:-1])} or {WORDS[-1]}")
+    raise DataError(f"{where}: `{text.strip()}` is not a verdict. Write {', '.join(WORDS[:-1])} or {WORDS[-1]}")
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:

@@ -70,7 +70,7 @@ def test_standard_output_that_takes_no_more_is_not_the_disk(small_world: Path) -
     command = [sys.executable, "-m", "rlhf", "status", "-C", str(small_world)]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    said = "error: standard output takes no more: no space left on device. Send it elsewhere, or make room\n"
+    said = "error: cannot write to standard output: no space left on device. Send it elsewhere, or make room\n"
     assert (done.returncode, done.stderr) == (15, said)
 
 

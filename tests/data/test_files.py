@@ -77,7 +77,7 @@ def test_a_field_longer_than_csv_allows_by_default(tmp_path: Path) -> None:
         ("rows.csv", b'a,b\n"1\n2",2\n3,4,5\n', "rows.csv, line 4: 3 fields where the header has 2"),
         ("rows.csv", b'a,b\n1,"2\n3,4\n', r"rows.csv, line \d: unexpected end of data"),
         ("rows.csv", b'a,b\n1,"2"x\n', "rows.csv, line 2: .* expected after"),
-        ("rows.csv", b"a,a\n1,2\n", "rows.csv, line 1: column `a` stands there twice"),
+        ("rows.csv", b"a,a\n1,2\n", "rows.csv, line 1: column `a` appears twice"),
         ("rows.csv", b"a,b\n1,\xff\n", "not UTF-8: byte 0xff at offset 6, line 2"),
         ("rows.parquet", b"", "rows.parquet is empty"),
         ("rows.parquet", b"not parquet at all", "is not parquet that can be read"),
@@ -100,5 +100,5 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
 
 def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is not a regular file"):
         read_records(tmp_path / "rows.jsonl", LIMITS)

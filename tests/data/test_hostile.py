@@ -253,7 +253,7 @@ def test_json_in_a_table_is_strict(tmp_path: Path) -> None:
 
 def test_a_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").symlink_to("/dev/zero")
-    with pytest.raises(DataError, match=r"rows\.jsonl cannot be read: it is no ordinary file"):
+    with pytest.raises(DataError, match=r"rows\.jsonl is not a regular file"):
         read_records(tmp_path / "rows.jsonl", SMALL)
 
 

@@ -243,7 +243,7 @@ def test_other_data_of_the_same_name_is_refused() -> None:
         return [FileSource(kind="file", path=path, table="prompts", columns={}) for path in paths]
 
     require_distinct(named("x/data/rows.jsonl", "x/data/rows.jsonl", "x/data/more.jsonl"))
-    with pytest.raises(ConfigError, match=r"x/data/rows\.jsonl and y/data/rows\.jsonl would both be called data/rows"):
+    with pytest.raises(ConfigError, match=r"x/data/rows\.jsonl and y/data/rows\.jsonl would both be named data/rows"):
         require_distinct(named("x/data/rows.jsonl", "y/data/rows.jsonl"))
 
 
@@ -288,7 +288,7 @@ def test_the_hub_out_of_reach_is_a_passing_fault() -> None:
 )
 def test_what_is_no_name_of_the_hub_is_not_sought_there(name: str) -> None:
     commit = "0123456789" * 4
-    with pytest.raises(ValidationError, match="`path` is no id of the hub"):
+    with pytest.raises(ValidationError, match="`path` must be a hub id"):
         DialoguesSource(kind="dialogues", criterion="overall", path=name, revision=commit, split="train")
     with pytest.raises(ValidationError, match="should match pattern"):
         HubModel(kind="hub", id=name, revision=commit)
@@ -299,5 +299,5 @@ def test_what_is_no_name_of_the_hub_is_not_sought_there(name: str) -> None:
     ("revision", "split"), [("main", "train"), *(("0123456789" * 4, no) for no in (None, "train[:10%]", "train+test"))]
 )
 def test_a_hub_source_needs_a_commit_and_a_split(revision: str, split: str | None) -> None:
-    with pytest.raises(ValidationError, match=r"should match pattern|`split` names no split"):
+    with pytest.raises(ValidationError, match=r"should match pattern|a hub data set needs `split`"):
         DialoguesSource(kind="dialogues", criterion="overall", path="owner/data", revision=revision, split=split)

@@ -81,7 +81,7 @@ def test_a_comparison_that_the_server_refuses_has_no_verdict_whenever_it_is_aske
 
 
 def test_a_server_that_is_not_there(judge: Made) -> None:
-    with pytest.raises(ServiceError, match=r"gave no reply \(ConnectError\).*Look whether it runs"):
+    with pytest.raises(ServiceError, match=r"gave no reply \(ConnectError\).*Check that it is running"):
         judge(url=f"http://127.0.0.1:{free_port()}/v1")(comparisons(3))
 
 

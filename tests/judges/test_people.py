@@ -155,7 +155,7 @@ def spoil_annotator(row: dict[str, str]) -> None:
         (spoil_task, "has no task `0000000000000000`"),
         (spoil_text, "answer_a of task .* is not what was exported"),
         (spoil_order, "answer_a, answer_b of task .* is not what was exported"),
-        (spoil_word, "`first` is no verdict. Write A, B or tie"),
+        (spoil_word, "`first` is not a verdict. Write A, B or tie"),
         (spoil_annotator, "a verdict without annotator"),
     ],
 )

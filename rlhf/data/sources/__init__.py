@@ -67,8 +67,8 @@ def require_distinct(sources: Iterable[ReadSource]) -> None:
         other = found.setdefault(name, place)
         if other != place:
             raise ConfigError(
-                f"collect.sources: {other[0]} and {source.path} would both be called {name}, and that is how it is "
-                "known which rows are of one record. Give one of these files or directories another name"
+                f"collect.sources: {other[0]} and {source.path} would both be named {name}, but the name "
+                "identifies the records. Rename one of them"
             )
 
 

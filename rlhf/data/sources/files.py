@@ -20,7 +20,7 @@ from typing import IO, cast
 
 from rlhf.config.data import LimitsConfig
 from rlhf.data import strict
-from rlhf.data.binary import binary_records
+from rlhf.data.binary import binary_records, require_file
 from rlhf.data.records import Entry, Unreadable, too_long
 from rlhf.errors import DataError
 
@@ -70,8 +70,7 @@ def existing(path: Path) -> Path:
 @contextmanager
 def _proven(path: Path, limit: int) -> Iterator[IO[bytes]]:
     """An open file of UTF-8 that was read to its end, after its byte-order mark. Raises DataError for any other."""
-    if not existing(path).is_file():
-        raise DataError(f"{path} cannot be read: it is no ordinary file")
+    require_file(existing(path))
     try:
         with _opened(path) as file:
             _prove(path, file, limit)
@@ -252,5 +251,5 @@ def _header(path: Path, rows: Iterator[list[str]]) -> list[str]:
     except (_TooLong, csv.Error) as error:
         raise DataError(f"{path}, line 1: {str(error) or 'longer than collect.limits.row of params.yaml'}") from None
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path}, line 1: column `{twice[0]}` stands there twice")
+        raise DataError(f"{path}, line 1: column `{twice[0]}` appears twice")
     return names
