@@ -67,7 +67,7 @@ def parse_config(raw: dict[str, Any], name: str) -> Config:
     """Validate the sections of `raw`; `name` is where they came from, for messages."""
     _refuse_secrets(raw, name)
     try:
-        config = Config.model_validate(_tuples(raw), strict=True)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(entry, raw) for entry in error.errors(include_url=False)]
         raise ConfigError(f"{name}: " + "\n".join(lines)) from None
@@ -100,13 +100,6 @@ def _no_secret(key: str) -> str:
         f"`{key}` contains a secret, which would end up in git, DVC and MLflow. Remove it and set it in the "
         "environment: HF_TOKEN for the hub, and for a judge the variable whose name, in capitals, is evaluate.judge.key"
     )
-
-
-def _tuples(value: Any) -> Any:
-    """YAML has no tuples: `betas` arrives as a list, which strict validation would refuse."""
-    if isinstance(value, dict):
-        return {k: tuple(v) if k == "betas" and isinstance(v, list) else _tuples(v) for k, v in value.items()}
-    return [_tuples(v) for v in value] if isinstance(value, list) else value
 
 
 def _explain(entry: Any, raw: dict[str, Any]) -> str:

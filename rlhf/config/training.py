@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rlhf.config.data import Commit
 from rlhf.config.judges import JudgeConfig
 from rlhf.config.section import CRITERION, HUB_ID, AtOnce, Count, Epochs, NonNegative, Positive, Rows, Section, Share
 
@@ -31,7 +32,7 @@ class OptimizerConfig(Section):
     learning_rate: Positive
     warmup: Share  # of all steps
     weight_decay: NonNegative
-    betas: tuple[Decay, Decay]  # of the means of the gradient, and of its square
+    betas: tuple[Decay, Decay] = Field(strict=False)  # of the means of the gradient, and of its square; a list in YAML
     eps: Positive
     max_grad_norm: Positive
 
@@ -39,7 +40,8 @@ class OptimizerConfig(Section):
 class LoopConfig(Section):
     """The part of a stage that the training loop reads."""
 
-    batch_size: Rows  # sequences (SFT, pretraining), prompts (reward), pairs (DPO) an optimizer step
+    # an optimizer step's sequences (SFT), blocks (base), prompts with all pairs (reward, DPO), answers (KTO, online)
+    batch_size: Rows
     micro_batch_size: AtOnce  # of those, how many go through the model at once
     checkpoint_every: Count  # optimizer steps
     max_setbacks: int = Field(ge=0)  # from batches that do harm: rlhf/training/setbacks.py
@@ -89,7 +91,7 @@ class HubModel(Section):
 
     kind: Literal["hub"]
     id: str = Field(pattern=f"^{HUB_ID}$")
-    revision: str = Field(pattern="^[0-9a-f]{40}$")
+    revision: Commit
 
 
 class BaseConfig(Section):
