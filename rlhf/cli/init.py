@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 DEFAULT = "small-world"
 DATA = "{data}"  # in an example: the directory that --data names
 PACKAGE = Path(__file__).resolve().parent.parent
-USUAL_DATA = PACKAGE.parent.parent / "shared" / "data"  # beside a checkout
 COLLECT = "    cmd: python -m tasks.collect\n"  # the line of dvc.yaml that deps follow
 SOURCES = Path("data", "sources")  # where rows that come with an example go
 
@@ -32,7 +31,7 @@ def init(
         typer.Option(
             metavar="PATH",
             envvar="RLHF_DATA",
-            help="Directory of the data of hh-harmless and oasst. [default: ../shared/data beside the checkout]",
+            help="Directory of the data of hh-harmless and oasst, which need it.",
             show_default=False,
         ),
     ] = None,
@@ -80,7 +79,7 @@ def examples() -> list[str]:
 def make_workspace_files(example: str, data: Path | None) -> tuple[str, str]:
     """params.yaml and dvc.yaml of an example, with their comments; collect depends on the files that it reads.
 
-    Raises ConfigError for an unknown name, DataError when its data are not there.
+    Raises ConfigError for an unknown name and for data that are not named, DataError when they are not there.
     """
     from difflib import get_close_matches
 
@@ -129,14 +128,16 @@ def _examples() -> Path:
 
 
 def _put(changes: "CommentedMap", example: str, data: Path | None) -> None:
-    """Put the directory of the data in the place of every `{data}`. Raises DataError when a file is not there."""
+    """Put the directory of the data in the place of every `{data}`. Raises ConfigError when it is not named, DataError
+    when a file is not there."""
+    said = " ".join(str(changes.get("description", "")).split())
     for holder, key in _places(changes):
-        place = data or USUAL_DATA
-        path = Path(holder[key].replace(DATA, str(place.resolve())))
+        if data is None:
+            raise ConfigError(f"the example `{example}` reads files: name their directory with --data PATH. {said}")
+        path = Path(holder[key].replace(DATA, str(data.resolve())))
         if not path.exists():
             raise DataError(
-                f"{path} does not exist. The example `{example}` reads it: name the directory with --data PATH. "
-                f"{' '.join(str(changes.get('description', '')).split())}"
+                f"{path} does not exist. The example `{example}` reads it: name the directory with --data PATH. {said}"
             )
         holder[key] = str(path)
 

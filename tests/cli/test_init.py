@@ -58,6 +58,12 @@ def test_a_source_that_is_missing_is_named_and_nothing_is_made(rlhf: Callable[..
     assert not (tmp_path / "new").exists()
 
 
+def test_an_example_that_reads_files_asks_for_their_directory(rlhf: Callable[..., Result], tmp_path: Path) -> None:
+    result = rlhf("init", tmp_path / "new", "--example", "hh-harmless")
+    assert (result.exit_code, "name their directory with --data PATH. " in result.stderr) == (10, True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_unknown_example_gets_the_nearest_name(rlhf: Callable[..., Result], tmp_path: Path) -> None:
     result = rlhf("init", tmp_path / "new", "--example", "hh-harmles")
     assert result.exit_code == 10
