@@ -19,11 +19,12 @@ AT_WORK = "a run is at work"  # on this stage, or on one before it
 def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> None:
     """Show each stage (up to date, or changed and why), the last run, the services and the champion."""
     from rlhf.config import load_config
+    from rlhf.config.reading import PARAMS
     from rlhf.gate.ledger import Ledger
     from rlhf.services.local import recorded
 
     directory = find_workspace(workspace)
-    load_config(directory / "params.yaml")
+    load_config(directory / PARAMS)
     champion, last = Ledger.of(directory).current(), last_run(directory)
     value = {
         "workspace": str(directory),
@@ -40,9 +41,9 @@ def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
 
 def stage_reasons(workspace: Path) -> dict[str, list[str]]:
     """For every stage why it would run; an empty list when it is up to date."""
-    from rlhf.pipeline.champion import CHAMPION, due, pinned
+    from rlhf.pipeline.champion import due, pinned
     from rlhf.pipeline.fingerprint import fingerprints, stored
-    from rlhf.pipeline.graph import load_graph
+    from rlhf.pipeline.graph import CHAMPION, load_graph
     from rlhf.pipeline.versioning import changes
 
     graph = load_graph(workspace)
@@ -94,17 +95,20 @@ def last_run(workspace: Path) -> dict[str, Any] | None:
 
 def _reasons(changes: list[Any]) -> Iterator[str]:
     """DVC's findings on one stage, in words."""
+    from rlhf.pipeline.champion import JUDGED
+    from rlhf.pipeline.graph import CHAMPION, CODE, PARAMS
+
     for change in changes:
         if not isinstance(change, dict):
             yield "its command"
             continue
         for path, found in change.get("changed deps", {}).items():
-            if path == "code.json":
+            if path == CODE:
                 yield "its code"
-            elif path == "champion.json":
+            elif path == CHAMPION:
                 if found != "new":  # it has not run yet
-                    yield "the test set was looked at again" if set(found) == {"champion.judged"} else OTHER
-            elif path == "params.yaml":
+                    yield "the test set was looked at again" if set(found) == {JUDGED} else OTHER
+            elif path == PARAMS:
                 yield from found if isinstance(found, dict) else ["it has not run yet"]
             else:
                 yield path if found == "modified" else f"{path} is missing"

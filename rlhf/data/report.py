@@ -42,6 +42,15 @@ CONTENT = {
     "texts": ["text"],
 }
 
+# Columns of which every value is counted.
+CLASSES = {
+    "comparisons": ["tie"],
+    "ratings": ["rating"],
+    "thumbs": ["thumb"],
+    "demonstrations": ["use_case"],
+    "prompts": ["use_case", "kind"],
+}
+
 
 def report(tables: Tables) -> Report:
     """All checks."""
@@ -183,19 +192,14 @@ def agreement(tables: Tables, judged: pd.DataFrame) -> Report:
 
 def balance(tables: Tables) -> Report:
     """How the values of each table are distributed, and its rows over the splits."""
-    classes = {
-        "comparisons": {"tie": lambda rows: rows["tie"]},
-        "ratings": {"rating": lambda rows: rows["rating"]},
-        "thumbs": {"thumb": lambda rows: rows["thumb"]},
-        "rankings": {"answers": lambda rows: rows["responses"].map(len)},
-        "demonstrations": {"use_case": lambda rows: rows["use_case"]},
-        "prompts": {"use_case": lambda rows: rows["use_case"], "kind": lambda rows: rows["kind"]},
-    }
-    return {
+    found = {
         table: {"split": {split: int((rows["split"] == split).sum()) for split in SPLITS}}
-        | {name: _counted(values(rows)) for name, values in classes.get(table, {}).items()}
+        | {name: _counted(rows[name]) for name in CLASSES.get(table, ())}
         for table, rows in tables.items()
     }
+    if "rankings" in tables:
+        found["rankings"]["answers"] = _counted(tables["rankings"]["responses"].map(len))
+    return found
 
 
 def _compared(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,10 +13,10 @@ from rlhf import durable
 from rlhf.errors import DataError, require_format
 from rlhf.gate.ledger import Ledger
 from rlhf.manifest import json_digest
+from rlhf.pipeline.graph import CHAMPION
 from rlhf.tracking.champions import FILES, whole
 from rlhf.tracking.standing import standing
 
-CHAMPION = "champion.json"
 FORMAT = 1  # of champion.json; one that does not say is of the first
 POLICY, GENERATION, JUDGED = "champion.policy", "champion.generation", "champion.judged"  # keys that dvc.yaml declares
 

@@ -14,7 +14,8 @@ from typing import Any
 from rlhf.config.reading import PARAMS, look_up, read_yaml
 from rlhf.errors import ConfigError
 
-CODE = "code.json"
+CODE = "code.json"  # in a workspace, as the next
+CHAMPION = "champion.json"
 BLIND = ("size", "nfiles")  # left out of the run cache's key at any depth: dvc/stage/cache.py, _get_cache_hash
 _NUMBERS = ("timeout", "stalled", "retries", "retry_delay")  # of `meta`, in seconds but `retries`
 _ITEM = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")  # part of a path and of a command

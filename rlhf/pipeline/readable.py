@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rlhf.config.reading import PARAMS
 from rlhf.errors import ConfigError, DataError
-from rlhf.pipeline.graph import CODE, StageSpec
+from rlhf.pipeline.graph import CHAMPION, CODE, StageSpec
 
 FILES = (
     "dvc.yaml",
     PARAMS,
     "dvc.lock",
-    "champion.json",
+    CHAMPION,
     CODE,
     ".gitignore",
     ".dvcignore",

@@ -13,9 +13,10 @@ from typing import Any
 
 from rlhf.manifest import json_digest
 from rlhf.pipeline.fingerprint import ROOT
+from rlhf.pipeline.graph import CHAMPION, CODE
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy", "pandas", "pyarrow", "scipy", "vllm")
-WRITTEN = ("dvc.lock", "champion.json", "code.json")  # by a run, of files that are committed
+WRITTEN = ("dvc.lock", CHAMPION, CODE)  # by a run, of files that are committed
 RUN = "RLHF_RUN"  # environment: id of the pipeline run that a stage belongs to
 
 
