@@ -4,9 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-AT_ONCE = (
-    "at once"  # marks how much goes through a model at once: it costs memory, and changes no result but by rounding
-)
+# Marks how much goes through a model at once: it costs memory, and changes no result but by rounding.
+AT_ONCE = "at once"
 CRITERION = "[a-z][a-z0-9_]*"  # name of what a judgement is by: overall, helpful
 
 HUB_ID = "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,95}(/[a-zA-Z0-9][a-zA-Z0-9_.-]{0,95})?"  # of a model or a data set: owner/name

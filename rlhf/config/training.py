@@ -158,9 +158,8 @@ class EvaluateConfig(Section):
     documents: Count  # at most, of the test split's texts, whose probability is measured
     truth: Literal["world", "none"]  # who knows what is right and what is harm
     judge: JudgeConfig  # who decides which of two answers is better
-    judge_pairs: (
-        Count  # at most so many to show that the judge is one: labelled pairs, and prompts of SFT against itself
-    )
+    # at most so many to show that the judge is one: labelled pairs, and prompts of SFT against itself
+    judge_pairs: Count
     serving: ServingConfig
 
     @model_validator(mode="after")

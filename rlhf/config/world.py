@@ -41,9 +41,8 @@ class WorldConfig(Section):
     ratings: int = Field(ge=0)
     thumbs: int = Field(ge=0)
     rankings: int = Field(ge=0)
-    votes: int = Field(
-        ge=0
-    )  # people of each group who are asked what they believe, on every opinion that a prompt asks for
+    # people of each group who are asked what they believe, on every opinion that a prompt asks for
+    votes: int = Field(ge=0)
     harmful: Most  # of prompts
     borderline: Most  # of prompts
     multi_turn: Share  # of prompts

@@ -34,9 +34,8 @@ class Reading:
     noise: int = 0  # words that are no phrase of the world, stand where they mean nothing, or repeat
     filler: int = 0  # words of phrases that only take room
     courtesy: int = 0  # words of the first courtesy, which costs no room
-    claims: list[tuple[str | None, str, str]] = field(
-        default_factory=list
-    )  # subject (None: not named), attribute, value
+    # subject (None: not named), attribute, value
+    claims: list[tuple[str | None, str, str]] = field(default_factory=list)
     scenes: list[tuple[str, str]] = field(default_factory=list)  # who did something with whom, in a story
     loose: list[str] = field(default_factory=list)  # values that nothing is said about
     found: dict[str, list[Any]] = field(default_factory=dict)
