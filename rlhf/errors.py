@@ -110,6 +110,20 @@ class DiskFull(UserError):
         return cls(f"{_refusal(number, file, mount)}, and run again; earlier outputs are untouched")
 
 
+def require_free(directory: Path, needed: float, takes: str, undone: str) -> None:
+    """Raises DiskFull where fewer than `needed` bytes are free for a directory, which need not be there yet.
+
+    `takes` says what will take them, up to their number; `undone`, what has not been begun.
+    """
+    there = next(path for path in [directory, *directory.parents] if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise DiskFull(
+            f"{free / 1e6:,.0f} MB are free for {directory}, and {takes} {needed / 1e6:,.0f} MB. "
+            f"Make room and run again; {undone}"
+        )
+
+
 class Retryable(UserError):
     """A passing fault: the same stage may succeed when it is tried again."""
 

@@ -16,11 +16,11 @@ from rlhf.errors import ConfigError
 from rlhf.locks import hold
 from rlhf.pipeline import champion, fingerprint
 from rlhf.pipeline.declared import declared_params, declared_sections, declared_view
+from rlhf.pipeline.disk import require_room
 from rlhf.pipeline.events import Events
 from rlhf.pipeline.graph import PARAMS, StageSpec
 from rlhf.pipeline.memory import Allowance
 from rlhf.pipeline.receipt import circumstances, content_key, make_receipt
-from rlhf.pipeline.room import require_room
 from rlhf.pipeline.stage.publishing import discard, publish
 from rlhf.pipeline.stage.work import KEPT, LOCK
 from rlhf.serving import peak_memory

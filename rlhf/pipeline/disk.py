@@ -1,9 +1,8 @@
 """Room on the disk, looked for before a stage begins: better refused at once than ended after hours."""
 
-import shutil
 from pathlib import Path
 
-from rlhf.errors import DiskFull
+from rlhf.errors import require_free
 from rlhf.pipeline.graph import StageSpec
 from rlhf.tracking.outputs import DvcLock
 
@@ -17,9 +16,5 @@ def require_room(workspace: Path, spec: StageSpec) -> None:
     (rlhf/training/checkpoint.py).
     """
     outs = DvcLock(workspace).stages.get(spec.name, {}).get("outs", ())
-    needed, free = MARGIN * sum(out.get("size", 0) for out in outs), shutil.disk_usage(workspace).free
-    if free < needed:
-        raise DiskFull(
-            f"{free / 1e6:,.0f} MB are free for {workspace}, and the outputs of `{spec.name}` will take about "
-            f"{needed / 1e6:,.0f} MB. Make room and run again; nothing was begun"
-        )
+    needed = MARGIN * sum(out.get("size", 0) for out in outs)
+    require_free(workspace, needed, f"the outputs of `{spec.name}` will take about", "nothing was begun")
