@@ -26,6 +26,7 @@ from rich.console import Console
 
 from benchmarks.results import RESULTS, line, put_between
 from rlhf.config.editing import set_params
+from rlhf.gate.records import DECISION
 from rlhf.gate.statistics import bootstrap_mean, win_points
 from rlhf.manifest import digest, write_manifest
 from rlhf.pipeline.champion import FILES, Pinned, pin
@@ -190,7 +191,7 @@ def decide(workspace: Path, algorithm: str) -> tuple[str, list[str]]:
     """The gate's word on the only candidate, and the checks that stop it."""
     for command in (f"python -m tasks.evaluate {algorithm}", "python -m tasks.gate"):
         program(workspace, command)
-    found = json.loads((workspace / "reports/gate/decision.json").read_text())["candidates"][algorithm]
+    found = json.loads((workspace / DECISION).read_text())["candidates"][algorithm]
     return found["decision"], [c["name"] for c in found["checks"] if c["blocking"] and not c["passed"]]
 
 

@@ -142,7 +142,7 @@ def _show(value: dict[str, Any]) -> None:
         said = f"{champion['version']}, generation {champion['generation']}, since {since} ({champion['action']}{by})"
         out.print(f"champion  {said}", soft_wrap=True)
     else:
-        out.print("champion  none yet: rlhf promote")
+        out.print("champion  none yet; what the gate promotes becomes it")
 
 
 COMMANDS = (status,)

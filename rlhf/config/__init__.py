@@ -115,7 +115,21 @@ def _explain(entry: Any, raw: dict[str, Any]) -> str:
         return f"missing key `{key}`"
     if entry["type"] == "value_error":
         return f"`{key}`: {entry['ctx']['error']}"
+    if entry["type"] == "union_tag_invalid":
+        given, known = entry["ctx"]["tag"], entry["ctx"]["expected_tags"].replace("'", "")
+        return f"`{key}.kind` is {given!r}, and may be {known}"
+    if entry["type"] in ("float_type", "int_type") and isinstance(value, str):
+        return f"`{key}` is the text {value!r}, not a number{_as_number(value)}"
     return f"`{key}` is {value!r}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
+
+
+def _as_number(text: str) -> str:
+    """How a number has to be written that YAML takes for text, such as 1e-4, or one in quotes."""
+    try:
+        digits = repr(float(text.replace(",", ".")))
+    except ValueError:
+        return ""
+    return f". Write {digits if '.' in digits else digits.replace('e', '.0e')}, without quotes"
 
 
 def _path_in_file(loc: tuple[str | int, ...], raw: Any) -> tuple[list[str], Any]:

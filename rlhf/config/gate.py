@@ -2,14 +2,17 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlhf.config.section import Count, Positive, Section, Share
+
+COLUMNS = ("use_case", "kind", "turns", "prompt_length")  # that evaluate gives each prompt, to slice by
 
 Unmeasurable = Literal[
     "gold_gain",
     "gold_peak",
     "reward_short_answers",
+    "reward_length_bias",
     "harmful_compliance",
     "harmful_increase",
     "over_refusal",
@@ -81,6 +84,15 @@ class GateConfig(Section):
     profile: Literal["small", "production"]  # whose limits hold
     small: Limits
     production: Limits
+
+    @field_validator("slices")
+    @classmethod
+    def _columns(cls, slices: dict[str, list[str]]) -> dict[str, list[str]]:
+        if unknown := sorted(slices.keys() - set(COLUMNS)):
+            raise ValueError(
+                f"an evaluation has no column {unknown[0]} to slice its prompts by, but {', '.join(COLUMNS)}"
+            )
+        return slices
 
     @property
     def limits(self) -> Limits:

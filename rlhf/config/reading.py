@@ -79,8 +79,11 @@ def _faults_told(text: str, name: str) -> Iterator[None]:
     try:
         yield
     except yaml.MarkedYAMLError as error:
+        at, lines = error.problem_mark, [*text.split("\n"), ""]  # a fault may stand after the last
+        if at and lines[at.line][at.column : at.column + 1] == "\t":
+            error.context, error.problem = None, "a tab; indent by spaces"
         parts = [(error.context, error.context_mark), (error.problem, error.problem_mark)]
-        told = [f"{what} (line {at.line + 1}, column {at.column + 1})" if at else what for what, at in parts if what]
+        told = [f"{what} (line {on.line + 1}, column {on.column + 1})" if on else what for what, on in parts if what]
         raise ConfigError(f"{name} is not YAML: {': '.join(told)}") from None
     except yaml.reader.ReaderError as error:  # a character that YAML does not have
         before = text[: text.index(chr(error.character))].split("\n")

@@ -54,11 +54,12 @@ def against(
         needed = FEW
     elif outcome == "undecided":
         needed = settling_size(interval, threshold, bound, confidence=confidence, power=config.power)
-    demand = "above" if above else "at least" if at_least else "at most"
+    demand = f"the whole interval must be {'above' if above else 'at least' if at_least else 'at most'}"
+    few = "" if enough else f", and it takes {FEW} to tell"
     return Check(
         outcome=outcome,
         reason=f"{what} is {interval.value:{shown}} ({interval.low:{shown}} to {interval.high:{shown}}, "
-        f"n = {interval.n}), the whole interval must be {demand} {threshold:{shown}}",
+        f"n = {interval.n}{few}), {demand} {threshold:{shown}}",
         value=interval.value,
         low=interval.low,
         high=interval.high,

@@ -50,7 +50,7 @@ def require_deps(workspace: Path, spec: StageSpec) -> None:
 
 def refusal(path: Path, problem: str, spec: StageSpec) -> str:
     """The sentence on an input that a stage cannot have."""
-    return f"{path} {problem}; stage `{spec.name}` needs it. Check the path in dvc.yaml"
+    return f"{path} {problem}; stage `{spec.name}` needs it. Check the path in params.yaml, or in dvc.yaml"
 
 
 def _kind(path: Path) -> str:

@@ -11,11 +11,10 @@ from typing import Any
 from rlhf import durable, manifest
 from rlhf.config.reading import PARAMS, look_up, read_yaml
 from rlhf.errors import DataError, GateRefused, require_format
-from rlhf.gate.records import FORMAT
+from rlhf.gate.records import DECISION, FORMAT
 from rlhf.locks import hold
 from rlhf.tracking.outputs import DvcLock, Output, find_output
 
-DECISION = "reports/gate/decision.json"
 PAGES = ("reports/gate.html", "reports/report.html")  # the same for a reader
 DECISIONS = ".rlhf/decisions"  # a directory for each decision, by its digest
 

@@ -5,7 +5,6 @@ rlhf/rollouts/sampling.py).
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rlhf import durable, manifest
-from rlhf.errors import DataError, DiskFull, require_format
+from rlhf.errors import DataError, require_format, require_free
 from rlhf.failpoints import reach
 from rlhf.training.sharding import as_sharded, doubles, whole, whole_weights
 
@@ -78,12 +77,7 @@ class Checkpoints:
         weights = sum(value.nbytes for value in learned(module).values())
         moments = 2 * sum(p.nbytes for p in module.parameters() if p.requires_grad)  # of AdamW
         needed = (_KEPT + 1) * (weights + moments) + weights  # one is written before the oldest goes
-        there = next(path for path in [self._directory, *self._directory.parents] if path.exists())
-        if (free := shutil.disk_usage(there).free) < needed:
-            raise DiskFull(
-                f"{free / 1e6:,.0f} MB are free for {self._directory}, and checkpoints of this model take up to "
-                f"{needed / 1e6:,.0f} MB. Make room and run again; nothing was trained"
-            )
+        require_free(self._directory, needed, "checkpoints of this model take up to", "nothing was trained")
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
         """Load the newest checkpoint that is whole; return its step and curves, or (0, []) when there is none."""

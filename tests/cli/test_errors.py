@@ -138,7 +138,7 @@ def test_a_source_that_cannot_be_read(rlhf: Callable[..., Result], sourced: Path
     for path in (sourced / "rows", sourced / "rows" / "part.jsonl"):
         put(path, kind)
         what = "is a link that leads nowhere" if kind in ("nowhere", "loop") else "is a pipe or a device"
-        told = f"{path} {what}; stage `collect` needs it. Check the path in dvc.yaml"
+        told = f"{path} {what}; stage `collect` needs it. Check the path in params.yaml, or in dvc.yaml"
         result = rlhf("status", "-C", sourced)
         assert (result.exit_code, told in result.stderr) == (11, True)
         put(path, "directory")

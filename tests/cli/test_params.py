@@ -90,7 +90,7 @@ def test_any_positive_float_survives(tmp_path_factory: pytest.TempPathFactory, v
         ("align.dpo.beta.x=1", f"`align.dpo.beta` is {BETA}, not a section"),
         ("align.dpo.beta=-1", "`align.dpo.beta` is -1"),
         ("align.dpo.beta=", "`align.dpo.beta` is None"),
-        ("align.dpo.beta=high", "`align.dpo.beta` is 'high'"),
+        ("align.dpo.beta=high", "`align.dpo.beta` is the text 'high', not a number"),
         ("align.dpo.beta=[", "not YAML"),
         ("align.algorithms=[]", "`align.algorithms`"),
         ("align.algorithms=[gdpo]", "group distributional preference optimization"),

@@ -283,8 +283,13 @@ NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "0.9", True, None, [1.0]])
-@pytest.mark.parametrize("path", NUMBERS)
+NO_NUMBERS = [math.nan, math.inf, -math.inf, "0.9", True, None, [1.0]]
+UNMEASURED = ("length_spearman", None)  # null where no two answers of a pair differ in length
+
+
+@pytest.mark.parametrize(
+    ("path", "bad"), [(path, bad) for path in NUMBERS for bad in NO_NUMBERS if (path[-1], bad) != UNMEASURED]
+)
 def test_a_number_that_is_none_never_promotes(
     path: tuple[str, ...], bad: Any, evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
@@ -386,7 +391,7 @@ def test_a_part_that_is_no_number_is_an_error(
     evidence: Callable[..., Evidence], thresholds: GateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(evidence: Evidence, config: GateConfig) -> Check:
-        return Check(outcome="pass", reason="", parts=(Part("chat", math.nan, 0.1, 0.9, 5),))
+        return Check(outcome="pass", reason="", parts=(Part(math.nan, 0.1, 0.9, 5, "chat"),))
 
     monkeypatch.setattr("rlhf.gate.checks.GROUPS", {"quality": (broken,)})
     (check,) = run_checks(evidence(), thresholds)

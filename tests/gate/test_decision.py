@@ -84,7 +84,7 @@ def test_a_warning_is_noted_in_the_sentence(passing: tuple[Check, ...]) -> None:
 
 
 def test_a_decision_survives_json(passing: tuple[Check, ...]) -> None:
-    parts = (Part("chat", 0.8, 0.7, 0.9, 120), Part("others", 0.4, 0.1, 0.7, 12))
+    parts = (Part(0.8, 0.7, 0.9, 120, "chat"), Part(0.4, 0.1, 0.7, 12, "others"))
     checks = spoiled(passing, "no_use_case_worse", parts=parts)
     decision = decide([candidate("ppo", "aa", checks, RATE), candidate("dpo", "aa", [], None)], "reward", "ff", 3)
     raw = json.loads(json.dumps(decision.to_json(), allow_nan=False, sort_keys=True))

@@ -26,6 +26,7 @@ from rlhf.errors import DataError
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 _PIECE = 1 << 20  # bytes that are held at once of a file whose end is sought
+_SEPARATED = re.compile(r"[\w ]+([;\t|])[\w ]+(?:\1[\w ]+)*")  # a header as programs write it that use no commas
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BRACKET = re.compile(r'[^"\[\]{}]*+(?:"(?:[^"\\]++|\\.)*+"[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)  # the next one
 
@@ -90,8 +91,10 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _prove(path: Path, file: IO[bytes], limit: int) -> None:
     decoder, size, lines = codecs.getincrementaldecoder("utf-8")(), 0, 1
+    utf_16 = False
     while True:
         piece = file.read(_PIECE)
+        utf_16 |= not size and piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         size += len(piece)
         if size > limit:
             raise DataError(
@@ -104,7 +107,7 @@ def _prove(path: Path, file: IO[bytes], limit: int) -> None:
             line = lines + error.object.count(b"\n", 0, error.start)
             raise DataError(
                 f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {place}, line {line}. "
-                f"Convert it, for example: iconv -f latin1 -t utf-8"
+                f"Convert it from what it is, for example: iconv -f {'utf-16' if utf_16 else 'cp1252'} -t utf-8"
             ) from None
         if not piece:
             break
@@ -252,4 +255,6 @@ def _header(path: Path, rows: Iterator[list[str]]) -> list[str]:
         raise DataError(f"{path}, line 1: {str(error) or 'longer than collect.limits.row of params.yaml'}") from None
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path}, line 1: column `{twice[0]}` appears twice")
+    if len(names) == 1 and (other := _SEPARATED.fullmatch(names[0])):
+        raise DataError(f"{path}, line 1: fields are separated by {other[1]!r}. Save the file with commas between them")
     return names

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unusable, interval, number
+from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, interval, number
 from rlhf.gate.findings import against, fact, point, worst
 from rlhf.gate.records import Check
 
@@ -50,6 +50,8 @@ def reward_length_bias(evidence: Evidence, config: GateConfig) -> Check:
     """No reward is length in disguise (Singhal et al. 2023, https://arxiv.org/abs/2310.03716)."""
 
     def of(criterion: str) -> Check:
+        if evidence.reward[criterion].get("length_spearman", 0) is None:
+            raise Unmeasured(f"the comparisons by {criterion} differ too little in length to tell")
         value = abs(number(evidence.reward, criterion, "length_spearman"))
         what = f"rank correlation of length and the reward {criterion}"
         return point(value, config.limits.max_reward_length_bias, what, at_least=False, warns=True)

@@ -34,6 +34,26 @@ def test_the_reward_model_of_every_criterion_must_hold_and_the_worst_is_named(
     assert found(evidence(reward={}), thresholds, "reward_accuracy").outcome == "error"
 
 
+def test_where_no_answers_differ_in_length_its_bias_is_unmeasured(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    same = with_metric(evidence(), "overall", "length_spearman", value=None, report="reward")
+    check = found(same, thresholds, "reward_length_bias")
+    assert (check.outcome, check.blocking) == ("unmeasured", True)
+    assert check.reason.startswith("the comparisons by overall differ too little in length to tell")
+    named = thresholds.model_copy(update={"may_be_unmeasured": ["reward_length_bias"]})
+    assert not found(same, named, "reward_length_bias").blocking
+
+
+def test_an_interval_of_too_few_says_so(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
+    few = {"value": 0.947, "low": 0.842, "high": 1.0, "n": 19}
+    check = found(
+        with_metric(evidence(), "overall", "accuracy", value=few, report="reward"), thresholds, "reward_accuracy"
+    )
+    assert check.outcome == "undecided"
+    assert "n = 19, and it takes 20 to tell), the whole interval must be at least 60.0%" in check.reason
+
+
 def test_calibration_warns_or_stops_as_the_profile_says(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
