@@ -140,10 +140,13 @@ def _open(
             crash_dead_runs(connected, workspace, FLOW, UUID(own) if own else None)
             release_left_over(connected, workspace / ".rlhf" / "leases")
         fingerprint.refresh(workspace)
+        graph = load_graph(workspace)
+        if removed := versioning.remove_unmade(workspace, graph):
+            reporter.message(f"removed, since no stage makes it any more: {', '.join(removed)}")
         stale = versioning.stale_stages(workspace)
         if champion.refresh(workspace, stale):
             stale = versioning.stale_stages(workspace)
-        yield Session(workspace, reporter, promote, sender, load_graph(workspace), stale, Shown(reporter.message))
+        yield Session(workspace, reporter, promote, sender, graph, stale, Shown(reporter.message))
 
 
 def _run(session: Session) -> State:

@@ -37,6 +37,19 @@ def dvc(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=workspace, capture_output=True, text=True)
 
 
+def test_what_no_stage_makes_any_more_goes_where_another_stage_reads(finished: Path) -> None:
+    """Or a clone, which gets what stages make, could never have the same dep."""
+    (finished / "models/.gitignore").write_text("/small")
+    (finished / "models/group").mkdir()
+    (finished / "models/group/old.txt").write_text("of a stage that dvc.yaml had")
+    assert versioning.remove_unmade(finished, load_graph(finished)) == ["models/group"]
+    edit(finished / "params.yaml", "[small, large]", "[small]")
+    assert versioning.remove_unmade(finished, load_graph(finished)) == ["models/large"]
+    assert versioning.remove_unmade(finished, load_graph(finished)) == []
+    assert sorted(path.name for path in (finished / "models").iterdir()) == [".gitignore", "small"]
+    assert (finished / "reports/model/large.csv").exists(), "nobody reads the directory"
+
+
 def test_a_new_workspace_is_ready_and_making_it_again_changes_nothing(tmp_path: Path) -> None:
     place = tmp_path / "new"
     versioning.init_workspace(place)
