@@ -9,6 +9,7 @@ import gc
 import sys
 import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import uvicorn
@@ -20,6 +21,7 @@ from starlette.websockets import WebSocketClose
 from rlhf.garbage import leave_out_loaded
 
 HOST = "127.0.0.1"
+OLDER = (10, 60)  # searches for new garbage, of which one looks among what is older, and one among everything
 
 
 class Guard:
@@ -53,7 +55,8 @@ def release_lock(home: Path) -> None:
 
 
 def collect_aside(every: float = 1.0) -> None:
-    """From now on search for garbage in a thread of its own, not where requests are answered. `every`: seconds.
+    """From now on search for garbage in a thread of its own, not where requests are answered. `every`: seconds between
+    two searches of what is new; what has outlived these is searched less often, since that takes long.
 
     What a failed statement leaves is freed by such a search, which waits for the connection, which may itself wait for
     a transaction that only the event loop can end: searched for there, the server would answer nobody for a minute.
@@ -62,9 +65,9 @@ def collect_aside(every: float = 1.0) -> None:
     leave_out_loaded()
 
     def collect() -> None:
-        while True:
+        for turn in count(1):
             time.sleep(every)
-            gc.collect()
+            gc.collect(sum(turn % often == 0 for often in OLDER))
 
     threading.Thread(target=collect, daemon=True).start()
 

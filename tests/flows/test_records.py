@@ -14,7 +14,7 @@ def test_the_artifact_is_the_sentence_and_what_does_not_pass() -> None:
     decision = made_decision()
     said = gate_report(decision.to_json())
     assert said.startswith(f"# PROMOTE\n\n{markdown(decision.sentence)}\n")
-    assert "Checks passed: integrity 7/7, sanity 6/6, judge 4/4, quality 4/5," in said
+    assert "Checks passed: integrity 11/11, sanity 8/8, judge 4/4, quality 5/6," in said
     rows = [line.split(" | ") for line in said.splitlines() if line.startswith("| ") and "not passed" not in line]
     missed = [check.name for candidate in decision.candidates for check in candidate.checks if not check.passed]
     assert [row[0].removeprefix("| ") for row in rows] == [markdown(name) for name in missed]
