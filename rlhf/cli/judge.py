@@ -9,6 +9,8 @@ from rich.text import Text
 from rlhf.cli.console import WorkspaceOption, find_workspace, out
 from rlhf.errors import ConfigError, DataError
 
+LET_JUDGE = "rlhf run -S 'evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}'"
+
 group = typer.Typer(name="judge", help="Let people judge the policies.", no_args_is_help=True)
 
 
@@ -21,11 +23,16 @@ def export(
 
     Whoever judges writes A, B or tie into the column winner, and a name into the column annotator.
     """
+    from rlhf.config import load_config
+    from rlhf.config.judges import People
     from rlhf.judges.people import write_tasks
 
-    tasks = _tasks(find_workspace(workspace))
+    directory = find_workspace(workspace)
+    tasks, judge = _tasks(directory), load_config(directory / "params.yaml").evaluate.judge
     write_tasks(file, tasks)
     said = f"{len(tasks)} comparisons are in {file}. When people have judged: rlhf judge import {file}"
+    if not isinstance(judge, People):
+        said += f". The judge is {judge.kind} as yet; verdicts are read once it is people: {LET_JUDGE}"
     out.print(Text(said), soft_wrap=True)
 
 
@@ -48,7 +55,7 @@ def import_(
     if not isinstance(judge, People):
         raise ConfigError(
             f"{params}: evaluate.judge is of kind {judge.kind}, which reads no verdicts of people. Let people judge: "
-            "rlhf run -S 'evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}'"
+            + LET_JUDGE
         )
     tasks, store = _tasks(directory), directory / judge.verdicts
     with hold_workspace(directory):

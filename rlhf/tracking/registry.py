@@ -105,7 +105,8 @@ def look_up(store: Store, model: str) -> Registered:
     kind, mark, which = model.removeprefix(f"{store.prefix}-").replace("@", "/@").partition("/")
     if kind not in KINDS and not kind.startswith("reward-"):
         raise DataError(
-            f"`{model}` names no model. Say {', '.join(KINDS)}, reward-CRITERION, with /VERSION or @champion behind it"
+            f"`{model}` names no model. Say an algorithm, such as dpo; or {', '.join(KINDS)}, reward-CRITERION, with "
+            "/VERSION or @champion behind it"
         )
     name = model_name(store, kind)
     try:

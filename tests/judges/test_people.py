@@ -264,6 +264,9 @@ def test_without_an_evaluation_or_people_there_is_nothing_to_do(workspace: Path,
     assert (absent.exit_code, f"{file} does not exist" in absent.stderr) == (Exit.DATA, True)
     assert rlhf("judge", "export", file.with_suffix(".xlsx"), "-C", workspace).exit_code == Exit.DATA
     assert rlhf("judge", "export", file, "-C", workspace).stdout.startswith("11 comparisons")
+    set_params(workspace / "params.yaml", ["evaluate.judge={kind: referee}"])
+    early = rlhf("judge", "export", tmp_path / "early.csv", "-C", workspace).stdout
+    assert "The judge is referee as yet; verdicts are read once it is people: rlhf run -S" in early
 
 
 def test_a_line_that_is_nested_beyond_reading_is_named(tmp_path: Path) -> None:
