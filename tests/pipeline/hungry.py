@@ -15,7 +15,7 @@ from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Recorder, train
 from tests.algorithms.tiny import tiny_policy
 
-ROOM = 290 << 20  # bytes: 32 long rows take 240, 64 of them 345
+ROOM = 690 << 20  # bytes: 32 long rows take 580, 64 of them 790, each give or take 20
 ROWS, STEPS, LONG = 64, 5, 3
 
 
@@ -27,7 +27,7 @@ def learn(config: LoopConfig, checkpoints: Checkpoints, recorder: Recorder, room
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, resource.RLIM_INFINITY))
     long = set(rows_of_step(LONG, ROWS * STEPS, ROWS, 1))
     turns = [
-        Turn([5, 6], [10 + (row + place) % 240 for place in range(1000 if row in long else 8)])
+        Turn([5, 6], [10 + (row + place) % 240 for place in range(2000 if row in long else 8)])
         for row in range(ROWS * STEPS)
     ]
     steps, total = supervised_steps(turns, config, epochs=1.0, seed=1)
