@@ -33,7 +33,6 @@ from rlhf.errors import DataError
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.models.lora import AdapterOff, adapt
-from rlhf.models.machine import precision
 from rlhf.models.scoring import turn_log_probs
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
@@ -43,7 +42,7 @@ from rlhf.training.curves import first_learned, in_words, of_training, tail_mean
 from rlhf.training.loop import train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
-from rlhf.training.step import Step
+from rlhf.training.step import Step, make_accelerator
 from tasks.tables import read_rankings, read_thumbs
 
 Curves = list[dict[str, float]]
@@ -264,7 +263,7 @@ def by_reference(
 ) -> Tensor:
     """What `score` gives of `rows` by the reference, which the policy still is: once for all who compare with it."""
     size = run.config.loop.micro_batch_size
-    with precision(run.policy.device):  # what is learned is compared with it
+    with make_accelerator().autocast():  # what is learned is compared with it
         path = run.stage.kept(
             score,
             model=run.stage.inputs["models/sft"],

@@ -28,8 +28,12 @@ def autocasts() -> bool:
 
 
 def precision(device: torch.device) -> torch.autocast:
-    """In which models learn, for what is sampled and scored where nothing learns. Weights must not change within."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=autocasts())
+    """In which models learn, for what is sampled and scored where nothing learns. Weights must not change within.
+
+    Inside of another autocast that keeps no copies of weights, such as that of sharded ones, neither does this.
+    """
+    keeps = torch.is_autocast_cache_enabled()
+    return torch.autocast(device.type, torch.bfloat16, enabled=autocasts(), cache_enabled=keeps)
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:

@@ -40,6 +40,13 @@ def test_a_gpu_that_torch_cannot_use_is_told_and_not_replaced(monkeypatch: pytes
         assert device() == torch.device("cpu")
 
 
+def test_weights_are_copied_no_more_than_the_autocast_around_it_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_PRECISION", "bf16")
+    for keeps in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=keeps), machine.precision(torch.device("cpu")):
+            assert torch.is_autocast_cache_enabled() == keeps
+
+
 def test_one_number_is_read_off_states_in_fp32() -> None:
     head, states, batch = nn.Linear(8, 1), torch.randn(3, 8), pad([Turn([5], [6, 7, 8])])
     with torch.autocast("cpu", torch.bfloat16):
