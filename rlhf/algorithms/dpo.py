@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from rlhf.batching.batches import RankedTurns, RankingBatch, pad_rankings
 from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import DpoConfig
+from rlhf.models.processes import shared_out
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.preference import bradley_terry, implicit_rewards
@@ -61,12 +62,15 @@ def answer_log_probs(policy: PreTrainedModel, batch: RankingBatch, reference: Te
 @torch.no_grad()
 def reference_log_probs(reference: PreTrainedModel, groups: Sequence[RankedTurns], batch_size: int) -> Tensor:
     """log pi_ref(y | x) of every answer of every prompt, (prompts, K), zero where there is none."""
+
+    def score(rows: Sequence[int]) -> Tensor:
+        batch = pad_rankings([groups[i] for i in rows]).to(reference.device)
+        return batch.per_answer(sequence_log_probs(reference, batch.sequences)).cpu()
+
     table = torch.zeros(len(groups), max(len(g.ranks) for g in groups))
     order = sorted(range(len(groups)), key=lambda i: groups[i].tokens)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = pad_rankings([groups[i] for i in rows]).to(reference.device)
-        values = batch.per_answer(sequence_log_probs(reference, batch.sequences)).cpu()
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for rows, values in zip(parts, shared_out(score, parts), strict=True):
         table[rows, : values.shape[1]] = values
     return table
 

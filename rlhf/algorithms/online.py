@@ -15,7 +15,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,6 +24,7 @@ from rlhf.batching.order import micro_batches, rows_of_step, steps_in
 from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import OnlineConfig
 from rlhf.models.machine import product_dtype
+from rlhf.models.processes import shared_out
 from rlhf.models.scoring import TokenScores, token_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.advantages import token_rewards
@@ -197,12 +197,11 @@ class OnlineSource:
             eos=self._eos,
             seed=_mix(self._seed, iteration),
         )
-        answers = broadcast_object_list(answers)  # of rank 0: another process may round otherwise
         batch = pad([Turn(p, a.response) for p, a in zip(prompts, answers, strict=True)])
         unfinished = torch.tensor([not a.terminated for a in answers])
         parts = [(rows, batch.rows(rows).to(policy.device)) for rows in self._first_pass(batch, iteration)]
         order = torch.cat([rows for rows, _ in parts]).argsort()
-        rewards = torch.cat([self._reward(some).cpu() for _, some in parts])[order]
+        rewards = torch.cat(shared_out(lambda part: self._reward(part[1]).cpu(), parts))[order]
         scores = self._reward.scores(rewards, rollout.answers)
         log_probs = drawn = batch.per_token(torch.tensor([log_prob for a in answers for log_prob in a.log_probs]))
         gap = dict[str, float]()
@@ -288,8 +287,9 @@ def _of_each_token(
 ) -> Tensor:
     """What a function of a batch, (B, T), gives for all of its rows, computed part by part."""
     values = torch.zeros(batch.ids.shape)
-    for rows, some in parts:
-        values[rows, : some.ids.shape[1]] = function(some).cpu()
+    found = shared_out(lambda part: function(part[1]).cpu(), parts)
+    for (rows, some), of_part in zip(parts, found, strict=True):
+        values[rows, : some.ids.shape[1]] = of_part
     return values
 
 

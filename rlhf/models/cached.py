@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from rlhf import durable
 from rlhf.models.machine import autocasts, one_dnn
+from rlhf.models.processes import all_agree
 
 _LIMIT = 16 * 2**30  # bytes of a directory; beyond it, what has not been used for longest goes
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file is that of a process that was killed
@@ -27,9 +28,13 @@ _DIGEST = "sha256"
 
 
 def cached(path: Path, compute: Callable[[], Mapping[str, Any]], *, limit: int = _LIMIT) -> dict[str, Tensor]:
-    """What `compute` gives (tensors or arrays, by name), on the CPU: from `path` if it has been computed before."""
+    """What `compute` gives (tensors or arrays, by name), on the CPU: from `path` if it has been computed before.
+
+    Several processes that share the computing find it there together, or compute it.
+    """
     found = _read(path)
-    if found is not None:
+    everywhere = all_agree(found is not None)
+    if found is not None and everywhere:
         with suppress(FileNotFoundError):  # another process made room
             os.utime(path)
     else:

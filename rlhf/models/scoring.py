@@ -17,6 +17,7 @@ from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Turn
 from rlhf.batching.order import micro_batches
 from rlhf.models.kernels import packed_inputs, reads_packed
+from rlhf.models.processes import shared_out
 from rlhf.models.vocabulary import chosen_log_probs, divergence
 from rlhf.objectives.advantages import last_index
 
@@ -70,9 +71,14 @@ def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 @torch.no_grad()
 def turn_log_probs(policy: PreTrainedModel, turns: Sequence[Turn], batch_size: int) -> Tensor:
     """log pi(y | x) of each turn, (rows,), on the CPU."""
+
+    def score(part: np.ndarray) -> Tensor:
+        return sequence_log_probs(policy, pad([turns[i] for i in part]).to(policy.device)).cpu()
+
     lengths, values = np.array([turn.tokens for turn in turns]), torch.zeros(len(turns))
-    for part in micro_batches(np.arange(len(turns)), lengths, batch_size):
-        values[part] = sequence_log_probs(policy, pad([turns[i] for i in part]).to(policy.device)).cpu()
+    parts = micro_batches(np.arange(len(turns)), lengths, batch_size)
+    for part, found in zip(parts, shared_out(score, parts), strict=True):
+        values[part] = found
     return values
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from rlhf.models.kernels import PACKED
 from rlhf.models.machine import product_dtype
+from rlhf.models.processes import how_many, shared_out
 from rlhf.rollouts.cache import PreallocatedCache
 from rlhf.rollouts.decoder import Decoder, decoder, output_head
 
@@ -63,19 +64,26 @@ def sample(
 
     Prompts of like length are decoded together, the longest first: what they take is enough for those that follow. A
     prompt that a batch holds several times is read once. Every answer has random numbers of its own, so the same
-    prompts, order, batch size and seed give the same answers. temperature 0 takes the likeliest token.
+    prompts, order, batch size, number of processes and seed give the same answers. Processes share the batches, which
+    are smaller where there would be too few of them. temperature 0 takes the likeliest token.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]), reverse=True)
     generator = torch.Generator(policy.device).manual_seed(seed)
     noise = torch.rand((max_tokens, len(prompts)), generator=generator, device=policy.device)
-    answers, decode, head = dict[int, Sample](), decoder(policy), output_head(policy)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    decode, head, processes = decoder(policy), output_head(policy), how_many()
+    at_once = min(batch_size, max(1, -(-len(order) // processes)))
+    done = 0
+
+    def answer(rows: Sequence[int]) -> list[Sample]:
+        nonlocal done
         tokens, log_probs = _decode(policy, decode, head, [prompts[i] for i in rows], noise[:, rows], temperature, eos)
-        drawn = zip(tokens.tolist(), log_probs.tolist(), strict=True)
-        answers.update(zip(rows, [_until(*row, eos) for row in drawn], strict=True))
+        done += len(rows)
         if progress:
-            progress(len(answers), len(prompts))
+            progress(min(done * processes, len(order)), len(order))
+        return [_until(*row, eos) for row in zip(tokens.tolist(), log_probs.tolist(), strict=True)]
+
+    found = shared_out(answer, [order[start : start + at_once] for start in range(0, len(order), at_once)])
+    answers = dict(zip(order, chain.from_iterable(found), strict=True))
     return [answers[i] for i in range(len(prompts))]
 
 

@@ -1,0 +1,37 @@
+"""Work that nothing is learned from, shared out among the processes of `accelerate launch`: to sample, and to score.
+
+Every process must ask, for the same; where accelerate has not brought them together yet, each does the whole. The first
+of two that are told the same has rank 0.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+from torch import distributed
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def how_many() -> int:
+    """Processes that share the work."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def shared_out(work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
+    """[work(piece) for piece in pieces], in every process; of n processes each does every n-th piece, from its rank on.
+
+    What `work` gives is pickled: tensors have to be on the CPU.
+    """
+    processes = how_many()
+    if processes == 1:
+        return [work(piece) for piece in pieces]
+    own = [work(piece) for piece in pieces[distributed.get_rank() :: processes]]
+    everyone: list[list[R]] = [[]] * processes
+    distributed.all_gather_object(everyone, own)
+    return [everyone[number % processes][number // processes] for number in range(len(pieces))]
+
+
+def all_agree(here: bool) -> bool:
+    """Whether it is so in every process."""
+    return all(cast(list[bool], shared_out(lambda _: here, range(how_many()))))
