@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.gdpo_belief import GdpoBelief
+from rlhf.algorithms.gr_dpo import GroupRobustDpo, Steps
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
@@ -25,7 +26,7 @@ from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import pack
 from rlhf.batching.beliefs import encode_conditioned
 from rlhf.batching.encoding import Turn, encode_prompts, encode_texts
-from rlhf.batching.rankings import Rankings
+from rlhf.batching.rankings import Rankings, encode_rankings
 from rlhf.config.training import LoopConfig, LoraConfig
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
@@ -46,7 +47,7 @@ from rlhf.training.step import Step, make_accelerator
 from tasks.tables import read_rankings, read_thumbs
 
 Curves = list[dict[str, float]]
-Outcome = tuple[Curves, dict[str, float], str]  # curves, metrics, the stage's line
+Outcome = tuple[Curves, dict[str, Any], str]  # curves, metrics, the stage's line
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,36 @@ def learn_from_rankings(run: Run) -> Outcome:
     return prefer(run, groups, too_long, partial(ON_RANKINGS[str(run.stage.item)], run))
 
 
+def learn_from_groups(run: Run) -> Outcome:
+    """From rankings of the train split, with the groups of people who made them."""
+    rows = read_judgements(run.stage.input("data/judgements"), "rankings", "train", run.criteria)
+    rankings, stays, too_long = encode_rankings(run.tokenizer, rows, run.stage.config.tokens)
+    names = [row["group"] for row, stay in zip(rows, stays, strict=True) if stay]
+    if rankings and len(set(names)) < 2:
+        only = f"the group `{names[0]}`" if names[0] else "no group"
+        raise DataError(
+            f"gr_dpo weighs groups of people against each other, and all rankings of the train split are of {only}. "
+            "Give the judgements a column `group`, set label.group to null, or use dpo."
+        )
+    history, values, line = prefer(
+        run,
+        rankings,
+        too_long,
+        lambda reference: GroupRobustDpo(run.policy, reference, names, run.config),
+        lambda objective, steps: objective.weighing(steps),
+    )
+    groups = {
+        name: {
+            "rankings": names.count(name),
+            "weight": tail_mean(history, f"weight/{name}"),
+            "loss": tail_mean(history, f"loss/{name}"),
+        }
+        for name in sorted(set(names))
+    }
+    weights = ", ".join(f"{name} {found['weight']:.2f}" for name, found in groups.items())
+    return history, values | {"groups": groups}, f"{line}, weights {weights}"
+
+
 def learn_with_beliefs(run: Run) -> Outcome:
     """From rankings of the train split and from what people who were asked about the same prompts believe."""
     rows = read_rows(run.stage.input("data/judgements"), "beliefs", "train")
@@ -216,14 +247,21 @@ def learn_with_beliefs(run: Run) -> Outcome:
     return history, values | found, f"{line}, KL(p* || pi) of beliefs {calibrated:.2f}"
 
 
-def prefer(run: Run, groups: Rankings, too_long: int, objective: Callable[[Tensor], nn.Module]) -> Outcome:
-    """Train an objective of rankings that compares with the reference."""
+def prefer(
+    run: Run,
+    groups: Rankings,
+    too_long: int,
+    objective: Callable[[Tensor], nn.Module],
+    pace: Callable[[Any, Steps], Steps] = lambda _, steps: steps,
+) -> Outcome:
+    """Train an objective of rankings that compares with the reference, in steps at the `pace` of the objective."""
     config = run.config
     if not groups:
         raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
     reference = by_reference(run, reference_log_probs, groups, ids=groups.arrays())
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=run.seed)
     trained = objective(reference)
+    steps = pace(trained, steps)
     noise = run.noise(trained, steps(0))
     history = run.train(trained, steps, total, config.loop)
     ends = [name for name in ("chosen_reward", "rejected_reward") if name in first_learned(history)]
@@ -277,6 +315,7 @@ def by_reference(
 LEARNERS: list[tuple[Callable[[Run], Outcome], Collection[str]]] = [
     (learn_online, ONLINE),
     (learn_from_rankings, ON_RANKINGS),
+    (learn_from_groups, {"gr_dpo"}),
     (learn_with_beliefs, {"gdpo_belief"}),
     (learn_from_thumbs, {"kto"}),
 ]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import decode, encode_prompts
 from rlhf.config.judges import Endpoint
-from rlhf.data.ids import prompt_hash
-from rlhf.data.rows import read_judgements, read_rows
+from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
 from rlhf.evaluation.answers import Answers
-from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.evaluation.diversity import distinct_2
 from rlhf.evaluation.rows import answer_rows
 from rlhf.evaluation.serving import files, serving
 from rlhf.gate import looks
-from rlhf.gate.records import Interval, WinRate
 from rlhf.gate.statistics import bootstrap_mean, win_rate
 from rlhf.models.cached import arithmetic
 from rlhf.models.loading import load_policy, load_tokenizer
@@ -33,9 +31,9 @@ from rlhf.pipeline.receipt import content_key
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards, load_judge
-from rlhf.rollouts.sampling import Sampler
 from tasks.answering import Speaker, answer_again, answer_all, answer_as_champion, answer_probes, champion_of, in_turn
 from tasks.judging import judge
+from tasks.people import believe, follow
 from tasks.probes import probe
 
 Row = dict[str, Any]
@@ -49,7 +47,8 @@ def main(stage: Stage) -> None:
     prompts, encoded, too_long = test_prompts(stage, tokenizer)
     reference, policy = load_policy(sft), load_policy(policy_path)
     draw = sampler(stage.config.decoding, sft, stage.config.tokens, stage.config.evaluate.batch_size)
-    held = believe(stage, draw, tokenizer, {"sft": reference, "policy": policy})
+    models = {"sft": reference, "policy": policy}
+    held, followed = believe(stage, draw, tokenizer, models), follow(stage, tokenizer, models)
     directory = stage.output(f"reports/evaluate/{stage.item}/rows")
     served = serve(stage, policy_path, policy, tokenizer, prompts, encoded, directory)
     speakers = {
@@ -81,6 +80,7 @@ def main(stage: Stage) -> None:
     values |= {
         "judging": judging,
         "beliefs": held,
+        "groups": followed,
         "path": path(stage, rows, along | {"policy": answers["policy"]}, reward, tokenizer),
         "algorithm": stage.item,
         "too_long": too_long,
@@ -165,7 +165,7 @@ def path(
     gate = stage.config.gate
 
     def mean(values: NDArray) -> dict[str, float]:
-        return as_dict(bootstrap_mean(values, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
+        return asdict(bootstrap_mean(values, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
 
     def judged(answers: Answers) -> dict[str, NDArray]:
         found = {"proxy": reward.total(answers.rewards).double().numpy(), "referee": np.array(answers.referee)}
@@ -206,52 +206,18 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "judge": judged_by.kind,
         "judge_model": judged_by.model if isinstance(judged_by, Endpoint) else None,
         "prompts": len(rows),
-        "win_rate": as_dict(compare(won("sft"))),
-        "champion_win_rate": as_dict(compare(won("champion"))) if "champion" in answers else None,
+        "win_rate": asdict(compare(won("sft"))),
+        "champion_win_rate": asdict(compare(won("champion"))) if "champion" in answers else None,
         "proxy_reward": means("reward"),
         "referee_reward": means("referee"),
         "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},
         "gold_reward": means("gold") if stage.config.evaluate.truth == "world" else None,
-        "kl": as_dict(bootstrap(column("kl"))),
+        "kl": asdict(bootstrap(column("kl"))),
         "length": means("length"),
         "terminated": means("terminated"),
         "empty": {name: float(np.mean([not row[f"{name}_response"] for row in rows])) for name in ("policy", "sft")},
         "distinct_2": {name: distinct_2([s.response for s in answers[name].samples]) for name in ("policy", "sft")},
     }
-
-
-def believe(
-    stage: Stage, draw: Sampler, tokenizer: PreTrainedTokenizerBase, models: dict[str, PreTrainedModel]
-) -> Row | None:
-    """How far both models are from what people believe, on the prompts of the test split that people were polled on."""
-    judgements, gate = stage.input("data/judgements"), stage.config.gate
-    polls = {prompt_hash(poll["prompt"]): poll for poll in read_rows(judgements, "beliefs", "test")}
-    if not polls:
-        return None
-    judged = read_judgements(judgements, "rankings", "test", stage.config.reward.criteria)
-    rankings = [(row, polls.get(prompt_hash(row["prompt"]))) for row in judged]
-    limits = stage.config.tokens
-    distances, stated = belief_distances(
-        draw, models, tokenizer, list(polls.values()), stage.config.evaluate, limits, seed=stage.seed
-    )
-    minority, majority = contested_margins(models["policy"], models["sft"], tokenizer, rankings, limits)
-
-    def mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> dict[str, float] | None:
-        owners = None if clusters is None else np.array(clusters)
-        bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
-        return as_dict(bootstrap(np.array(values), clusters=owners)) if values else None
-
-    return {
-        "stated": stated,
-        "distance": {name: mean(found) for name, found in distances.items()},
-        "minority_margin": mean(*minority),
-        "majority_margin": mean(*majority),
-    }
-
-
-def as_dict(found: Interval | WinRate) -> dict[str, float]:
-    """An interval or a win rate as the metrics file holds it."""
-    return {name: getattr(found, name) for name in found.__dataclass_fields__}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def read_rankings(
     )
 
     def encode() -> dict[str, NDArray]:
-        made, too_long = encode_rankings(tokenizer, read_judgements(directory, "rankings", split, criteria), limits)
+        made, _, too_long = encode_rankings(tokenizer, read_judgements(directory, "rankings", split, criteria), limits)
         return made.arrays() | {"too_long": np.array(too_long)}
 
     found = cached(path, encode)

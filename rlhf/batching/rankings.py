@@ -60,8 +60,8 @@ class Rankings(Rows[RankedTurns]):
 
 def encode_rankings(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], limits: Any
-) -> tuple[Rankings, int]:
-    """Rankings whose every answer fits `limits`, and how many answers were too long.
+) -> tuple[Rankings, NDArray[np.bool_], int]:
+    """Rankings whose every answer fits `limits`, which of the rows they are, and how many answers were too long.
 
     An answer that is too long leaves its ranking; a ranking with fewer than two answers left is left out.
     """
@@ -71,5 +71,4 @@ def encode_rankings(
         Ragged.of(row["ranks"] for row in rows),
         np.zeros((len(answers), 2), dtype=np.int32),
     )
-    kept, _, too_long = rankings.fitting(limits)
-    return kept, too_long
+    return rankings.fitting(limits)

@@ -150,6 +150,15 @@ class IpoConfig(Section):
     loop: LoopConfig
 
 
+class GrDpoConfig(Section):
+    """Group robust direct preference optimization (Ramesh et al. 2024; lecture 000)."""
+
+    beta: Positive
+    rate: NonNegative  # eta, of the weights of the groups
+    epochs: Epochs
+    loop: LoopConfig
+
+
 class KtoConfig(Section):
     """Kahneman-Tversky optimization of single judgements (Ethayarajh et al. 2024)."""
 
@@ -160,7 +169,7 @@ class KtoConfig(Section):
     loop: LoopConfig
 
 
-Algorithm = Literal["reinforce", "rloo", "actor_critic", "ppo", "grpo", "dpo", "ipo", "kto", "gdpo_belief"]
+Algorithm = Literal["reinforce", "rloo", "actor_critic", "ppo", "grpo", "dpo", "ipo", "gr_dpo", "kto", "gdpo_belief"]
 
 
 class AlignConfig(Section):
@@ -178,6 +187,7 @@ class AlignConfig(Section):
     grpo: GrpoConfig
     dpo: DpoConfig
     ipo: IpoConfig
+    gr_dpo: GrDpoConfig
     kto: KtoConfig
     gdpo_belief: GdpoBeliefConfig
 

@@ -132,7 +132,7 @@ def contested_margins(
     minority: Margins = ([], [])
     majority: Margins = ([], [])
     for owner, (row, poll) in enumerate(rankings):
-        groups, too_long = encode_rankings(tokenizer, [row] if poll else [], limits)
+        groups, _, too_long = encode_rankings(tokenizer, [row] if poll else [], limits)
         if poll is None or too_long:
             continue
         batch = pad(groups[0].answers).to(policy.device)

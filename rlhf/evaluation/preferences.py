@@ -1,26 +1,30 @@
-"""How a reward model judges answers that people have ranked."""
+"""How a model judges answers that people have ranked: a reward model, or a policy by what it learned."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from rlhf.batching.batches import RankedTurns, pad
+from rlhf.batching.batches import RankedTurns, SequenceBatch, pad
 from rlhf.models.machine import precision
-from rlhf.models.scoring import rewards
 
 
 @torch.no_grad()
-def reward_scores(model: PreTrainedModel, groups: Sequence[RankedTurns], batch_size: int) -> list[np.ndarray]:
-    """Scores of every prompt's answers, an array (K,) a prompt, `batch_size` prompts at a time."""
+def answer_scores(
+    judge: Callable[[SequenceBatch], Tensor], groups: Sequence[RankedTurns], batch_size: int, device: torch.device
+) -> list[np.ndarray]:
+    """Scores of every prompt's answers, an array (K,) a prompt, `batch_size` prompts at a time.
+
+    judge: gives a score to each row of a batch on `device`, (B,).
+    """
     order = sorted(range(len(groups)), key=lambda i: groups[i].tokens)
     scores: dict[int, np.ndarray] = {}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        batch = pad([turn for i in rows for turn in groups[i].answers]).to(model.device)
-        with precision(model.device):
-            values = rewards(model, batch).double().cpu().numpy()
+        batch = pad([turn for i in rows for turn in groups[i].answers]).to(device)
+        with precision(device):
+            values = judge(batch).double().cpu().numpy()
         scores.update(zip(rows, np.split(values, np.cumsum([len(groups[i].ranks) for i in rows])[:-1]), strict=True))
     return [scores[i] for i in range(len(groups))]
 

@@ -8,7 +8,12 @@ from rlhf.objectives import Metrics
 
 
 def bradley_terry(
-    rewards: Tensor, ranks: Tensor, mask: Tensor, *, label_smoothing: float = 0.0
+    rewards: Tensor,
+    ranks: Tensor,
+    mask: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Sum over prompts of the ranking loss over all pairs of the prompt's K answers.
 
@@ -20,13 +25,14 @@ def bradley_terry(
     preference counts as 1 - e one way and e the other (Mitchell 2023, conservative DPO).
 
     rewards: (B, K) score of each answer. ranks: (B, K) integers, 1 is best, equal is a tie. mask: (B, K), True where an
-    answer exists; every prompt has at least two. Divide by B for the mean over prompts.
+    answer exists; every prompt has at least two. weights: (B,) how often each prompt counts; None: once. Divide by
+    B for the mean over prompts.
     Metrics, over untied pairs: `accuracy` (share in the right order) and `margin` (r_better - r_worse).
     """
     difference, pair, better, tied = _pairs(rewards, ranks, mask)
     first_wins = torch.where(tied, 0.5, torch.where(better, 1.0 - label_smoothing, label_smoothing)).to(rewards.dtype)
     loss = -(first_wins * logsigmoid(difference) + (1.0 - first_wins) * logsigmoid(-difference))
-    return _mean_of_pairs(loss, pair), _pair_metrics(difference, pair, better, tied)
+    return _mean_of_pairs(loss, pair, weights), _pair_metrics(difference, pair, better, tied)
 
 
 def identity_preference(log_ratios: Tensor, ranks: Tensor, mask: Tensor, *, beta: float) -> tuple[Tensor, Metrics]:
@@ -52,9 +58,10 @@ def _pairs(rewards: Tensor, ranks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
     return difference, pair, ranks[:, :, None] < ranks[:, None, :], ranks[:, :, None] == ranks[:, None, :]
 
 
-def _mean_of_pairs(loss: Tensor, pair: Tensor) -> Tensor:
+def _mean_of_pairs(loss: Tensor, pair: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean over the pairs of each prompt, summed over prompts; a prompt with one answer has none, and adds nothing."""
-    return ((loss * pair).sum(dim=(1, 2)) / pair.sum(dim=(1, 2)).clamp(min=1)).sum()
+    means = (loss * pair).sum(dim=(1, 2)) / pair.sum(dim=(1, 2)).clamp(min=1)
+    return (means if weights is None else means * weights).sum()
 
 
 def _pair_metrics(difference: Tensor, pair: Tensor, better: Tensor, tied: Tensor) -> Metrics:

@@ -48,6 +48,7 @@ class Trial:
     peak_memory: float | None  # bytes
     path: Sequence[Place]  # the way there, which ends at the policy
     beliefs: Mapping[str, Interval]  # of BELIEFS, those that are known
+    groups: Mapping[str, float]  # of people: the share of the pairs that each ranked which the policy orders as it does
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Line:
     seconds: Spread | None
     peak_memory: Spread | None
     beliefs: Mapping[str, Spread | None]  # of BELIEFS
+    groups: Mapping[str, Spread | None]  # by name
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def _trial(workspace: Path, name: str, seed: int) -> Trial:
         peak_memory=end.get("peak_memory"),
         path=[_place(place) for place in metrics["path"]],
         beliefs=_beliefs(metrics["beliefs"]),
+        groups={name: found["value"] for name, found in (metrics["groups"] or {}).items()},
     )
 
 
@@ -146,6 +149,7 @@ def _end(workspace: Path, name: str) -> Mapping[str, Any]:
 def compared(trials: Sequence[Trial], config: Config) -> Comparison:
     """The table: a line for each algorithm."""
     distance = min(reach(trial.path) for trial in trials)
+    groups = sorted({name for trial in trials for name in trial.groups})
     found = []
     for name in dict.fromkeys(trial.algorithm for trial in trials):
         mine, section = [trial for trial in trials if trial.algorithm == name], getattr(config.align, name)
@@ -165,6 +169,7 @@ def compared(trials: Sequence[Trial], config: Config) -> Comparison:
                     name: spread([trial.beliefs[name].value if name in trial.beliefs else None for trial in mine])
                     for name in BELIEFS
                 },
+                groups={name: spread([trial.groups.get(name) for trial in mine]) for name in groups},
                 **figures,
             )
         )

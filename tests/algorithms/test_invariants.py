@@ -19,6 +19,7 @@ from torch import nn
 from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.gdpo_belief import GdpoBelief
+from rlhf.algorithms.gr_dpo import GroupRobustDpo
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
@@ -58,7 +59,7 @@ ONLINE = {
     "grpo-token": {"mean_over": "token", "normalize": False},
     "grpo-constant": {"mean_over": "constant"},
 }
-ALGORITHMS = ["sft", "base", "reward", *ONLINE, "dpo", "dpo-lora", "ipo", "kto", "gdpo_belief"]
+ALGORITHMS = ["sft", "base", "reward", *ONLINE, "dpo", "dpo-lora", "ipo", "gr_dpo", "kto", "gdpo_belief"]
 KILLED = ALGORITHMS[0]  # by two_processes.py, in its midst
 
 
@@ -85,6 +86,9 @@ def make(name: str, sft: Path, config: LoopConfig, **changes: object) -> Run:
     reference = reference_log_probs(policy, ranked, 4)
     if name == "ipo":
         return Ipo(policy, reference, PARAMS.align.ipo), steps, total, config
+    if name == "gr_dpo":
+        objective = GroupRobustDpo(policy, reference, [f"{len(group.ranks)}" for group in ranked], PARAMS.align.gr_dpo)
+        return objective, objective.weighing(steps), total, config
     if name == "gdpo_belief":
         polls = [
             Poll(group.answers, (3, 1, 0, 2)[: len(group.ranks)]) if row % 3 else None

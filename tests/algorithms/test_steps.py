@@ -82,7 +82,7 @@ def with_nan(steps: Callable[[int], Iterator[Step]], start: int) -> Iterator[Ste
 
 def shape(name: str) -> LoopConfig:
     """A few steps; two an iteration, where there are iterations."""
-    return loop(batch_size=8 if name in ("dpo", "dpo-lora", "ipo", "reward", "gdpo_belief") else 16)
+    return loop(batch_size=8 if name in ("dpo", "dpo-lora", "ipo", "gr_dpo", "reward", "gdpo_belief") else 16)
 
 
 def interval(name: str, sft: Path) -> int:

@@ -59,7 +59,7 @@ def test_rankings_lose_what_is_too_long_and_are_left_out_below_two() -> None:
         too_long += len(answers) - len(kept)
         if len(kept) >= 2:
             expected.append((prompt, kept))
-    rankings, counted = encode_rankings(TOKENIZER, table, limits)
+    rankings, _, counted = encode_rankings(TOKENIZER, table, limits)
     found = [
         (g.answers[0].prompt.tolist(), [(t.response.tolist(), r) for t, r in zip(g.answers, g.ranks, strict=True)])
         for g in rankings
@@ -70,7 +70,7 @@ def test_rankings_lose_what_is_too_long_and_are_left_out_below_two() -> None:
 
 
 def test_batches_of_views_are_those_of_lists_and_come_from_the_file(tmp_path: Path) -> None:
-    made, _ = encode_rankings(TOKENIZER, rows(12), SimpleNamespace(prompt=400, response=400))
+    made, _, _ = encode_rankings(TOKENIZER, rows(12), SimpleNamespace(prompt=400, response=400))
     mapped = Rankings.of(cached(tmp_path / "rankings.safetensors", made.arrays))
     lists = [[Turn(t.prompt.tolist(), t.response.tolist(), t.given) for t in group.answers] for group in made]
     ours, theirs = pad_rankings(mapped[:]).sequences, pad([turn for turns in lists for turn in turns])

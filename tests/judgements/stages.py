@@ -47,6 +47,7 @@ def judgements() -> list[dict[str, Any]]:
             "responses": list(PREFERRED.values()),
             "ranks": [1 + (answer != best) for answer in PREFERRED.values()],
             "criterion": criterion,
+            "group": "",
             "split": split,
         }
         for criterion, best in PREFERRED.items()

@@ -23,7 +23,8 @@ from tests.report.conftest import evaluation, write_json
 INTERVALS = [{"value": value, "low": value - 0.1, "high": value + 0.1, "n": 60} for value in (0.5, 2.0)]
 
 DISTANCE = dict(zip(("policy", "sft"), INTERVALS, strict=True))
-HELD = {"beliefs": {"distance": DISTANCE, "minority_margin": None, "majority_margin": INTERVALS[1]}}
+GROUPS = dict(zip(("coast", "inland"), INTERVALS, strict=True))
+HELD = {"beliefs": {"distance": DISTANCE, "minority_margin": None, "majority_margin": INTERVALS[1]}, "groups": GROUPS}
 
 
 def trial(algorithm: str, seed: int, kl: float, sign: float = 1.0, gold: bool = True) -> Trial:
@@ -44,6 +45,7 @@ def trial(algorithm: str, seed: int, kl: float, sign: float = 1.0, gold: bool = 
         peak_memory=5e8,
         path=path,
         beliefs={},
+        groups={},
     )
 
 
@@ -113,6 +115,7 @@ def test_trials_are_read_from_reports_and_the_journal(workspace: Path) -> None:
     assert (ppo.gradient_noise, dpo.gradient_noise) == (6.0, None)
     known = {name: figure.value for name, figure in ppo.beliefs.items()}
     assert known == {"distance": 0.5, "sft_distance": 2.0, "majority_margin": 2.0}
+    assert ppo.groups == {"coast": 0.5, "inland": 2.0}
     assert dpo.seconds is dpo.peak_memory is None
 
 
@@ -132,6 +135,7 @@ def test_the_page_and_the_figures_behind_it(tmp_path: Path) -> None:
     assert set(data["lines"][0]["overoptimization"]) == {"alpha", "beta", "peak_kl", "reached_kl"}
     assert data["trials"][0]["path"][0]["gold"]["n"] == 500
     assert "people believe" not in page
+    assert "Groups of people" not in page
 
 
 def test_beliefs_have_a_table_where_people_were_polled(tmp_path: Path) -> None:
@@ -144,3 +148,17 @@ def test_beliefs_have_a_table_where_people_were_polled(tmp_path: Path) -> None:
     line = json.loads((tmp_path / DATA).read_text())["lines"][1]["beliefs"]
     assert line["sft_distance"]["mean"] == 0.5
     assert line["minority_margin"] is None
+
+
+def test_groups_have_a_column_each_and_a_dash_where_one_was_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    followed = [{"coast": 0.6, "<b>": 0.75}, {"coast": 0.7, "<b>": 0.85}, {"coast": 0.8}]
+    trials = [trial("dpo", 0, 4.0), trial("dpo", 1, 4.0), trial("gr_dpo", 0, 4.0)]
+    made = [dataclasses.replace(one, groups=groups) for one, groups in zip(trials, followed, strict=True)]
+    write(tmp_path, made, PARAMS)
+    page = (tmp_path / PAGE).read_text()
+    assert '<th scope="col">&lt;b&gt;</th><th scope="col">coast</th>' in page
+    assert "80.0\n<small>75.0 to 85.0</small>" in page
+    dpo, robust = json.loads((tmp_path / DATA).read_text())["lines"]
+    assert dpo["groups"]["coast"]["mean"] == pytest.approx(0.65)
+    assert robust["groups"]["<b>"] is None

@@ -1,0 +1,16 @@
+"""Robustness over groups: weights that move to the groups whose loss is highest."""
+
+from torch import Tensor
+
+
+def towards_worst(weights: Tensor, losses: Tensor, *, rate: float) -> Tensor:
+    """Weights of the groups after one step of exponentiated gradient ascent on their weighted loss.
+
+        alpha_g <- alpha_g exp(eta L_g) / sum_h alpha_h exp(eta L_h)
+
+    (Ramesh et al. 2024, Algorithm 1; Sagawa et al. 2020, Algorithm 1.)
+
+    What minimises sum_g alpha_g L_g beside it nears min over pi, max over g of L_g. weights: (groups,) alpha, positive
+    and of sum 1. losses: (groups,) L_g. rate: eta.
+    """
+    return (weights.log() + rate * losses).softmax(dim=0)

@@ -1,0 +1,80 @@
+"""evaluate, of the people who judged and were polled: what they believe, and whose preferences a policy follows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.batching.batches import SequenceBatch
+from rlhf.batching.rankings import encode_rankings
+from rlhf.data.ids import prompt_hash
+from rlhf.data.rows import read_judgements, read_rows
+from rlhf.evaluation.beliefs import belief_distances, contested_margins
+from rlhf.evaluation.preferences import answer_scores, untied_pairs
+from rlhf.gate.statistics import bootstrap_mean, pairwise_accuracy
+from rlhf.models.scoring import sequence_log_probs
+from rlhf.pipeline.stage import Stage
+from rlhf.rollouts.sampling import Sampler
+
+Row = dict[str, Any]
+
+
+def believe(
+    stage: Stage, draw: Sampler, tokenizer: PreTrainedTokenizerBase, models: Mapping[str, PreTrainedModel]
+) -> Row | None:
+    """How far both models are from what people believe, on the prompts of the test split that people were polled on."""
+    judgements, gate = stage.input("data/judgements"), stage.config.gate
+    polls = {prompt_hash(poll["prompt"]): poll for poll in read_rows(judgements, "beliefs", "test")}
+    if not polls:
+        return None
+    judged = read_judgements(judgements, "rankings", "test", stage.config.reward.criteria)
+    rankings = [(row, polls.get(prompt_hash(row["prompt"]))) for row in judged]
+    limits = stage.config.tokens
+    distances, stated = belief_distances(
+        draw, models, tokenizer, list(polls.values()), stage.config.evaluate, limits, seed=stage.seed
+    )
+    minority, majority = contested_margins(models["policy"], models["sft"], tokenizer, rankings, limits)
+
+    def mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> dict[str, float] | None:
+        owners = None if clusters is None else np.array(clusters)
+        bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
+        return asdict(bootstrap(np.array(values), clusters=owners)) if values else None
+
+    return {
+        "stated": stated,
+        "distance": {name: mean(found) for name, found in distances.items()},
+        "minority_margin": mean(*minority),
+        "majority_margin": mean(*majority),
+    }
+
+
+def follow(
+    stage: Stage, tokenizer: PreTrainedTokenizerBase, models: Mapping[str, PreTrainedModel]
+) -> dict[str, dict[str, float]] | None:
+    """Of each group of people, the share of the pairs in its rankings of the test split that the policy orders as the
+    group does, by how much likelier than SFT it finds each answer. None where the judgements name fewer than two.
+    """
+    judged = read_judgements(stage.input("data/judgements"), "rankings", "test", stage.config.reward.criteria)
+    rankings, stays, _ = encode_rankings(tokenizer, judged, stage.config.tokens)
+    groups = np.array([row["group"] for row, stay in zip(judged, stays, strict=True) if stay])
+    if len(set(groups) - {""}) < 2:
+        return None
+    policy, reference = models["policy"], models["sft"]
+
+    def log_ratios(batch: SequenceBatch) -> Tensor:
+        return sequence_log_probs(policy, batch) - sequence_log_probs(reference, batch)
+
+    at_once = max(1, stage.config.evaluate.batch_size // max(map(len, rankings.ranks)))
+    scores, gate = answer_scores(log_ratios, rankings, at_once, policy.device), stage.config.gate
+    accuracy = partial(pairwise_accuracy, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
+    found = {}
+    for name in sorted(set(groups) - {""}):
+        mine = np.flatnonzero(groups == name)
+        margins, prompts, _ = untied_pairs([rankings[int(i)] for i in mine], [scores[i] for i in mine])
+        if len(margins):
+            found[name] = asdict(accuracy(margins, clusters=prompts))
+    return found
