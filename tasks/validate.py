@@ -43,7 +43,7 @@ def main(stage: Stage) -> None:
     left -= sum(map(len, raw.values()))
     parts = {table: check(table, raw.pop(table), config.max_characters) for table in list(raw)}  # each is held once
     counts = {table: counted(good, bad) for table, (good, bad) in parts.items()}
-    refuse(counts, config.max_quarantined)
+    refuse(counts, {table: bad for table, (_, bad) in parts.items()}, config.max_quarantined)
     clean = {table: with_hashes(good) for table, (good, _) in parts.items()}
     clean["prompts"] = all_prompts(clean)
     for table, rows in clean.items():
@@ -85,19 +85,29 @@ def counted(clean: pd.DataFrame, bad: pd.DataFrame) -> Counts:
     return Counts(len(clean) + len(bad), len(clean), len(bad), dict(reasons))
 
 
-def refuse(counts: dict[str, Counts], limit: float) -> None:
+def refuse(counts: dict[str, Counts], bad: dict[str, pd.DataFrame], limit: float) -> None:
     """Raise DataError, with the counts, when a table's share of bad rows is above `limit` or it has no good row."""
-    faults = [
-        f"  {table}: {count.quarantined:,} of {count.rows:,} rows ({count.quarantined / count.rows:.1%}) are bad: "
-        + ", ".join(f"{reason}: {times:,}" for reason, times in Counter(count.reasons).most_common())
-        for table, count in counts.items()
-        if not count.kept or count.quarantined / count.rows > limit
-    ]
+    faults = list[str]()
+    for table, count in counts.items():
+        if not count.kept or count.quarantined / count.rows > limit:
+            share, first = count.quarantined / count.rows, first_of_each(bad[table])
+            faults.append(f"  {table}: {count.quarantined:,} of {count.rows:,} rows ({share:.1%}) are bad")
+            for reason, times in Counter(count.reasons).most_common():
+                faults.append(f"    {reason}: {times:,}, the first of them {first[reason]}")
     if faults:
         raise DataError(
             f"Too many bad rows; validate.max_quarantined allows {limit:.1%} of a table.\n" + "\n".join(faults) + "\n"
-            "Mend the source, correct its `columns`, or raise the limit in params.yaml"
+            "Rows are counted from 0. Mend the source, correct its `columns`, or raise the limit in params.yaml"
         )
+
+
+def first_of_each(bad: pd.DataFrame) -> dict[str, str]:
+    """Where the first row is that is bad for each reason."""
+    found = dict[str, str]()
+    for source, place, reasons in zip(bad["source"], bad["row"], bad["reasons"], strict=True):
+        for reason in reasons:
+            found.setdefault(reason, f"row {place} of {source}")
+    return found
 
 
 def _write(stage: Stage, clean: dict[str, pd.DataFrame], bad: dict[str, pd.DataFrame]) -> None:

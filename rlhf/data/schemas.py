@@ -16,6 +16,7 @@ from rlhf.config.section import CRITERION
 from rlhf.data.tables import MAX_ANSWERS, MIN_ANSWERS, Message, of_each_object
 
 SCALES = (5, 7)
+ROLES = {"system", "user", "assistant"}
 KINDS = ("plain", "few_shot", "user")  # of prompts, in InstructGPT's sense
 
 
@@ -48,6 +49,10 @@ class Prompted(Sourced):
     @pa.check("prompt", error="empty message in prompt")
     def messages_are_filled(cls, prompts: pd.Series) -> pd.Series:
         return of_each_object(_all_filled, prompts).astype(bool)
+
+    @pa.check("prompt", error="a role is none of system, user and assistant")
+    def roles_are_known(cls, prompts: pd.Series) -> pd.Series:
+        return of_each_object(lambda prompt: {message["role"] for message in prompt} <= ROLES, prompts).astype(bool)
 
     @pa.check("prompt", error="roles do not alternate")
     def roles_alternate(cls, prompts: pd.Series) -> pd.Series:

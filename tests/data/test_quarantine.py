@@ -27,6 +27,11 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     ("demonstrations", {"prompt": []}, ["prompt is empty", "roles do not alternate"]),
     ("demonstrations", {"prompt": user("Hi", "Hello")}, ["roles do not alternate"]),
     ("demonstrations", {"prompt": user("Hi") + SYSTEM}, ["roles do not alternate"]),
+    (
+        "demonstrations",
+        {"prompt": [{"role": "human", "content": "Hi"}]},
+        ["a role is none of system, user and assistant", "roles do not alternate"],
+    ),
     ("demonstrations", {"prompt": user("Hi", " ", "So")}, ["empty message in prompt"]),
     ("demonstrations", {"prompt": user("x" * 101)}, ["prompt longer than 100 characters"]),
     ("demonstrations", {"response": "x" * 101}, ["response longer than 100 characters"]),

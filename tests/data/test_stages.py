@@ -163,7 +163,7 @@ def test_too_many_bad_rows_stop_the_stage_with_their_counts_and_keep_earlier_out
     workspace.rows([*ROWS, *[{"question": f"{n}?", "response": " "} for n in range(5)]])
     done = workspace.run("collect", "validate")
     assert done.returncode == Exit.DATA
-    assert "demonstrations: 5 of 45 rows (11.1%) are bad: empty response: 5" in done.stderr
+    assert "demonstrations: 5 of 45 rows (11.1%) are bad\n    empty response: 5, the first of them row" in done.stderr
     assert "Traceback" not in done.stderr
     assert workspace.splits() == before
     workspace.params["validate"]["max_quarantined"] = 0.2
@@ -175,7 +175,7 @@ def test_a_table_of_bad_rows_only_is_refused_at_any_limit(workspace: Workspace) 
     workspace.params["validate"]["max_quarantined"] = 1.0
     done = workspace.run("collect", "validate")
     assert done.returncode == Exit.DATA
-    assert "demonstrations: 3 of 3 rows (100.0%) are bad: empty response: 3" in done.stderr
+    assert "demonstrations: 3 of 3 rows (100.0%) are bad\n    empty response: 3, the first of them row 0" in done.stderr
 
 
 def test_a_disk_that_fills_while_tables_are_written(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
