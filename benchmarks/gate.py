@@ -30,6 +30,7 @@ from rlhf.gate.records import DECISION
 from rlhf.gate.statistics import bootstrap_mean, win_points
 from rlhf.manifest import digest, write_manifest
 from rlhf.pipeline.champion import FILES, Pinned, pin
+from rlhf.pipeline.fingerprint import packages
 from rlhf.pipeline.graph import load_graph
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +206,7 @@ def program(workspace: Path, command: str) -> None:
 
 def environment() -> dict[str, str]:
     """For processes that run in a workspace of their own."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    return os.environ | packages()
 
 
 def table(found: list[Trial]) -> str:

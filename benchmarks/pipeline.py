@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.costs import Cost
 from benchmarks.feedback import write_comparisons
 from rlhf.manifest import write_manifest
+from rlhf.pipeline.fingerprint import packages
 from rlhf.tracking.journal import stage_records
 
 ROWS, FEW_ROWS = 1_000_000, 20_000
@@ -125,6 +126,4 @@ def _rlhf(directory: Path, *arguments: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(__file__).parents[1])
-    own = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return own | {"PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    return {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | packages()
