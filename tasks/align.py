@@ -1,5 +1,6 @@
 """align: move the SFT policy towards what people prefer, by the algorithm that is named on the command line."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.algorithms.actor_critic import ActorCritic
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.gdpo_belief import GdpoBelief
-from rlhf.algorithms.gr_dpo import GroupRobustDpo, Steps
+from rlhf.algorithms.gr_dpo import GroupRobustDpo
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
@@ -26,7 +27,7 @@ from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import pack
 from rlhf.batching.beliefs import encode_conditioned
 from rlhf.batching.encoding import Turn, encode_prompts, encode_texts
-from rlhf.batching.rankings import Rankings, encode_rankings
+from rlhf.batching.rankings import Rankings
 from rlhf.config.training import LoopConfig, LoraConfig
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
@@ -43,8 +44,8 @@ from rlhf.training.curves import first_learned, in_words, of_training, tail_mean
 from rlhf.training.loop import train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
-from rlhf.training.step import Step, make_accelerator
-from tasks.tables import read_rankings, read_thumbs
+from rlhf.training.step import Step, Steps, make_accelerator
+from tasks.tables import read_groups, read_rankings, read_thumbs
 
 Curves = list[dict[str, float]]
 Outcome = tuple[Curves, dict[str, Any], str]  # curves, metrics, the stage's line
@@ -193,20 +194,26 @@ def pretraining_text(run: Run) -> list[Turn]:
 
 def learn_from_rankings(run: Run) -> Outcome:
     """From rankings of the train split."""
-    groups, too_long = read_rankings(run.stage, run.tokenizer, "train", run.criteria)
+    groups, _, too_long = read_rankings(run.stage, run.tokenizer, "train", run.criteria)
     return prefer(run, groups, too_long, partial(ON_RANKINGS[str(run.stage.item)], run))
 
 
 def learn_from_groups(run: Run) -> Outcome:
     """From rankings of the train split, with the groups of people who made them."""
-    rows = read_judgements(run.stage.input("data/judgements"), "rankings", "train", run.criteria)
-    rankings, stays, too_long = encode_rankings(run.tokenizer, rows, run.stage.config.tokens)
-    names = [row["group"] for row, stay in zip(rows, stays, strict=True) if stay]
-    if rankings and len(set(names)) < 2:
-        only = f"the group `{names[0]}`" if names[0] else "no group"
+    rankings, rows, too_long = read_rankings(run.stage, run.tokenizer, "train", run.criteria)
+    names = read_groups(run.stage, "train", run.criteria, rows)
+    counts = Counter(names)
+    if len(counts) == 1:
         raise DataError(
-            f"gr_dpo weighs groups of people against each other, and all rankings of the train split are of {only}. "
-            "Give the judgements a column `group`, set label.group to null, or use dpo."
+            "gr_dpo weighs groups of people against each other, and all rankings of the train split are of "
+            f"{names[0]}. Give the judgements a column `group`, set label.group to null, or use dpo."
+        )
+    few = [name for name, count in counts.items() if count * run.config.loop.batch_size < len(names)]
+    if few:
+        raise DataError(
+            f"gr_dpo estimates what a group loses in each step, and {', '.join(few)} would have less than one of its "
+            f"{run.config.loop.batch_size} rankings on average. Raise align.gr_dpo.loop.batch_size, or put small "
+            "groups together in the column `group`."
         )
     history, values, line = prefer(
         run,
@@ -215,16 +222,10 @@ def learn_from_groups(run: Run) -> Outcome:
         lambda reference: GroupRobustDpo(run.policy, reference, names, run.config),
         lambda objective, steps: objective.weighing(steps),
     )
-    groups = {
-        name: {
-            "rankings": names.count(name),
-            "weight": tail_mean(history, f"weight/{name}"),
-            "loss": tail_mean(history, f"loss/{name}"),
-        }
-        for name in sorted(set(names))
-    }
-    weights = ", ".join(f"{name} {found['weight']:.2f}" for name, found in groups.items())
-    return history, values | {"groups": groups}, f"{line}, weights {weights}"
+    weights = {name: tail_mean(history, f"weight/{name}") for name in sorted(counts)}
+    groups = {name: {"rankings": counts[name], "weight": weight} for name, weight in weights.items()}
+    line += ", weights " + ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    return history, values | {"groups": groups}, line
 
 
 def learn_with_beliefs(run: Run) -> Outcome:

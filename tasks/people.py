@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.batches import SequenceBatch
-from rlhf.batching.rankings import encode_rankings
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
@@ -19,6 +18,7 @@ from rlhf.gate.statistics import bootstrap_mean, pairwise_accuracy
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.sampling import Sampler
+from tasks.tables import read_groups, read_rankings
 
 Row = dict[str, Any]
 
@@ -58,10 +58,10 @@ def follow(
     """Of each group of people, the share of the pairs in its rankings of the test split that the policy orders as the
     group does, by how much likelier than SFT it finds each answer. None where the judgements name fewer than two.
     """
-    judged = read_judgements(stage.input("data/judgements"), "rankings", "test", stage.config.reward.criteria)
-    rankings, stays, _ = encode_rankings(tokenizer, judged, stage.config.tokens)
-    groups = np.array([row["group"] for row, stay in zip(judged, stays, strict=True) if stay])
-    if len(set(groups) - {""}) < 2:
+    criteria = stage.config.reward.criteria
+    rankings, rows, _ = read_rankings(stage, tokenizer, "test", criteria)
+    groups = np.array(read_groups(stage, "test", criteria, rows))
+    if len(set(groups)) < 2:
         return None
     policy, reference = models["policy"], models["sft"]
 
@@ -72,7 +72,7 @@ def follow(
     scores, gate = answer_scores(log_ratios, rankings, at_once, policy.device), stage.config.gate
     accuracy = partial(pairwise_accuracy, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
     found = {}
-    for name in sorted(set(groups) - {""}):
+    for name in sorted(set(groups)):
         mine = np.flatnonzero(groups == name)
         margins, prompts, _ = untied_pairs([rankings[int(i)] for i in mine], [scores[i] for i in mine])
         if len(margins):

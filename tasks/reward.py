@@ -44,7 +44,7 @@ def learn(stage: Stage, name: str, split: str, criteria: Sequence[str], *, seed:
     """Write models/<name> and reports/<name>: a reward model of the rankings of a split by any of the criteria."""
     config, sft = stage.config.reward, stage.input("models/sft")
     tokenizer, judged_by = load_tokenizer(sft), " or ".join(criteria)
-    (groups, too_long), (unseen, unseen_too_long) = (
+    (groups, _, too_long), (unseen, _, unseen_too_long) = (
         read_rankings(stage, tokenizer, part, criteria) for part in (split, "test")
     )
     if not groups:

@@ -15,8 +15,8 @@ from rlhf.pipeline.stage import Stage
 
 def read_rankings(
     stage: Stage, tokenizer: PreTrainedTokenizerBase, split: str, criteria: Collection[str]
-) -> tuple[Rankings, int]:
-    """Rankings by any of the criteria that fit `tokens`, and how many answers were too long.
+) -> tuple[Rankings, NDArray[np.int64], int]:
+    """Rankings by any of the criteria that fit `tokens`, which of the rows they are, and how many answers did not.
 
     Raises DataError for a criterion by which nobody judged.
     """
@@ -31,11 +31,21 @@ def read_rankings(
     )
 
     def encode() -> dict[str, NDArray]:
-        made, _, too_long = encode_rankings(tokenizer, read_judgements(directory, "rankings", split, criteria), limits)
-        return made.arrays() | {"too_long": np.array(too_long)}
+        rows = read_judgements(directory, "rankings", split, criteria)
+        made, stays, too_long = encode_rankings(tokenizer, rows, limits)
+        return made.arrays() | {"rows": np.flatnonzero(stays), "too_long": np.array(too_long)}
 
     found = cached(path, encode)
-    return Rankings.of(found), int(found["too_long"])
+    return Rankings.of(found), found["rows"].numpy(), int(found["too_long"])
+
+
+def read_groups(stage: Stage, split: str, criteria: Collection[str], rows: NDArray[np.int64]) -> list[str]:
+    """Of which group of people each of some rankings is; those of people who name none are a group too.
+
+    rows: of the rankings, as `read_rankings` gives them.
+    """
+    judged = read_judgements(stage.input("data/judgements"), "rankings", split, criteria)
+    return [str(judged[row]["group"]) or "no group" for row in rows]
 
 
 def read_thumbs(

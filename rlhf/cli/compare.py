@@ -21,7 +21,8 @@ def compare(
         typer.Option(
             "--algorithm",
             "-a",
-            help="One to compare; may be given more than once. Without it: all.",
+            help="One to compare; may be given more than once. Without it: all, which takes thumbs of both "
+            "kinds, beliefs and two groups of people.",
             show_default=False,
         ),
     ] = None,

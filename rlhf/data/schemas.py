@@ -73,7 +73,7 @@ class Judged(pa.DataFrameModel):
     """A table of judgements."""
 
     annotator: Series[str] = Name()
-    group: Series[str] = Name()  # of annotators who share beliefs (GDPO)
+    group: Series[str] = Name()  # of people who want and believe alike: gr_dpo, label.group
     criterion: Series[str] = Name()
 
     @pa.check("criterion", error="criterion is no name: lower-case letters, digits and _, a letter first")

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from rlhf import durable
 from rlhf.models.machine import autocasts, one_dnn
-from rlhf.models.processes import all_agree
+from rlhf.models.processes import true_everywhere
 
 _LIMIT = 16 * 2**30  # bytes of a directory; beyond it, what has not been used for longest goes
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file is that of a process that was killed
@@ -33,8 +33,8 @@ def cached(path: Path, compute: Callable[[], Mapping[str, Any]], *, limit: int =
     Several processes that share the computing find it there together, or compute it.
     """
     found = _read(path)
-    everywhere = all_agree(found is not None)
-    if found is not None and everywhere:
+    there = true_everywhere(found is not None)
+    if found is not None and there:
         with suppress(FileNotFoundError):  # another process made room
             os.utime(path)
     else:

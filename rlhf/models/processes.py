@@ -1,7 +1,7 @@
 """Work that nothing is learned from, shared out among the processes of `accelerate launch`: to sample, and to score.
 
-Every process must ask, for the same; where accelerate has not brought them together yet, each does the whole. The first
-of two that are told the same has rank 0.
+Every process must ask, in the same order: one that fails leaves the others waiting until the launcher ends them. Before
+accelerate has brought the processes together each does the whole, as do stages that never ask it to.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +32,6 @@ def shared_out(work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
     return [everyone[number % processes][number // processes] for number in range(len(pieces))]
 
 
-def all_agree(here: bool) -> bool:
+def true_everywhere(here: bool) -> bool:
     """Whether it is so in every process."""
     return all(cast(list[bool], shared_out(lambda _: here, range(how_many()))))

@@ -65,14 +65,14 @@ def sample(
     Prompts of like length are decoded together, the longest first: what they take is enough for those that follow. A
     prompt that a batch holds several times is read once. Every answer has random numbers of its own, so the same
     prompts, order, batch size, number of processes and seed give the same answers. Processes share the batches, which
-    are smaller where there would be too few of them. temperature 0 takes the likeliest token.
+    are smaller where not all would have as many. temperature 0 takes the likeliest token.
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]), reverse=True)
     generator = torch.Generator(policy.device).manual_seed(seed)
     noise = torch.rand((max_tokens, len(prompts)), generator=generator, device=policy.device)
     decode, head, processes = decoder(policy), output_head(policy), how_many()
-    at_once = min(batch_size, max(1, -(-len(order) // processes)))
-    done = 0
+    done, rounds = 0, -(-len(order) // (batch_size * processes))  # in each of which every process has a batch
+    at_once = batch_size if processes == 1 else max(1, -(-len(order) // max(1, rounds * processes)))
 
     def answer(rows: Sequence[int]) -> list[Sample]:
         nonlocal done

@@ -5,7 +5,7 @@ number of processes cannot change a run.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,9 @@ class Step:
     def ends_batch(self, number: int) -> bool:
         """Whether what comes after this step, `number`, depends on nothing but the weights and the step number."""
         return (number + 1) % self.of_batch == 0
+
+
+Steps = Callable[[int], Iterator[Step]]  # from a number on
 
 
 class Learner:

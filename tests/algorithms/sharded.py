@@ -18,7 +18,7 @@ from tests.algorithms.tiny import loop, tiny_tokenizer
 
 def main(sft: Path, directory: Path, rank: str) -> None:
     """Each run is killed half way, when it must be sharded, and resumed; every process takes part."""
-    for name in ("sft", "ppo"):
+    for name in ("sft", "ppo", "gr_dpo"):
         work = directory / f"work-{name}"
         objective, steps, total, config = make(name, sft, loop(micro_batch_size=5))
         with pytest.raises(Killed):

@@ -13,7 +13,7 @@ from torch import nn
 
 from rlhf.algorithms.dpo import reference_log_probs
 from rlhf.models.cached import cached
-from rlhf.models.processes import all_agree, shared_out
+from rlhf.models.processes import shared_out, true_everywhere
 from rlhf.models.scoring import turn_log_probs
 from rlhf.rollouts.sampling import sample
 from tests.algorithms.test_invariants import online_source
@@ -68,7 +68,12 @@ def main(sft: Path, directory: Path, rank: int) -> None:
     told = found(sft, kept) | {
         "squares": shared_out(lambda number: [rank, number**2], range(5)),
         "nothing": shared_out(lambda number: number, []),
-        "agree": [all_agree(True), all_agree(rank == 0), all_agree(rank == 1), all_agree(False)],
+        "everywhere": [
+            true_everywhere(True),
+            true_everywhere(rank == 0),
+            true_everywhere(rank == 1),
+            true_everywhere(False),
+        ],
     }
     (directory / f"{rank}.json").write_text(json.dumps(told))
 

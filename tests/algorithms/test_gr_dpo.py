@@ -29,8 +29,9 @@ BETA = 0.5
 
 def test_weights_move_to_the_group_that_loses_more() -> None:
     """1/4 and 3/4, of which the first loses ln 3 more: three times as much beside the other, 1/2 and 1/2."""
-    found = towards_worst(torch.tensor([0.25, 0.75]), torch.tensor([1.0 + math.log(3.0) / 0.5, 1.0]), rate=0.5)
-    torch.testing.assert_close(found, torch.tensor([0.5, 0.5]))
+    losses = torch.tensor([1.0 + math.log(3.0) / 0.5, 1.0])
+    found = towards_worst(torch.tensor([0.25, 0.75]).log(), losses, rate=0.5)
+    torch.testing.assert_close(found.exp(), torch.tensor([0.5, 0.5]))
 
 
 def robust(policy: Any, reference: torch.Tensor, groups: list[str], **changes: float) -> GroupRobustDpo:
@@ -46,27 +47,29 @@ def test_a_ranking_counts_by_the_weight_of_its_group_over_its_share() -> None:
         sum(math.log1p(math.exp(-0.2 * margin)) for margin in margins) / len(margins)
         for margins in ((2.0 - 1.0, 2.0 - 4.0, 1.0 - 4.0), (0.5 + 1.0,))
     )
-    objective.weights.copy_(torch.tensor([0.9, 0.1]))
+    objective.log_weights.copy_(torch.tensor([0.9, 0.1]).log())
     loss, metrics = objective((np.arange(2), pad_rankings([three, two])))
     agree(loss, 0.1 / 0.75 * of_three + 0.9 / 0.25 * of_two)
     assert metrics["margin"][1] == 4
 
-    step = Step([(np.array([0]), pad_rankings([three])), (np.array([2]), pad_rankings([three]))], count=2)
+    step = Step(
+        [(np.array([0]), pad_rankings([three])), (np.array([2]), pad_rankings([three]))], count=2, metrics={"kl": 3.0}
+    )
     (told,) = objective.weighing(lambda start: iter([step][start:]))(0)
     assert told.micro_batches is step.micro_batches
     gained = 0.1 * math.exp(2.0 * 4 / 3 * of_three)
     assert told.metrics == pytest.approx(
-        {"weight/a": 0.9 / (0.9 + gained), "weight/b": gained / (0.9 + gained), "loss/b": of_three}, rel=1e-5
+        {"kl": 3.0, "weight/a": 0.9 / (0.9 + gained), "weight/b": gained / (0.9 + gained), "loss/b": of_three}, rel=1e-5
     )
-    agree(objective.weights[1], gained / (0.9 + gained))
+    agree(objective.log_weights[1].exp(), gained / (0.9 + gained))
 
 
 def test_what_is_not_finite_moves_no_weight() -> None:
     (three, _), reference = rankings()
-    objective = robust(speaker(), reference[:1] * math.nan, ["a"])
+    objective = robust(speaker(), reference[[0, 0]] * math.nan, ["a", "b"])
     step = Step([(np.array([0]), pad_rankings([three]))], count=1)
     next(objective.weighing(lambda _: iter([step]))(0))
-    assert objective.weights.tolist() == [1.0]
+    assert objective.log_weights.exp().tolist() == pytest.approx([0.5, 0.5])
 
 
 def everything() -> tuple[list[RankedTurns], list[str]]:

@@ -175,7 +175,7 @@ class Watching(KillAt):
         super().log(step, values)
 
 
-@pytest.mark.parametrize("name", ["ppo-head", "ppo-lora", "kto"])
+@pytest.mark.parametrize("name", ["ppo-head", "ppo-lora", "kto", "gr_dpo"])
 def test_what_is_measured_on_the_way_does_not_change_a_run(name: str, sft: Path, tmp_path: Path) -> None:
     """Gradient noise before it and snapshots within it, of a run that is killed and resumed."""
     whole = finish(make(name, sft, loop()), tmp_path / "whole")
@@ -243,7 +243,7 @@ def test_shards_end_where_one_process_does(sft: Path, tmp_path: Path) -> None:
     """FSDP, of runs that were killed and resumed; the saved model loads, and snapshots are whole."""
     done = launch_two("sharded", sft, tmp_path, ACCELERATE_USE_FSDP="true")
     assert done.returncode == 0, done.stderr
-    for name in ("sft", "ppo"):
+    for name in ("sft", "ppo", "gr_dpo"):
         objective, steps, total, config = make(name, sft, loop(micro_batch_size=5))
         snapshots = Snapshots(objective.policy, tmp_path / f"one-{name}", count=1, total_steps=total)
         finish((objective, snapshots.on_the_way(steps), total, config), tmp_path / f"work-one-{name}")

@@ -18,7 +18,7 @@ def test_two_processes_share_what_one_does(sft: Path, tmp_path: Path) -> None:
     assert first == second
     assert first.pop("squares") == [[0, 0], [1, 1], [0, 4], [1, 9], [0, 16]]
     assert first.pop("nothing") == []
-    assert first.pop("agree") == [True, False, False, False]
+    assert first.pop("everywhere") == [True, False, False, False]
     keep(tmp_path / "one")
     one = found(sft, tmp_path / "one")
     assert one.pop("work") == {name: work[name] + other[name] for name in work} | {"few batches": 1, "kept": 0}

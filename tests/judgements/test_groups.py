@@ -40,9 +40,15 @@ def test_groups_are_weighed_and_measured(grouped: Path) -> None:
     assert found["south"]["value"] == 1.0 - found["north"]["value"], "one policy cannot please both"
 
 
-@pytest.mark.parametrize(("name", "told"), [("north", "of the group `north`"), ("", "of no group")])
+@pytest.mark.parametrize(("name", "told"), [("north", "north"), ("", "no group")])
 def test_one_group_has_nobody_to_be_weighed_against(grouped: Path, name: str, told: str) -> None:
     rows = pq.read_table(grouped / "data/judgements/rankings.parquet").to_pylist()
     write(grouped, "rankings", [row | {"group": name} for row in rows])
-    with pytest.raises(DataError, match=f"all rankings of the train split are {told}"):
+    with pytest.raises(DataError, match=f"all rankings of the train split are of {told}. Give"):
+        run(grouped, "align@gr_dpo", align)
+
+
+def test_a_group_that_most_steps_would_not_hold_is_refused(grouped: Path) -> None:
+    set_params(grouped / "params.yaml", ["align.gr_dpo.loop.batch_size=3", "align.gr_dpo.loop.micro_batch_size=3"])
+    with pytest.raises(DataError, match="each step, and south would have less than one of its 3 rankings on average"):
         run(grouped, "align@gr_dpo", align)
