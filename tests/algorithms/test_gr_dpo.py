@@ -40,7 +40,7 @@ def robust(policy: Any, reference: torch.Tensor, groups: list[str], **changes: f
 
 def test_a_ranking_counts_by_the_weight_of_its_group_over_its_share() -> None:
     """Three rankings of one group and one of another, which weigh 0.1 and 0.9; by hand, the second ranking's group is
-    absent from the step, so that alone the first one's has a loss: 4/3 of the mean over four."""
+    absent from the step, so that the first one's alone has a loss, 4/3 of the mean over the step."""
     (three, two), reference = rankings()
     objective = robust(speaker(), reference[[0, 1, 0, 0]], ["b", "a", "b", "b"], beta=0.2, rate=2.0)
     of_three, of_two = (
