@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INK = "#010203"  # stands for the page's own text colour, in light and in dark
 COLOURS = (  # readable on white and on black
     *("#3b82f6", "#e07b00", "#12a150", "#a855f7", "#e11d48", "#0891a5"),
-    *("#84770a", "#d946a0", "#78716c", "#6366f1"),
+    *("#84770a", "#d946a0", "#78716c", "#6a9f12"),
 )
 BELOW: dict[str, Any] = {
     "fontsize": 8,
