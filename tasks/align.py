@@ -149,7 +149,7 @@ def learn_online(run: Run) -> Outcome:
     prompts = encoded.where(encoded.lengths <= tokens.prompt)
     if not prompts:
         raise DataError(
-            f"No prompt to sample for: {len(encoded)} in the train split, all longer than {tokens.prompt} tokens."
+            f"No prompt to sample for: {len(encoded)} in the train split, all longer than {tokens.prompt} tokens"
         )
     algorithm = ONLINE[str(stage.item)](run)
     source = OnlineSource(
@@ -185,7 +185,7 @@ def pretraining_text(run: Run) -> list[Turn]:
     if not texts:
         raise DataError(
             f"align.{run.stage.item}.pretraining_coefficient is above 0, but data/clean has no texts. "
-            "Set it to 0, or add a text source to collect.sources."
+            "Set it to 0, or add a text source to collect.sources"
         )
     encoded = encode_texts(run.tokenizer, [row["text"] for row in texts])
     documents = [[*ids, run.tokenizer.eos_token_id] for ids in encoded]
@@ -206,14 +206,14 @@ def learn_from_groups(run: Run) -> Outcome:
     if len(counts) == 1:
         raise DataError(
             "gr_dpo weighs groups of people against each other, and all rankings of the train split are of "
-            f"{names[0]}. Give the judgements a column `group`, set label.group to null, or use dpo."
+            f"{names[0]}. Give the judgements a column `group`, set label.group to null, or use dpo"
         )
     few = [name for name, count in counts.items() if count * run.config.loop.batch_size < len(names)]
     if few:
         raise DataError(
             f"gr_dpo estimates what a group loses in each step, and {', '.join(few)} would have less than one of its "
             f"{run.config.loop.batch_size} rankings on average. Raise align.gr_dpo.loop.batch_size, or put small "
-            "groups together in the column `group`."
+            "groups together in the column `group`"
         )
     history, values, line = prefer(
         run,
@@ -238,7 +238,7 @@ def learn_with_beliefs(run: Run) -> Outcome:
     if groups and not any(polls):
         raise DataError(
             f"GDPO calibrates a policy to what people believe, and data/judgements has {len(beliefs)} beliefs, none of "
-            "which an answer that was ranked states. Add a source of the table `beliefs` to collect.sources."
+            "which an answer that was ranked states. Add a source of the table `beliefs` to collect.sources"
         )
     history, values, line = prefer(
         run, groups, too_long, lambda reference: GdpoBelief(run.policy, reference, polls, run.config)
@@ -258,7 +258,7 @@ def prefer(
     """Train an objective of rankings that compares with the reference, in steps at the `pace` of the objective."""
     config = run.config
     if not groups:
-        raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long).")
+        raise DataError(f"No ranking to learn from: data/judgements has none that fits ({too_long} answers too long)")
     reference = by_reference(run, reference_log_probs, groups, ids=groups.arrays())
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=run.seed)
     trained = objective(reference)
@@ -282,7 +282,7 @@ def learn_from_thumbs(run: Run) -> Outcome:
     if len({row.up for row in fitting}) < 2:
         raise DataError(
             f"KTO learns from thumbs up and thumbs down, and data/judgements has {len(fitting)} that fit, "
-            "not both kinds among them."
+            "not both kinds among them"
         )
     others, score = mismatched(fitting, run.seed), partial(by_reference, run, turn_log_probs, ids=turns.arrays())
     reference = torch.stack([score(turns), score(others, mismatched=run.seed)])

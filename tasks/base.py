@@ -65,7 +65,7 @@ def pretrain(stage: Stage, config: Pretrain) -> None:
         for row in read_rows(clean, "demonstrations", "train")
     ]
     if not texts and not dialogues:
-        raise DataError("Nothing to pretrain on: data/clean has neither texts nor demonstrations in the train split.")
+        raise DataError("Nothing to pretrain on: data/clean has neither texts nor demonstrations in the train split")
     contents = [message["content"] for dialogue in dialogues for message in dialogue]
     tokenizer = train_tokenizer([*texts, *contents], config.vocab_size)
     documents = [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]

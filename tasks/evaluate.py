@@ -111,7 +111,7 @@ def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list
     if not len(chosen):
         raise DataError(
             f"No prompt to evaluate on: {len(rows)} in the test split, all longer than tokens.prompt "
-            f"({stage.config.tokens.prompt}). Collect more prompts or raise the limit."
+            f"({stage.config.tokens.prompt}). Collect more prompts or raise the limit"
         )
     return [rows[i] for i in chosen], [encoded[i].tolist() for i in chosen], int((~fits).sum())
 

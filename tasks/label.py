@@ -51,7 +51,7 @@ def main(stage: Stage) -> None:
     if not rankings:
         raise DataError(
             "There is nothing to learn preferences from: no feedback in data/clean, and label.judge is `none`. "
-            "Add a source of feedback to `collect.sources`, or set label.judge to `world`."
+            "Add a source of feedback to `collect.sources`, or set label.judge to `world`"
         )
     judged = pd.concat(rankings.values(), ignore_index=True)
     write_frame(stage.output("data/judgements"), "rankings", judged, {"split": TEXT})
@@ -80,9 +80,7 @@ def of_group(tables: Frames, group: str) -> Frames:
     named = [name for name in (*FEEDBACK, "beliefs") if name in tables]
     known = sorted({str(found) for name in named for found in tables[name]["group"].unique()} - {""})
     if known and group not in known:
-        raise DataError(
-            f"label.group is `{group}`, but nobody of that group said anything. Groups: {', '.join(known)}."
-        )
+        raise DataError(f"label.group is `{group}`, but nobody of that group said anything. Groups: {', '.join(known)}")
     mine = {name: rows[rows["group"] == group] if name in named else rows for name, rows in tables.items()}
     return {name: rows for name, rows in mine.items() if len(rows)}
 

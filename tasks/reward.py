@@ -50,7 +50,7 @@ def learn(stage: Stage, name: str, split: str, criteria: Sequence[str], *, seed:
     if not groups:
         raise DataError(
             f"No ranking by {judged_by} to learn from: the split `{split}` of data/judgements has none that fits "
-            f"({too_long} answers too long). label.referee deals the train prompts between `train` and `referee`."
+            f"({too_long} answers too long). label.referee deals the train prompts between `train` and `referee`"
         )
     model = adapt(scalar_model_from(sft, seed), config.lora, seed)
     steps, total = ranking_steps(groups, config.loop, epochs=config.epochs, seed=seed)
@@ -97,7 +97,7 @@ def judge(stage: Stage, name: str, model: PreTrainedModel, unseen: Rankings) -> 
     if not len(margins):
         raise DataError(
             f"No comparison in the test split to measure models/{name} on. Collect more prompts, or raise "
-            "validate.splits.test."
+            "validate.splits.test"
         )
 
     def accuracy(pairs: NDArray[np.bool_]) -> dict[str, float] | None:

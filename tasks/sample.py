@@ -25,7 +25,7 @@ def main(stage: Stage) -> None:
     fits = encoded.lengths <= tokens.prompt
     chosen, too_long = np.flatnonzero(fits)[: config.prompts], int((~fits).sum())
     if not len(chosen):
-        raise DataError(f"No prompt to answer: {len(rows)} prompts, all longer than tokens.prompt ({tokens.prompt}).")
+        raise DataError(f"No prompt to answer: {len(rows)} prompts, all longer than tokens.prompt ({tokens.prompt})")
     draw_answers = sampler(stage.config.decoding, sft, tokens, config.batch_size)
     answers = draw_answers(
         policy,

@@ -26,7 +26,7 @@ def main(stage: Stage) -> None:
     if not kept["train"]:
         raise DataError(
             f"No demonstration to learn from: {len(turns['train'])} in the train split, all longer than tokens.prompt "
-            f"({stage.config.tokens.prompt}) or tokens.response ({stage.config.tokens.response})."
+            f"({stage.config.tokens.prompt}) or tokens.response ({stage.config.tokens.response})"
         )
     steps, total = supervised_steps(kept["train"], config.loop, epochs=config.epochs, seed=stage.seed)
     objective = LikelihoodObjective(model)

@@ -40,16 +40,16 @@ def load_tokenizer(path: Path | str, revision: str | None = None) -> PreTrainedT
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DataError(
-            f"{path} has no tokenizer that can be loaded ({first_line(error)}). Save it beside the model."
+            f"{path} has no tokenizer that can be loaded ({first_line(error)}). Save it beside the model"
         ) from None
     if not tokenizer.chat_template:
-        raise DataError(f"The tokenizer of {path} has no chat template. Set tokenizer.chat_template and save it again.")
+        raise DataError(f"The tokenizer of {path} has no chat template. Set tokenizer.chat_template and save it again")
     if len(str(tokenizer.chat_template)) > inspection.TEMPLATE:
         raise DataError(
-            f"The chat template of {path} has more than {inspection.TEMPLATE:,} characters. Take a shorter one."
+            f"The chat template of {path} has more than {inspection.TEMPLATE:,} characters. Take a shorter one"
         )
     if tokenizer.eos_token_id is None:
-        raise DataError(f"The tokenizer of {path} has no end-of-turn token (eos_token). Set one and save it again.")
+        raise DataError(f"The tokenizer of {path} has no end-of-turn token (eos_token). Set one and save it again")
     return tokenizer
 
 
@@ -117,9 +117,7 @@ def _load(
     text = model.config.get_text_config()
     wrong = [name for name in _UNSUPPORTED_HEADS if getattr(text, name, None) not in (None, 1.0)]
     if wrong:
-        raise DataError(
-            f"{path} uses {', '.join(wrong)}, which scoring here does not apply. Choose a model without it."
-        )
+        raise DataError(f"{path} uses {', '.join(wrong)}, which scoring here does not apply. Choose a model without it")
     return prepare(model.to(device()).eval())
 
 
@@ -147,7 +145,7 @@ def require_plain_head(model: PreTrainedModel, path: Path | str) -> None:
     states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     logits = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(model.get_output_embeddings()(states), logits, rtol=1e-3, atol=1e-3 * float(logits.std())):
-        raise DataError(f"{path} does more to its logits than a linear head; scoring here does not. Choose another.")
+        raise DataError(f"{path} does more to its logits than a linear head; scoring here does not. Choose another")
 
 
 def require_fit(

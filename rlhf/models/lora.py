@@ -90,5 +90,5 @@ def _check_targets(config: LoraConfig, body: nn.Module) -> None:
     if unknown := [name for name in config.target_modules if name not in linear]:
         raise ConfigError(
             f"lora.target_modules names {', '.join(unknown)}, but the linear layers in the body of this model are "
-            f"{', '.join(sorted(linear))}. Name some of these, or write all-linear for all of them."
+            f"{', '.join(sorted(linear))}. Name some of these, or write all-linear for all of them"
         )

@@ -41,7 +41,7 @@ def first_learned(history: Sequence[dict[str, float]]) -> dict[str, float]:
         if "skipped" not in row:
             return row
     raise DataError(
-        "Every step of the training was left out: not finite, or KL passed max_kl after it. Lower the learning_rate."
+        "Every step of the training was left out: not finite, or KL passed max_kl after it. Lower the learning_rate"
     )
 
 
@@ -54,7 +54,7 @@ def tail_mean(history: Sequence[dict[str, float]], name: str) -> float:
     if not values:
         raise DataError(
             f"No step of the training could measure `{name}`: what it learned from has nothing that it counts, such as "
-            "a pair that is no tie. Collect more feedback, or train for more epochs."
+            "a pair that is no tie. Collect more feedback, or train for more epochs"
         )
     last = values[-max(1, int(len(values) * TAIL)) :]
     return sum(last) / len(last)

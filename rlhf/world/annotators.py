@@ -45,16 +45,14 @@ class Annotators:
         """The members of a group; every one judges as before. Raises DataError for a group that there is not."""
         places = [place for place, own in enumerate(self.groups) if own == group]
         if not places:
-            raise DataError(f"The world has no annotator of group `{group}`; its groups are {', '.join(GROUPS)}.")
+            raise DataError(f"The world has no annotator of group `{group}`; its groups are {', '.join(GROUPS)}")
         return self._only(places)
 
     def without(self, names: Collection[str]) -> "Annotators":
         """Those of other names. Raises DataError where nobody is left."""
         places = [place for place, own in enumerate(self.names) if own not in names]
         if not places:
-            raise DataError(
-                "validate.revoked of params.yaml names everybody who could be asked. Leave somebody to ask."
-            )
+            raise DataError("validate.revoked of params.yaml names everybody who could be asked. Leave somebody to ask")
         return self._only(places)
 
     def _only(self, places: Sequence[int]) -> "Annotators":
