@@ -1,9 +1,10 @@
 """MANIFEST.json: name, size and SHA-256 of every file of an output, and the digest that stands for the whole.
 
-The digest of a file is the SHA-256 of its bytes. That of a directory with a manifest is the SHA-256 of the manifest,
-given only after every file has been checked against it; that of any other directory is the SHA-256 of the names and
-digests of its entries. DVC does not notice a flipped byte in its own cache (dvc_data's LocalHashFileDB.check trusts
-mode 0444), so every input is read through here before it is used.
+The digest of a file is the SHA-256 of its bytes; of one that lies in an output, given only after it has been checked
+against the manifest. That of a directory with a manifest is the SHA-256 of the manifest, given only after every file
+has been checked against it; that of any other directory is the SHA-256 of the names and digests of its entries. DVC
+does not notice a flipped byte in its own cache (dvc_data's LocalHashFileDB.check trusts mode 0444), so every input is
+read through here before it is used.
 """
 
 import hashlib
@@ -35,6 +36,8 @@ def write_manifest(directory: Path) -> str:
 def digest(path: Path) -> str:
     """The digest of a file or a directory, verified. Raises DataError, which names the first file that is wrong."""
     if path.is_file():
+        if (path.parent / RECEIPT).is_file():
+            _require(path, _expected(path.parent).get(path.name), _mend(path.parent))
         return sha256(path)
     if not path.is_dir():
         raise DataError(f"{path} does not exist. Run the stage that makes it (`rlhf run`), or check the path")
@@ -57,16 +60,7 @@ def outputs_below(path: Path) -> Iterator[Path]:
 def verified(directory: Path) -> str:
     """The digest of a directory whose files have been checked against its manifest. Raises DataError, also for one
     without a manifest."""
-    mend = f"Remove {directory} and run again: it is made anew"
-    try:
-        text = (directory / MANIFEST).read_text(encoding="utf-8")
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in json.loads(text)["files"].items()}
-        if text != durable.as_json(json.loads(text)):
-            raise ValueError
-    except FileNotFoundError:
-        raise DataError(f"{directory / MANIFEST} is missing. {mend}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{directory / MANIFEST} is damaged. {mend}") from None
+    expected, mend = _expected(directory), _mend(directory)
     found = dict(_files(directory))
     found.pop(MANIFEST, None)
     for name in sorted(expected.keys() - found.keys()):
@@ -74,9 +68,31 @@ def verified(directory: Path) -> str:
     for name in sorted(found.keys() - expected.keys()):
         raise DataError(f"{found[name]} does not belong there: {directory / MANIFEST} does not name it. Remove it")
     for name, path in found.items():
-        if (path.stat().st_size, sha256(path)) != expected[name]:
-            raise DataError(f"{path} is not the file that was written: it differs from {MANIFEST}. {mend}")
+        _require(path, expected[name], mend)
     return sha256(directory / MANIFEST)
+
+
+def _expected(directory: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of every file, by the manifest of a directory. Raises DataError for none, or a damaged one."""
+    try:
+        text = (directory / MANIFEST).read_text(encoding="utf-8")
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in json.loads(text)["files"].items()}
+        if text != durable.as_json(json.loads(text)):
+            raise ValueError
+    except FileNotFoundError:
+        raise DataError(f"{directory / MANIFEST} is missing. {_mend(directory)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{directory / MANIFEST} is damaged. {_mend(directory)}") from None
+    return expected
+
+
+def _require(path: Path, expected: tuple[int, str] | None, mend: str) -> None:
+    if (path.stat().st_size, sha256(path)) != expected:
+        raise DataError(f"{path} is not the file that was written: it differs from {MANIFEST}. {mend}")
+
+
+def _mend(directory: Path) -> str:
+    return f"Remove {directory} and run again: it is made anew"
 
 
 def json_digest(value: Any, default: Callable[[Any], Any] | None = None) -> str:

@@ -7,7 +7,6 @@ import numpy as np
 from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
 from rlhf.batching.encoding import encode_conversations, encode_texts
 from rlhf.config.training import HubModel, LocalModel, Pretrain
-from rlhf.data.rows import read_rows
 from rlhf.errors import ConfigError, DataError
 from rlhf.models.loading import load_policy, load_tokenizer, require_fit, require_plain_head, save_model
 from rlhf.models.small import make_llama, train_tokenizer
@@ -16,6 +15,7 @@ from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import in_words, of_training, write_curves
 from rlhf.training.loop import train
+from tasks.tables import read_table
 
 
 def main(stage: Stage) -> None:
@@ -58,11 +58,10 @@ def _watched(stage: Stage, path: str) -> Path:
 
 def pretrain(stage: Stage, config: Pretrain) -> None:
     """A small Llama with a tokenizer of its own."""
-    clean, tokens = stage.input("data/clean"), stage.config.tokens
-    texts = [row["text"] for row in read_rows(clean, "texts", "train")]
+    texts, tokens = [row["text"] for row in read_table(stage, "texts", "train")], stage.config.tokens
     dialogues = [
         [*row["prompt"], {"role": "assistant", "content": row["response"]}]
-        for row in read_rows(clean, "demonstrations", "train")
+        for row in read_table(stage, "demonstrations", "train")
     ]
     if not texts and not dialogues:
         raise DataError("Nothing to pretrain on: data/clean has neither texts nor demonstrations in the train split")

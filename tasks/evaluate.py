@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf import manifest
 from rlhf.batching.encoding import decode, encode_prompts
 from rlhf.config.judges import Endpoint
 from rlhf.data.rows import read_rows
@@ -140,9 +141,17 @@ def serve(
 
 
 def lineage(stage: Stage) -> dict[str, Any]:
-    """Of every input its digest and, by its receipt, those of what it was made from."""
-    return {
+    """Of every input, and every table in one that another was made from: its digest and, by its receipt, those of what
+    it was made from; of a table, what it lies in."""
+    links = {
         path: {"digest": stage.inputs[path], "inputs": receipt["inputs"]} for path, receipt in stage.upstream.items()
+    }
+    used = sorted({source for link in links.values() for source in link["inputs"]} - links.keys())
+    lies_in = {source: str(Path(source).parent) for source in used}
+    return links | {
+        table: {"digest": manifest.digest(stage.workspace / table), "inputs": {output: stage.inputs[output]}}
+        for table, output in lies_in.items()
+        if output in links
     }
 
 

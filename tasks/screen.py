@@ -1,7 +1,7 @@
 """screen: alarms about annotators and sources that look as if they acted in bad faith. No row is changed.
 
 What it found is in reports/screen.json, which the gate alone reads, so another threshold trains nothing again.
-Training waits for reports/screened.json, which says no more than what was screened.
+Who learns from judgements waits for reports/screened.json, which says no more than what was screened.
 """
 
 from collections.abc import Sequence

@@ -17,10 +17,11 @@ from rlhf.data.prompts import all_prompts, split_keys, with_hashes
 from rlhf.data.quarantine import check
 from rlhf.data.report import report
 from rlhf.data.splits import split_of
-from rlhf.data.tables import TEXT, of_each_object, read_tables, write_frame
+from rlhf.data.tables import COLUMNS, TEXT, of_each_object, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
 
+ALONE = ("demonstrations", "texts")  # deps of base and sft in dvc.yaml
 SEEN = {"seen": pa.float64()}  # share of a test prompt's words that training texts hold; 0 in the other splits
 
 
@@ -111,11 +112,13 @@ def first_of_each(bad: pd.DataFrame) -> dict[str, str]:
 
 
 def _write(stage: Stage, clean: dict[str, pd.DataFrame], bad: dict[str, pd.DataFrame]) -> None:
-    """A table without rows is left out. Prompts are given what training texts hold of them."""
+    """A table without rows is left out, unless a stage depends on it by itself. Prompts are given what training texts
+    hold of them."""
     clean = clean | {"prompts": clean["prompts"].assign(seen=seen(clean))}
     kept, quarantine = stage.output("data/clean"), stage.output("data/quarantine")
-    for table, rows in clean.items():
-        if len(rows):
+    for table in COLUMNS:
+        rows = clean.get(table, pd.DataFrame(columns=[*COLUMNS[table], "split"]))
+        if len(rows) or table in ALONE:
             write_frame(kept, table, rows, {"split": TEXT} | (SEEN if table == "prompts" else {}))
     for table, rows in bad.items():
         if len(rows):

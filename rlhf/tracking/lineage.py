@@ -103,7 +103,10 @@ def _node(workspace: Path, path: str, digest: str, lock: DvcLock, versions: Mapp
     if not stands(workspace, path, digest):
         return Node(path, "replaced since", digest=digest)
     if output is None:
-        return Node(path, "source", digest=digest, md5=lock.digest(path, digest))
+        whole = find_output(workspace, str(Path(path).parent))
+        inside = (_node(workspace, whole.path, whole.digest, lock, versions),) if whole else ()
+        made_by = inside[0].stage if inside else "source"
+        return Node(path, made_by, digest=digest, md5=lock.digest(path, digest), children=inside)
     receipt, start = output.receipt, _started(workspace, output.key)
     made = {name: sha256 for name, sha256 in receipt["inputs"].items() if not name.startswith("reports/")}
     children = [_node(workspace, name, sha256, lock, versions) for name, sha256 in made.items()]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rlhf import manifest
 from rlhf.data.tables import read_table
 from rlhf.errors import DataError, Exit
 from rlhf.pipeline import champion, versioning
@@ -271,7 +272,7 @@ def test_a_revoked_annotator_was_never_there(judged: Workspace, tmp_path_factory
         for place in (judged, twin)
     )
     assert tables == expected
-    assert len(tables) == 2
+    assert {path.stem for path in tables} == {"comparisons", "prompts", "demonstrations", "texts"}
     assert (judged.path / "reports/validate.json").read_bytes() == (twin.path / "reports/validate.json").read_bytes()
     bad, expected_bad = (read_table(place.path / "data/quarantine", "comparisons") for place in (judged, twin))
     assert len(bad) == 2
@@ -279,6 +280,30 @@ def test_a_revoked_annotator_was_never_there(judged: Workspace, tmp_path_factory
     judged.params["validate"]["revoked"] = []
     judged.run_here("validate")
     assert judged.report("validate")["tables"]["comparisons"]["rows"] == 102
+
+
+def test_another_judgement_is_no_other_input_of_what_learns_from_demonstrations(judged: Workspace) -> None:
+    """Nor is another parameter of validate; and whoever changes a byte of the table is found."""
+
+    def inputs(name: str) -> dict[str, str]:
+        spec = load_graph(judged.path).stages[name]
+        return {path: manifest.digest(judged.path / path) for path in spec.inputs if path.startswith("data/")}
+
+    judged.rows([compared(n, "ann") for n in range(4)])
+    judged.run_here("collect", "validate")
+    before = {name: inputs(name) for name in ("base", "sft")}
+    clean = manifest.digest(judged.path / "data/clean")
+    assert [*before["sft"]] == ["data/clean/demonstrations.parquet"]
+    judged.rows([compared(n, "ann") for n in range(5)])
+    judged.params["validate"]["max_characters"] -= 1
+    judged.run_here("collect", "validate")
+    assert {name: inputs(name) for name in before} == before
+    assert manifest.digest(judged.path / "data/clean") != clean
+    with open(judged.path / "data/clean/demonstrations.parquet", "ab") as table:
+        table.write(b"x")
+    for name in before:
+        with pytest.raises(DataError, match=r"demonstrations\.parquet is not the file that was written"):
+            inputs(name)
 
 
 @pytest.fixture
@@ -304,7 +329,7 @@ def test_an_alarm_is_told_and_stops_what_trains_where_it_is_to(
     for name in graph.stages:  # in their order
         if waiting & {*graph.upstream[name]}:
             waiting.add(name)
-    assert {spec.name for spec in graph if spec.meta["gpu"]} < waiting
+    assert {spec.name for spec in graph if spec.meta["gpu"]} - waiting == {"base", "sft", "sample"}, "read no judgement"
     copied.params["validate"]["revoked"] = [HOSTILE]
     copied.run_here("validate", "screen")
     copied.params["validate"]["revoked"] = [HOSTILE, "ann"]

@@ -37,11 +37,13 @@ INPUTS = {
     "models/reward/overall": "cc",
     "data/judgements": "dd",
     "data/clean": "ee",
+    "data/clean/demonstrations.parquet": "ed",
     "models/base": "b0",
     "data/raw": "e0",
 }
 MADE_FROM = {
-    "models/sft": ["data/clean", "models/base"],
+    "models/sft": ["data/clean/demonstrations.parquet", "models/base"],
+    "data/clean/demonstrations.parquet": ["data/clean"],
     "models/reward/overall": ["data/judgements", "models/sft"],
     "data/judgements": ["data/clean"],
     "data/clean": ["data/raw"],

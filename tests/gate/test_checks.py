@@ -82,7 +82,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "reference_bytes": (lambda e: with_metric(e, "reference_digest", value="zz"), "fail"),
     "champion_bytes": (lambda e: with_metric(e, "champion_digest", value=None), "fail"),
     "file_format": (lambda e: with_metric(e, "files", "foreign", value=["pytorch_model.bin"]), "fail"),
-    "lineage": (lambda e: with_metric(e, "lineage", "models/sft", "inputs", "data/clean", value="zz"), "fail"),
+    "lineage": (lambda e: with_metric(e, "lineage", "data/judgements", "inputs", "data/clean", value="zz"), "fail"),
     "rows_agree": (lambda e: with_metric(e, "win_rate", "value", value=0.9), "fail"),
     "unseen_prompts": (lambda e: with_metric(e, "set", "overlap", "prompts", value=1, report="validation"), "fail"),
     "unseen_conversations": (

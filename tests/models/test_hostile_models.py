@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from rlhf.config.editing import set_params
 from rlhf.errors import ConfigError, DataError
-from rlhf.manifest import write_manifest
 from rlhf.models.loading import (
     load_policy,
     load_reward_model,
@@ -203,7 +202,7 @@ def test_a_long_chat_template_is_refused(saved: Path) -> None:
         load_tokenizer(saved)
 
 
-DEPS = "deps: [data/clean, reports/screened.json] # no training"  # of the stage base
+DEPS = "deps: [data/clean/texts.parquet, data/clean/demonstrations.parquet] # so"  # of the stage base
 
 
 @pytest.fixture
@@ -217,9 +216,8 @@ def taking(saved: Path, tmp_path: Path) -> Path:
     assert graph.count(DEPS) == 1
     (tmp_path / "dvc.yaml").write_text(graph.replace(DEPS, DEPS.replace("]", ", '${base.model.path}']")))
     (tmp_path / "data/clean").mkdir(parents=True)
-    write_manifest(tmp_path / "data/clean")
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "reports/screened.json").write_text("{}")
+    for table in ("texts", "demonstrations"):
+        (tmp_path / f"data/clean/{table}.parquet").touch()
     return tmp_path
 
 

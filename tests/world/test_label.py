@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlhf import durable
 from rlhf.config.editing import set_params
 from rlhf.config.world import WorldConfig
 from rlhf.data.ids import add_ids, opening_hash, prompt_hash
@@ -208,6 +209,8 @@ def test_a_prompt_is_the_referees_or_everybody_elses(frames: dict[str, pd.DataFr
         (tmp_path / "data" / name).mkdir(parents=True)
     for name in ("rankings", "comparisons", "ratings", "thumbs", "beliefs"):
         write_frame(tmp_path / "data/clean", name, frames[name], {"split": TEXT})
+    (tmp_path / "reports").mkdir()
+    durable.write_json(tmp_path / "reports/screened.json", {})
     run_here(tmp_path, "label", label)
     made = read_tables(tmp_path / "data/judgements")
     prompts: dict[str, set[str]] = {}
@@ -252,6 +255,8 @@ def test_who_is_revoked_is_not_asked(
     for name in ("samples", "clean"):
         (tmp_path / "data" / name).mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(samples[:40]), tmp_path / "data/samples/samples.parquet")
+    (tmp_path / "reports").mkdir()
+    durable.write_json(tmp_path / "reports/screened.json", {})
     run_here(tmp_path, "label", label)
     judged = read_tables(tmp_path / "data/judgements")["rankings"]
     assert set(judged["annotator"]) == set(everybody[-2:])

@@ -16,6 +16,9 @@ from rlhf.gate.records import Check
 ROUNDING = 1e-5  # reports hold six significant digits
 
 
+TAUGHT = "data/clean/demonstrations.parquet"  # the table of data/clean that sft reads by itself
+
+
 def policy_bytes(evidence: Evidence, config: GateConfig) -> Check:
     """The files that were evaluated are the files that are there now."""
     same = evidence.evaluation.get("policy_digest") == evidence.policy_digest
@@ -179,14 +182,15 @@ def _dirty(evidence: Evidence, config: GateConfig) -> NDArray[np.bool_]:
 def _links(evidence: Evidence, known: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
     """Everything that stands behind the policy: path, digest (None where nothing says it), and who says so."""
     rewards = (f"models/reward/{criterion}" for criterion in evidence.reward)
-    made_from = {"models/sft": ("models/base", "data/clean"), "data/judgements": ("data/clean",)}
+    made_from = {"models/sft": ("models/base", TAUGHT), TAUGHT: ("data/clean",), "data/judgements": ("data/clean",)}
     made_from |= dict.fromkeys(rewards, ("models/sft", "data/judgements")) | {"data/clean": ("data/raw",)}
     named = _inputs(evidence.receipt)
     for path, sources in made_from.items():
         entry = known.get(path)
         there = entry if isinstance(entry, Mapping) else {}
         yield path, there.get("digest"), "the evaluation"
-        yield path, named.get(path), "the policy"
+        if path != TAUGHT:
+            yield path, named.get(path), "the policy"
         inputs = there.get("inputs")
         said = inputs if isinstance(inputs, Mapping) else {}
         for source in dict.fromkeys([*sources, *said]):

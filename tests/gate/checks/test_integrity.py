@@ -19,8 +19,14 @@ from tests.gate.spoiling import found, outcomes, with_metric, with_rows
         (
             ("data/judgements", "inputs", "data/clean"),
             "zz",
-            "data/clean is ee by models/sft and zz by data/judgements",
+            "data/clean is ee by data/clean/demonstrations.parquet and zz by data/judgements",
         ),
+        (
+            ("models/sft", "inputs", "data/clean/demonstrations.parquet"),
+            "zz",
+            "data/clean/demonstrations.parquet is zz by models/sft and ed by the evaluation",
+        ),
+        (("data/clean/demonstrations.parquet", "inputs"), {}, "the receipts lack data/clean"),
         (("data/clean", "inputs"), {}, "the receipts lack data/raw"),
         (
             ("models/reward/overall", "inputs", "models/sft"),
