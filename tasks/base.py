@@ -1,12 +1,14 @@
 """base: take a pretrained model at a pinned revision, or pretrain a small one on what was collected."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
 from rlhf.batching.encoding import encode_conversations, encode_texts
 from rlhf.config.training import HubModel, LocalModel, Pretrain
+from rlhf.data.rows import read_rows
 from rlhf.errors import ConfigError, DataError
 from rlhf.models.loading import load_policy, load_tokenizer, require_fit, require_plain_head, save_model
 from rlhf.models.small import make_llama, train_tokenizer
@@ -15,7 +17,6 @@ from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import in_words, of_training, write_curves
 from rlhf.training.loop import train
-from tasks.tables import read_table
 
 
 def main(stage: Stage) -> None:
@@ -58,10 +59,9 @@ def _watched(stage: Stage, path: str) -> Path:
 
 def pretrain(stage: Stage, config: Pretrain) -> None:
     """A small Llama with a tokenizer of its own."""
-    texts, tokens = [row["text"] for row in read_table(stage, "texts", "train")], stage.config.tokens
+    texts, tokens = [row["text"] for row in _rows(stage, "texts")], stage.config.tokens
     dialogues = [
-        [*row["prompt"], {"role": "assistant", "content": row["response"]}]
-        for row in read_table(stage, "demonstrations", "train")
+        [*row["prompt"], {"role": "assistant", "content": row["response"]}] for row in _rows(stage, "demonstrations")
     ]
     if not texts and not dialogues:
         raise DataError("Nothing to pretrain on: data/clean has neither texts nor demonstrations in the train split")
@@ -92,6 +92,11 @@ def pretrain(stage: Stage, config: Pretrain) -> None:
         f"{model.num_parameters():,} parameters, {len(blocks) * context:,} tokens, loss {values['loss']:.3f}"
         + in_words(history)
     )
+
+
+def _rows(stage: Stage, table: str) -> list[dict[str, Any]]:
+    """Those of the train split."""
+    return read_rows(stage.input(f"data/clean/{table}.parquet").parent, table, "train")
 
 
 def shuffled(rows: int, seed: int) -> list[int]:

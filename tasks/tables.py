@@ -1,7 +1,6 @@
 """Tables of the train, validation and test splits as token ids, encoded once for all the stages that read them."""
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,11 +71,9 @@ def read_thumbs(
 
 def read_demonstrations(stage: Stage, tokenizer: PreTrainedTokenizerBase, split: str) -> Turns:
     """Demonstrations of a split."""
-    table = manifest.digest(stage.input("data/clean/demonstrations.parquet"))
-    path = stage.kept(read_demonstrations, tokenizer=stage.inputs["models/base"], table=table, split=split)
-    return Turns.of(cached(path, lambda: encode_turns(tokenizer, read_table(stage, "demonstrations", split)).arrays()))
-
-
-def read_table(stage: Stage, table: str, split: str) -> list[dict[str, Any]]:
-    """Rows of a split of a table of data/clean that is an input by itself."""
-    return read_rows(stage.input(f"data/clean/{table}.parquet").parent, table, split)
+    file = stage.input("data/clean/demonstrations.parquet")
+    table, base = manifest.digest(file), stage.inputs["models/base"]
+    path = stage.kept(read_demonstrations, tokenizer=base, table=table, split=split)
+    return Turns.of(
+        cached(path, lambda: encode_turns(tokenizer, read_rows(file.parent, "demonstrations", split)).arrays())
+    )
