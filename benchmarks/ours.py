@@ -1,7 +1,7 @@
 """Our side of a job, through the functions that the stages call."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -34,11 +34,10 @@ from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import train
-from rlhf.training.step import Step
+from rlhf.training.step import Steps
 
 PARAMS = load_config(Path(__file__).parents[1] / "params.yaml").align
 BETA, KL = 0.1, 0.04  # beta of DPO, and of GRPO and RLOO, on both sides
-Steps = Callable[[int], Iterator[Step]]
 
 
 def policy(job: Job, *, ends: bool = False) -> PreTrainedModel:

@@ -99,7 +99,7 @@ class Run:
             found = gradient_noise(objective, self.policy, islice(steps, wanted)) if wanted else None
         return {"gradient_noise": asdict(found)} if found else {}
 
-    def train(self, objective: nn.Module, steps: Callable, total: int, loop: LoopConfig) -> Curves:
+    def train(self, objective: nn.Module, steps: Steps, total: int, loop: LoopConfig) -> Curves:
         """The loop, with this stage's checkpoints, snapshots and journal."""
         kept, wanted = Checkpoints(self.stage.work), self.stage.config.align.snapshots
         snapshots = Snapshots(self.policy, self.stage.work / "snapshots", count=wanted, total_steps=total)
@@ -220,7 +220,7 @@ def learn_from_groups(run: Run) -> Outcome:
         rankings,
         too_long,
         lambda reference: GroupRobustDpo(run.policy, reference, names, run.config),
-        lambda objective, steps: objective.weighing(steps),
+        GroupRobustDpo.weighing,
     )
     weights = {name: tail_mean(history, f"weight/{name}") for name in sorted(counts)}
     groups = {name: {"rankings": counts[name], "weight": weight} for name, weight in weights.items()}

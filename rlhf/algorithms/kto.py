@@ -7,7 +7,7 @@ z0 is taken once a step over the whole of it, so that neither micro-batches nor 
 in for a prompt's own is fixed, so the reference sees every mismatched pair once, before training.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from rlhf.config.algorithms import KtoConfig
 from rlhf.models.scoring import sequence_log_probs, turn_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.kto import kahneman_tversky
-from rlhf.training.step import Step
+from rlhf.training.step import Step, Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def kto_steps(
     config: KtoConfig,
     *,
     seed: int,
-) -> tuple[Callable[[int], Iterator[Step]], int]:
+) -> tuple[Steps, int]:
     """The steps of `config.epochs` passes over judged answers, and their number.
 
     policy: the one that is trained. others: `mismatched(judged)`. reference: (2, rows) log pi_ref of the judged answers

@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from rlhf.batching.order import micro_batches, rows_of_step, steps_in
 from rlhf.config.training import LoopConfig
-from rlhf.training.step import Step
+from rlhf.training.step import Step, Steps
 
 Rows = NDArray[np.int64]
 
 
 def passes(
     lengths: Rows, config: LoopConfig, make: Callable[[Rows, list[Rows]], Step], *, epochs: float, seed: int
-) -> tuple[Callable[[int], Iterator[Step]], int]:
+) -> tuple[Steps, int]:
     """The steps of `epochs` passes over rows, from a given number on, and how many they are.
 
     lengths: (N,) tokens of each row. make: a step of its rows, and of these in micro-batches.

@@ -3,19 +3,17 @@
 Ouyang et al. 2022, section 3.5: taking the pairs apart costs K - 1 times as much and overfits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from rlhf.algorithms.passes import Rows, passes
 from rlhf.batching.batches import RankedTurns, pad_rankings
 from rlhf.config.training import LoopConfig
-from rlhf.training.step import Step
+from rlhf.training.step import Step, Steps
 
 
-def ranking_steps(
-    groups: Sequence[RankedTurns], config: LoopConfig, *, epochs: float, seed: int
-) -> tuple[Callable[[int], Iterator[Step]], int]:
+def ranking_steps(groups: Sequence[RankedTurns], config: LoopConfig, *, epochs: float, seed: int) -> tuple[Steps, int]:
     """The steps of `epochs` passes over prompts with their ranked answers, and their number.
 
     A micro-batch is (indices of its prompts (B,), RankingBatch).

@@ -1,6 +1,6 @@
 """Pretraining and supervised fine-tuning: maximise the likelihood of given tokens (lecture 001, step 1)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from rlhf.config.training import LoopConfig
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.likelihood import negative_log_likelihood
-from rlhf.training.step import Step
+from rlhf.training.step import Step, Steps
 
 
 class LikelihoodObjective(nn.Module):
@@ -29,9 +29,7 @@ class LikelihoodObjective(nn.Module):
         return negative_log_likelihood(token_log_probs(self.policy, batch).log_probs, batch.mask)
 
 
-def supervised_steps(
-    turns: Sequence[Turn], config: LoopConfig, *, epochs: float, seed: int
-) -> tuple[Callable[[int], Iterator[Step]], int]:
+def supervised_steps(turns: Sequence[Turn], config: LoopConfig, *, epochs: float, seed: int) -> tuple[Steps, int]:
     """The steps of `epochs` passes over `turns`, and their number."""
 
     def make(rows: Rows, parts: list[Rows]) -> Step:

@@ -1,7 +1,6 @@
 """The loop: take a step, record it, write a checkpoint, go back when it must."""
 
 import math
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from typing import Protocol
@@ -17,7 +16,7 @@ from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.optimizer import make_optimizer
 from rlhf.training.postponed import postponed
 from rlhf.training.setbacks import Setbacks
-from rlhf.training.step import Learner, Step, in_precision_of, make_accelerator
+from rlhf.training.step import Learner, Step, Steps, in_precision_of, make_accelerator
 
 
 class Recorder(Protocol):
@@ -32,7 +31,7 @@ class Recorder(Protocol):
 
 def train(
     objective: nn.Module,
-    steps: Callable[[int], Iterator[Step]],
+    steps: Steps,
     *,
     total_steps: int,
     config: LoopConfig,

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -11,7 +11,7 @@ from torch import nn
 from rlhf import durable
 from rlhf.models.lora import merged_weights
 from rlhf.training.sharding import whole_weights
-from rlhf.training.step import Step
+from rlhf.training.step import Step, Steps
 
 
 class Snapshots:
@@ -25,7 +25,7 @@ class Snapshots:
         self._model, self._directory = model, directory
         self._marks = {round(total_steps * part / (count + 1)) for part in range(1, count + 1)}
 
-    def on_the_way(self, steps: Callable[[int], Iterator[Step]]) -> Callable[[int], Iterator[Step]]:
+    def on_the_way(self, steps: Steps) -> Steps:
         """`steps` as they are; when one is asked for, all before it have been learned, and the weights are theirs."""
 
         def watched(start: int) -> Iterator[Step]:

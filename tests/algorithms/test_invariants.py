@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -42,11 +42,11 @@ from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
-from rlhf.training.step import Step
+from rlhf.training.step import Step, Steps
 from tests.algorithms.tiny import LORA, PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
 from tests.conftest import ROOT
 
-Run = tuple[nn.Module, Callable[[int], Iterator[Step]], int, LoopConfig]
+Run = tuple[nn.Module, Steps, int, LoopConfig]
 ONLINE = {
     "reinforce": {"baseline": "token"},
     "reinforce-sequence": {"baseline": "sequence"},

@@ -16,7 +16,7 @@ from rlhf.errors import SetBack
 from rlhf.failpoints import FAILPOINT
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import train
-from rlhf.training.step import Step
+from rlhf.training.step import Step, Steps
 from tests.algorithms.test_invariants import ALGORITHMS, ONLINE, make, online_source
 from tests.algorithms.tiny import Silent, loop
 
@@ -74,7 +74,7 @@ def finish(name: str, sft: Path, work: Path) -> tuple[dict[str, torch.Tensor], l
         return objective.state_dict(), curves
 
 
-def with_nan(steps: Callable[[int], Iterator[Step]], start: int) -> Iterator[Step]:
+def with_nan(steps: Steps, start: int) -> Iterator[Step]:
     """The steps, the third of which divides its loss by NaN."""
     for number, step in enumerate(steps(start), start):
         yield replace(step, count=math.nan) if number == 2 else step
