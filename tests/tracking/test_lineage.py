@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from rlhf.errors import DataError
+from rlhf.manifest import sha256
 from rlhf.tracking.lineage import Node, lineage
 from rlhf.tracking.promotion import promote
 from rlhf.tracking.sender import sync
@@ -57,6 +58,20 @@ def test_a_source_file_that_was_edited_is_said_to_be(workspace: Workspace) -> No
     (workspace.path / SOURCE).write_text("another\n")
     stages = {node.name: node.stage for node in lineage(workspace.path, "base").walk()}
     assert stages[SOURCE] == "replaced since"
+
+
+def test_lineage_goes_on_through_a_file_of_an_output(workspace: Workspace) -> None:
+    table = "data/clean/model.safetensors"
+    receipt = json.loads((workspace.path / "models/sft/receipt.json").read_text())
+    write_output(workspace.path / "models/sft", {**receipt, "inputs": {table: sha256(workspace.path / table)}})
+    (found,) = lineage(workspace.path, "sft").children
+    assert (found.name, found.stage, found.digest) == (table, "validate", sha256(workspace.path / table))
+    (whole,) = found.children
+    assert (whole.name, whole.key) == ("data/clean", workspace.keys["validate"])
+    assert ("data/clean", "data/raw") in edges(found)
+    (workspace.path / table).write_bytes(b"another")
+    (found,) = lineage(workspace.path, "sft").children
+    assert (found.stage, found.children) == ("replaced since", ())
 
 
 def test_a_directory_that_is_nobodys_output_is_a_source(workspace: Workspace) -> None:
