@@ -18,7 +18,7 @@ from rlhf import manifest
 from rlhf.batching.encoding import decode, encode_prompts
 from rlhf.config.judges import Endpoint
 from rlhf.data.rows import read_rows
-from rlhf.errors import DataError
+from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.answers import Answers
 from rlhf.evaluation.diversity import distinct_2
 from rlhf.evaluation.rows import answer_rows
@@ -27,6 +27,7 @@ from rlhf.gate import looks
 from rlhf.gate.statistics import bootstrap_mean, win_rate
 from rlhf.models.cached import arithmetic
 from rlhf.models.loading import load_policy, load_tokenizer
+from rlhf.models.processes import launched
 from rlhf.pipeline.champion import POLICY
 from rlhf.pipeline.receipt import content_key
 from rlhf.pipeline.stage import Stage, run_stage
@@ -43,6 +44,8 @@ COLUMNS = {"proxy": "reward", "referee": "referee", "gold": "gold"}  # of each j
 
 def main(stage: Stage) -> None:
     """Write reports/evaluate/<algorithm>."""
+    if launched() > 1:
+        raise ConfigError("evaluate serves the policy and asks the judge, once each: start it without a launcher")
     sft, policy_path = stage.input("models/sft"), stage.input(f"models/policy/{stage.item}")
     tokenizer = load_tokenizer(sft)
     prompts, encoded, too_long = test_prompts(stage, tokenizer)

@@ -13,10 +13,12 @@ from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
+from rlhf.training.step import make_accelerator
 
 
 def main(stage: Stage) -> None:
     """Write data/samples."""
+    make_accelerator()  # it brings the processes of `accelerate launch` together, which then share the work
     config, tokens = stage.config.sample, stage.config.tokens
     sft = stage.input("models/sft")
     tokenizer, policy = load_tokenizer(sft), load_policy(sft)

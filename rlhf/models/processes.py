@@ -4,6 +4,7 @@ Every process must ask, in the same order: one that fails leaves the others wait
 accelerate has brought the processes together each does the whole, as do stages that never ask it to.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
@@ -11,6 +12,11 @@ from torch import distributed
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def launched() -> int:
+    """Processes that a launcher started, whether or not they have been brought together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def how_many() -> int:

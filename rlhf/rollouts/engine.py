@@ -17,6 +17,7 @@ from rlhf.config.training import DecodingConfig, TokensConfig
 from rlhf.errors import ConfigError
 from rlhf.models.lora import merged_weights
 from rlhf.models.machine import on_gpu, precision
+from rlhf.models.processes import launched
 from rlhf.rollouts.sampling import Sample, Sampler, sample
 
 
@@ -42,7 +43,7 @@ class VllmEngine:
         """context: tokens of the longest prompt with its answer. gpu_memory: share of the GPU. Raises ConfigError."""
         if find_spec("vllm") is None:
             raise ConfigError("decoding.engine is vllm, which is not installed: `make vllm`, or set it to own")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if launched() > 1:
             raise ConfigError(
                 "decoding.engine is vllm, which samples in one process here. Launch one, or set it to own"
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from rlhf.models.processes import launched
 from rlhf.models.recomputation import layers_of
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ def is_wanted() -> bool:
     accelerate itself has none on a CPU, and would look for the layers of one transformer in an objective of several, so
     that it is not asked to shard.
     """
-    return os.environ.get("ACCELERATE_USE_FSDP") == "true" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true" and launched() > 1
 
 
 def shard(objective: nn.Module) -> None:
