@@ -1,5 +1,6 @@
 """Sampling answers: rlhf.rollouts against transformers' `generate`."""
 
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from benchmarks.jobs import END, Job, turns
 from benchmarks.measure import Measurement, memory_mb, now
 from benchmarks.models import policy
 from rlhf.models.kernels import prepare
-from rlhf.models.machine import precision
+from rlhf.models.machine import autocasts, precision
 from rlhf.pipeline.process import keep_freed_memory
 from rlhf.rollouts.sampling import sample
 
@@ -34,8 +35,8 @@ def measure_ours(job: Job) -> Measurement:
 
 
 def measure_peer(job: Job, tuned: bool) -> Measurement:
-    """`generate`. Tuned: batches of like length, the longest first, no autograd, on a GPU a static cache, which it
-    compiles for, and attention that makes no plan for every new length."""
+    """`generate`. Tuned: batches of like length, the longest first, no autograd, on a GPU weights in bf16, a static
+    cache, which it compiles for, and attention that makes no plan for every new length."""
     torch.backends.cuda.enable_cudnn_sdp(not tuned)
 
     def answers(model: PreTrainedModel, prompts: list[list[int]], longest: int, temperature: float) -> list[list[int]]:
@@ -48,11 +49,12 @@ def measure_peer(job: Job, tuned: bool) -> Measurement:
             )
         return [made[i] for i in range(len(prompts))]
 
-    return _measure(job, answers, lambda model: model)
+    return _measure(job, answers, lambda model: model.bfloat16() if tuned and autocasts() else model)
 
 
 def _measure(job: Job, answers: Draw, load: Callable[[PreTrainedModel], PreTrainedModel]) -> Measurement:
-    """Twice the same answers, the second time on the clock; then greedy ones, to lay over each other."""
+    """Twice the same answers, the second time on the clock; then greedy ones, to lay over each other: in fp32, since
+    bf16 rounds away what decides between tokens that are nearly as likely."""
     model = load(policy(job, ends=True))
     prompts = [list(turn.prompt) for turn in turns(job) for _ in range(job.answers)]
     answers(model, prompts, job.answer.longest, 1.0)
@@ -60,6 +62,7 @@ def _measure(job: Job, answers: Draw, load: Callable[[PreTrainedModel], PreTrain
     made = answers(model, prompts, job.answer.longest, 1.0)
     seconds, peak = now() - start, memory_mb()
     tokens = sum(map(len, made))
+    os.environ["RLHF_PRECISION"] = "fp32"
     likeliest = answers(load(policy(job)), prompts[: job.batch : job.answers], GREEDY, 0.0)
     greedy = [float(i) for row in likeliest for i in [*row, *[END] * GREEDY][:GREEDY]]
     return Measurement(seconds, tokens, tokens + sum(map(len, prompts)), {"greedy tokens": greedy}, peak)

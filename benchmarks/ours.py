@@ -1,5 +1,6 @@
 """Our side of a job, through the functions that the stages call."""
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -155,12 +156,12 @@ def score_of(response: list[int]) -> float:
 
 
 def replay(job: Job) -> Callable[..., list[Sample]]:
-    """A sampler that draws nothing: the recorded answers to each prompt, G side by side."""
+    """A sampler that draws nothing: the recorded answers to each prompt, G side by side, as likely as nobody knows."""
     answers = recorded_answers(job)
 
     def recorded(_: Any, prompts: Sequence[list[int]], **options: Any) -> list[Sample]:
         given = dict.fromkeys(map(tuple, prompts))
-        return [Sample(ids, True, [0.0] * len(ids)) for prompt in given for ids in answers[prompt]]
+        return [Sample(ids, True, [math.nan] * len(ids)) for prompt in given for ids in answers[prompt]]
 
     return recorded
 

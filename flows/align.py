@@ -171,7 +171,7 @@ def _run(session: Session) -> State:
     if not sender.synced:
         reporter.message("unsynced: MLflow does not have everything yet; `rlhf sync` sends the rest")
     failure = next((result.exit for result in results.values() if result.exit != Exit.DONE), promoted)
-    said = decision.raw if decision else None
+    said = decision.said.to_json() if decision else None
     session.result = RunResult(session.id, results, failure, said, promotion, sender.synced)
     return state
 
@@ -216,7 +216,7 @@ def _decision(stages: Stages) -> Standing | None:
         if not known:
             stages.journal.write("decision", digest=decision.digest)
             with stages.shown.trying():
-                create_markdown_artifact(gate_report(decision.raw), key="gate", description=decision.sentence)
+                create_markdown_artifact(gate_report(decision.said), key="gate", description=decision.said.sentence)
     return decision
 
 
@@ -227,10 +227,10 @@ def _promote(session: Session, decision: Standing | None) -> tuple[str | None, E
     to approve, the run ends by saying so.
     """
     workspace, wanted = session.workspace, session.promote and not session.stop.is_set()
-    if not (wanted and decision and decision.verdict == "PROMOTE") or settled(workspace, decision):
+    if not (wanted and decision and decision.said.decision == "PROMOTE") or settled(workspace, decision):
         return None, Exit.DONE
     if (approval := load_promotion(workspace / PARAMS).approval) != "none":
-        waits = f"{decision.winner} waits for a person other than the trainer to approve it: {APPROVE[approval]}"
+        waits = f"{decision.said.winner} waits for a person other than the trainer to approve it: {APPROVE[approval]}"
         return waits, Exit.DONE
     outcome: list[tuple[Exit, str]] = []
 

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from rlhf.garbage import leave_out_loaded
+from rlhf.services.ports import HOST
 
-HOST = "127.0.0.1"
 OLDER = (10, 60)  # searches for new garbage, of which one looks among what is older, and one among everything
 
 

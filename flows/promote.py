@@ -33,14 +33,14 @@ def promote(workspace: str = ".", approval: bool = False) -> State:
     """
     place = Path(workspace).resolve()
     shown = standing(place)
-    if shown is None or shown.verdict != "PROMOTE":
-        verdict = f"The gate says {shown.verdict}: {shown.sentence}" if shown else "No gate has decided."
+    if shown is None or shown.said.decision != "PROMOTE":
+        verdict = f"The gate says {shown.said.decision}: {shown.said.sentence}" if shown else "No gate has decided."
         return Failed(message=f"{Exit.GATE_REFUSED.name}: {verdict} Nothing is promoted")
     rules = load_promotion(place / PARAMS)
     if not approval or rules.approval == "signed":  # a signature says more than a form
         return _state(*promote_apart(place))
-    report = gate_report(shown.raw)
-    create_markdown_artifact(report, key="approval", description=shown.sentence)
+    report = gate_report(shown.said)
+    create_markdown_artifact(report, key="approval", description=shown.said.sentence)
     form = Approval.with_initial_data(description=report, approve=False)
     answer = pause_flow_run(wait_for_input=form, timeout=int(rules.expires_days * DAY), poll_interval=1)
     if not answer.approve:

@@ -3,18 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from rlhf import durable
 from rlhf.errors import Exit
 from rlhf.gate.ledger import Ledger
+from rlhf.gate.records import Check, Decision
 from rlhf.pipeline.fingerprint import packages
 from rlhf.text import markdown
-from rlhf.tracking.standing import Standing, keep
+from rlhf.tracking.standing import Standing, count_looks, keep
 
 PATIENCE = 120.0  # seconds that the sender may take after the last stage
 
@@ -76,35 +77,33 @@ def settled(workspace: Path, decision: Standing) -> bool:
     """Whether its winner is in use, or was rolled back: only a person brings back what was taken out of use."""
     book = Ledger.of(workspace)
     current = book.current()
-    return decision.policy in book.rolled_back() | ({current.policy} if current else set())
+    return decision.said.policy in book.rolled_back() | ({current.policy} if current else set())
 
 
 def record(workspace: Path, decision: Standing) -> None:
     """Keep a decision for good, and count it as one more look at its test set."""
     keep(workspace, decision)
-    Ledger.of(workspace).record(decision.digest, decision.test_set, decision.looks, decision.verdict)
+    count_looks(workspace, decision)
 
 
-def gate_report(decision: Mapping[str, Any]) -> str:
+def gate_report(decision: Decision) -> str:
     """The gate's decision as Markdown: the sentence, and of each candidate how many checks of each group pass, and a
     table of those that do not."""
-    lines = [f"# {decision['decision']}", "", markdown(decision["sentence"]), ""]
-    for name, candidate in decision["candidates"].items():
-        groups: dict[str, list[bool]] = {}
-        for check in candidate["checks"]:
-            groups.setdefault(check["group"], []).append(check["passed"])
-        counts = (f"{group} {sum(passed)}/{len(passed)}" for group, passed in groups.items())
-        lines += [f"## {markdown(name)}: {candidate['decision']}", "", f"Checks passed: {', '.join(counts)}.", ""]
-        if missed := [check for check in candidate["checks"] if not check["passed"]]:
+    lines = [f"# {decision.decision}", "", markdown(decision.sentence), ""]
+    for candidate in decision.candidates:
+        counts = (f"{name} {sum(c.passed for c in checks)}/{len(checks)}" for name, checks in candidate.groups.items())
+        lines += [f"## {markdown(candidate.algorithm)}: {candidate.decision}", ""]
+        lines += [f"Checks passed: {', '.join(counts)}.", ""]
+        if missed := [check for check in candidate.checks if not check.passed]:
             lines += ["| not passed | value | interval | limit | n | |", "|-|-|-|-|-|-|", *map(_row, missed), ""]
     return "\n".join([*lines, "Every check, and the answers behind them, are in `reports/gate.html`.", ""])
 
 
-def _row(check: dict[str, Any]) -> str:
+def _row(check: Check) -> str:
     """A check as a row of a Markdown table."""
-    interval = f"{_number(check['low'])} to {_number(check['high'])}" if check["low"] is not None else ""
-    cells = [check["name"], _number(check["value"]), interval, _number(check["threshold"]), _number(check["n"])]
-    return f"| {' | '.join(map(markdown, [*cells, check['reason'] or '']))} |"
+    interval = "" if check.low is None else f"{_number(check.low)} to {_number(check.high)}"
+    cells = [check.name, _number(check.value), interval, _number(check.threshold), _number(check.n), check.reason]
+    return f"| {' | '.join(map(markdown, cells))} |"
 
 
 def log_file(workspace: Path, name: str) -> Path:
@@ -129,5 +128,5 @@ def _module(
     )
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value or "")
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

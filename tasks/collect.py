@@ -39,9 +39,8 @@ def _collect(stage: Stage, source: Source) -> Collected:
     from rlhf.world import World
 
     tables = World(stage.config.world, stage.seed).tables()
-    extra = {"source": "world", "defects": []}
     return Collected(
-        {table: [row | extra | {"row": n} for n, row in enumerate(rows)] for table, rows in tables.items()}
+        {table: [row | {"defects": [], "row": n} for n, row in enumerate(rows)] for table, rows in tables.items()}
     )
 
 

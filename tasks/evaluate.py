@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from rlhf.evaluation.diversity import distinct_2
 from rlhf.evaluation.rows import answer_rows
 from rlhf.evaluation.serving import files, serving
 from rlhf.gate import looks
-from rlhf.gate.statistics import bootstrap_mean, win_rate
+from rlhf.gate.statistics import bootstrap_mean, resampling, win_rate
 from rlhf.models.cached import arithmetic
 from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.models.processes import launched
@@ -177,7 +176,7 @@ def path(
     gate = stage.config.gate
 
     def mean(values: NDArray) -> dict[str, float]:
-        return asdict(bootstrap_mean(values, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed))
+        return asdict(bootstrap_mean(values, **resampling(gate, stage.seed)))
 
     def judged(answers: Answers) -> dict[str, NDArray]:
         found = {"proxy": reward.total(answers.rewards).double().numpy(), "referee": np.array(answers.referee)}
@@ -200,10 +199,7 @@ def path(
 
 def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[str, Any]:
     """The metrics of the evaluation, as the gate and the report read them."""
-    judged_by = stage.config.evaluate.judge
-    gate = stage.config.gate
-    bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
-    compare = partial(win_rate, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
+    judged_by, bootstrap = stage.config.evaluate.judge, resampling(stage.config.gate, stage.seed)
 
     def column(name: str) -> np.ndarray:
         return np.array([row[name] for row in rows], dtype=np.float64)
@@ -218,13 +214,13 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "judge": judged_by.kind,
         "judge_model": judged_by.model if isinstance(judged_by, Endpoint) else None,
         "prompts": len(rows),
-        "win_rate": asdict(compare(won("sft"))),
-        "champion_win_rate": asdict(compare(won("champion"))) if "champion" in answers else None,
+        "win_rate": asdict(win_rate(won("sft"), **bootstrap)),
+        "champion_win_rate": asdict(win_rate(won("champion"), **bootstrap)) if "champion" in answers else None,
         "proxy_reward": means("reward"),
         "referee_reward": means("referee"),
         "rewards": {criterion: means(f"reward_{criterion}") for criterion in stage.config.reward.criteria},
         "gold_reward": means("gold") if stage.config.evaluate.truth == "world" else None,
-        "kl": asdict(bootstrap(column("kl"))),
+        "kl": asdict(bootstrap_mean(column("kl"), **bootstrap)),
         "length": means("length"),
         "terminated": means("terminated"),
         "empty": {name: float(np.mean([not row[f"{name}_response"] for row in rows])) for name in ("policy", "sft")},

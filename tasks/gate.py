@@ -11,14 +11,13 @@ from rlhf import manifest
 from rlhf.gate import looks
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
-from rlhf.gate.ledger import Ledger
 from rlhf.gate.records import DECISION
 from rlhf.pipeline.champion import GENERATION, JUDGED, POLICY
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.report.gate import render_gate
 from rlhf.report.html import render_report
 from rlhf.report.summary import read_json
-from rlhf.tracking.standing import Standing
+from rlhf.tracking.standing import count_looks, read
 
 
 def main(stage: Stage) -> None:
@@ -41,9 +40,9 @@ def main(stage: Stage) -> None:
         inputs=stage.inputs,
     )
     stage.report(DECISION, decision.to_json())
-    made = Standing.of(stage.output(DECISION).read_bytes())
-    Ledger.of(stage.workspace).record(made.digest, made.test_set, made.looks, made.verdict)
-    why = render_gate(stage.workspace, stage.output(DECISION), stage.config.gate.profile)
+    made = read(stage.output(DECISION))
+    count_looks(stage.workspace, made)
+    why = render_gate(stage.workspace, made)
     stage.output("reports/gate.html").write_text(why, encoding="utf-8")
     html = render_report(stage.workspace, decision, stage.upstream)
     stage.output("reports/report.html").write_text(html, encoding="utf-8")

@@ -20,6 +20,7 @@ from rlhf.config.judges import Endpoint, People
 from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_rows
 from rlhf.errors import DataError
+from rlhf.gate.statistics import resampling
 from rlhf.judges import people, validity
 from rlhf.judges.door import Comparison, Judge, Judged, between, by_scores, in_both_orders
 from rlhf.judges.endpoint import EndpointJudge
@@ -51,8 +52,7 @@ def judge(
 
     again: texts of SFT's second answers to the first prompts.
     """
-    config, gate = stage.config.evaluate.judge, stage.config.gate
-    bootstrap = {"confidence": gate.confidence, "resamples": gate.bootstrap, "seed": stage.seed}
+    config, bootstrap = stage.config.evaluate.judge, resampling(stage.config.gate, stage.seed)
     compared = {name: between(rows, name) for name in opponents}
     labelled = labelled_pairs(stage, tokenizer)
     same = [

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from rlhf.data.ids import prompt_hash
 from rlhf.data.rows import read_judgements, read_rows
 from rlhf.evaluation.beliefs import belief_distances, contested_margins
 from rlhf.evaluation.preferences import answer_scores, untied_pairs
-from rlhf.gate.statistics import bootstrap_mean, pairwise_accuracy
+from rlhf.gate.statistics import bootstrap_mean, pairwise_accuracy, resampling
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.sampling import Sampler
@@ -27,7 +26,7 @@ def believe(
     stage: Stage, draw: Sampler, tokenizer: PreTrainedTokenizerBase, models: Mapping[str, PreTrainedModel]
 ) -> Row | None:
     """How far both models are from what people believe, on the prompts of the test split that people were polled on."""
-    judgements, gate = stage.input("data/judgements"), stage.config.gate
+    judgements, bootstrap = stage.input("data/judgements"), resampling(stage.config.gate, stage.seed)
     polls = {prompt_hash(poll["prompt"]): poll for poll in read_rows(judgements, "beliefs", "test")}
     if not polls:
         return None
@@ -41,8 +40,7 @@ def believe(
 
     def mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> dict[str, float] | None:
         owners = None if clusters is None else np.array(clusters)
-        bootstrap = partial(bootstrap_mean, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
-        return asdict(bootstrap(np.array(values), clusters=owners)) if values else None
+        return asdict(bootstrap_mean(np.array(values), clusters=owners, **bootstrap)) if values else None
 
     return {
         "stated": stated,
@@ -69,12 +67,11 @@ def follow(
         return sequence_log_probs(policy, batch) - sequence_log_probs(reference, batch)
 
     at_once = max(1, stage.config.evaluate.batch_size // max(map(len, rankings.ranks)))
-    scores, gate = answer_scores(log_ratios, rankings, at_once, policy.device), stage.config.gate
-    accuracy = partial(pairwise_accuracy, confidence=gate.confidence, resamples=gate.bootstrap, seed=stage.seed)
-    found = {}
+    scores = answer_scores(log_ratios, rankings, at_once, policy.device)
+    bootstrap, found = resampling(stage.config.gate, stage.seed), {}
     for name in sorted(set(groups)):
         mine = np.flatnonzero(groups == name)
         margins, prompts, _ = untied_pairs([rankings[int(i)] for i in mine], [scores[i] for i in mine])
         if len(margins):
-            found[name] = asdict(accuracy(margins, clusters=prompts))
+            found[name] = asdict(pairwise_accuracy(margins, clusters=prompts, **bootstrap))
     return found

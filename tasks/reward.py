@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from rlhf.algorithms.reward import RewardObjective
 from rlhf.batching.rankings import Rankings
 from rlhf.errors import DataError
 from rlhf.evaluation.preferences import answer_scores, untied_pairs
-from rlhf.gate.statistics import calibration, pairwise_accuracy
+from rlhf.gate.statistics import calibration, pairwise_accuracy, resampling
 from rlhf.models.loading import load_tokenizer, save_model, scalar_model_from
 from rlhf.models.lora import adapt
 from rlhf.models.scoring import rewards
@@ -103,21 +104,9 @@ def judge(stage: Stage, name: str, model: PreTrainedModel, unseen: Rankings) -> 
     def accuracy(pairs: NDArray[np.bool_]) -> dict[str, float] | None:
         if not pairs.any():
             return None
-        gate = stage.config.gate
-        found = pairwise_accuracy(
-            margins[pairs],
-            confidence=gate.confidence,
-            resamples=gate.bootstrap,
-            seed=stage.seed,
-            clusters=prompts[pairs],
-        )
-        return {
-            "value": found.value,
-            "low": found.low,
-            "high": found.high,
-            "n": found.n,  # prompts
-            "pairs": int(pairs.sum()),
-        }
+        bootstrap = resampling(stage.config.gate, stage.seed)
+        found = pairwise_accuracy(margins[pairs], clusters=prompts[pairs], **bootstrap)
+        return asdict(found) | {"pairs": int(pairs.sum())}
 
     bins, ece, brier = calibration(margins)
     with stage.output(f"reports/{name}/calibration.csv").open("w", newline="") as file:

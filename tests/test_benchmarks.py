@@ -5,6 +5,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow.parquet import read_table
@@ -13,7 +14,7 @@ from benchmarks import costs, results
 from benchmarks.costs import Cost, Costs
 from benchmarks.feedback import write_comparisons
 from benchmarks.growth import Curve
-from benchmarks.jobs import Job, Lengths
+from benchmarks.jobs import ONLINE, Job, Lengths
 from benchmarks.measure import compare
 from benchmarks.results import BEGIN, FINISH, Results, Row, load, markdown_table, write_page
 from rlhf.data.tables import raw_columns
@@ -32,6 +33,17 @@ def test_a_peer_that_learns_otherwise_is_an_error() -> None:
     assert here.tokens == there.tokens
     other = peer.measure(replace(JOB, learning_rate=1e-3), True)
     assert compare({"ours": here.overlay, "tuned": other.overlay}, 1e-5)[1].startswith("loss differs from TRL tuned")
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("stage", ONLINE)
+def test_our_side_learns_from_given_answers_and_from_sampled_ones(stage: str, recorded: bool) -> None:
+    from benchmarks import ours
+
+    seen = ours.measure(replace(JOB, stage=stage, recorded=recorded, answers=1 if stage == "ppo" else 2))
+    assert seen.units == 8
+    assert all(len(values) == JOB.steps and np.isfinite(values).all() for values in seen.overlay.values())
+    assert bool(seen.overlay) is recorded
 
 
 def test_the_page_holds_what_is_kept(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rlhf.config.reading import read_yaml
 from rlhf.errors import ConfigError, UserError
 from rlhf.secrets import is_secret, redact
 from tests.conftest import ROOT
+from tests.judges.conftest import ENDPOINT
 
 
 @pytest.mark.parametrize(
@@ -49,22 +50,6 @@ def test_names_of_secrets() -> None:
     assert [name for name in secret.split() if not is_secret(name)] == []
     others = ["TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "tokens", "keys", "monkey"]
     assert [name for name in others if is_secret(name)] == []
-
-
-ENDPOINT = {
-    "kind": "endpoint",
-    "url": "http://localhost:8000/v1",
-    "model": "wise",
-    "key": None,
-    "max_tokens": 64,
-    "max_bytes": 9999,
-    "timeout": 5.0,
-    "retries": 2,
-    "wait": 0.1,
-    "parallel": 4,
-    "missed": 8,
-    "budget": 100,
-}
 
 
 @pytest.mark.parametrize(

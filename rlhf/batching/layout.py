@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf.batching.transfer import to_device
+from rlhf.models.machine import on_gpu
 
 SCORES = 2**16  # of a head that attention makes at once on a CPU, in rows of like length: they stay in a core's cache
 
@@ -94,9 +95,9 @@ def _blocks(places: Tensor, lengths: Tensor, skipped: Tensor) -> tuple[tuple[Blo
 
     Longest rows first; after these the rows that skip a shared prompt, where that saves what a block costs. Long rows
     skip no less than half of theirs: torch's own attention leaves out what comes after a query only where all attend.
-    An accelerator takes the table as it is: it idles on less.
+    A GPU takes the table as it is: it idles on less.
     """
-    if torch.accelerator.is_available():
+    if on_gpu():
         return (Block(places, places, None),), torch.arange(len(places), device=places.device) * places.shape[1]
     skipped = skipped * ((lengths**2 <= SCORES) | (2 * skipped >= lengths))
     if int((skipped * lengths).sum()) < SCORES:

@@ -31,7 +31,7 @@ def lineage(
 
     node = find(find_workspace(workspace), model)
     if as_json:
-        print_json(node.to_dict())
+        print_json(asdict(node))
     else:
         out.print(_tree(node))
 
@@ -67,7 +67,7 @@ def approve(
     if as_json:
         print_json({"path": str(path), **asdict(approval)})
     else:
-        said = f"{approval.approver} approves: {decision.sentence} Signed in {path}. Next: rlhf promote"
+        said = f"{approval.approver} approves: {decision.said.sentence} Signed in {path}. Next: rlhf promote"
         out.print(Text(said), soft_wrap=True)
 
 

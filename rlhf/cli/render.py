@@ -8,9 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rlhf.gate.records import Candidate, Check, WinRate
+from rlhf.gate.records import Candidate, Check, Interval, WinRate
 from rlhf.report.examples import Example
-from rlhf.report.summary import Kl, Row, Summary, by_group
+from rlhf.report.summary import Row, Summary
 from rlhf.text import printable, title
 
 SIDE_BY_SIDE = 3  # candidates whose checks fit beside each other
@@ -70,7 +70,7 @@ def _checks(candidates: tuple[Candidate, ...]) -> Table:
     for candidate in candidates:
         head = Text.assemble(f"{title(candidate.algorithm)}  ", (candidate.decision, VERDICTS[candidate.decision]))
         table.add_column(head)
-    groups = [by_group(candidate.checks) for candidate in candidates]
+    groups = [candidate.groups for candidate in candidates]
     for group in dict.fromkeys(group for found in groups for group in found):
         members = [found.get(group, []) for found in groups]
         table.add_row(group, "", *(_passed(checks) for checks in members))
@@ -141,7 +141,7 @@ def _win_rate(rate: WinRate | None) -> tuple[str, str]:
     return ("", "") if rate is None else (f"{rate.value:.3f}", f"{rate.low:.3f} to {rate.high:.3f}")
 
 
-def _kl(kl: Kl | None) -> str:
+def _kl(kl: Interval | None) -> str:
     return _number(kl.value if kl else None, 2)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, prompt_ids
 from rlhf.gate.records import Check, Interval, Outcome
-from rlhf.gate.statistics import settling_size
+from rlhf.gate.statistics import resampling, settling_size
 
 FEW = 20  # prompts or pairs: an interval of fewer says nothing
 OPPONENTS = {"sft": "SFT", "champion": "the champion"}
@@ -88,7 +88,7 @@ def opponents(evidence: Evidence) -> list[tuple[str, str]]:
 
 def by_row(evidence: Evidence, config: GateConfig, confidence: float | None = None) -> dict[str, Any]:
     """Settings of a bootstrap by row, of a table that has one row of each prompt or document."""
-    return {"confidence": confidence or config.confidence, "resamples": config.bootstrap, "seed": evidence.seed}
+    return resampling(config, evidence.seed, confidence)
 
 
 def by_prompt(evidence: Evidence, config: GateConfig, confidence: float | None = None) -> dict[str, Any]:

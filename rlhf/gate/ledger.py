@@ -28,7 +28,7 @@ from rlhf.errors import Busy, ConfigError, DataError, DiskFull, GateRefused, Use
 from rlhf.failpoints import reach
 
 LEDGER = ".rlhf/ledger.db"  # in a workspace
-VERSION = 1  # of the tables, SQLite's user_version; those of version 0 have no seals
+VERSION = 1  # of the tables, SQLite's user_version
 PATIENCE = 10.0  # seconds that another process may hold the ledger
 ANEW = (
     "Bring back a copy of it. Without one, move it away, and take the alias champion from the policy in MLflow: then "
@@ -212,18 +212,16 @@ class Ledger:
         durable.sync_directory(self.path.parent)
 
     def _open(self, connection: sqlite3.Connection) -> None:
-        """Bring an older ledger to this version, and refuse a later one, and what is none."""
-        version, columns = _version(connection), [row[1] for row in connection.execute("PRAGMA table_info(champions)")]
-        known = [field.name for field in fields(Champion)]
+        """Refuse a ledger of a later version, and what is none."""
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(champions)")]
         if version > VERSION:
             raise DataError(
                 f"{self.path} is a ledger of version {version}, and this rlhf knows {VERSION}. Use the rlhf that wrote "
                 "it, or a later one"
             )
-        if columns != (known if version == 0 else [*known, "seal"]):
+        if columns != [*(field.name for field in fields(Champion)), "seal"]:
             raise DataError(f"{self.path} is not a ledger that this rlhf reads. {ANEW}")
-        if version == 0:
-            _seal_all(connection)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Raises DataError for a ledger whose pages, rows or order are not as they were written."""
@@ -241,30 +239,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.set_trace_callback(lambda statement: reach(f"ledger {statement.split()[0].lower()}"))
     connection.execute("PRAGMA synchronous = FULL")
     return connection
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return connection.execute("PRAGMA user_version").fetchone()[0]
-
-
-def _seal_all(connection: sqlite3.Connection) -> None:
-    """Take a ledger of version 0, whose rows have no seals, to version 1."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        if _version(connection) == 0:  # and nobody was faster
-            there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-            old = {table: _rows(connection, table) for table in _TABLES if table in there}
-            for statement in (*(f"DROP TABLE {table}" for table in old), *_SCHEMA):
-                connection.execute(statement)
-            for table, rows in old.items():
-                seals = _seals(table, ((*row, "") for row in rows))
-                for row, seal in zip(rows, seals, strict=True):
-                    connection.execute(f"INSERT INTO {table} VALUES ({'?, ' * len(row)}?)", (*row, seal))
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _rows(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:

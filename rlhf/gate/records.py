@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 DECISION = "reports/gate/decision.json"  # of a workspace
-FORMAT = 1  # of decision.json; one that does not say is of the first
+FORMAT = 1  # of decision.json
 Verdict = Literal["PROMOTE", "REJECT", "INCONCLUSIVE", "ERROR"]
 # pass, fail: the whole interval lies on one side of the threshold. undecided: it holds the threshold.
 # unmeasured: nobody could measure it here. error: it should be there, and is missing or not a finite number.
@@ -80,6 +80,14 @@ class Candidate:
     win_rate: WinRate | None  # against SFT
     checks: tuple[Check, ...]
 
+    @property
+    def groups(self) -> dict[str, list[Check]]:
+        """Checks under their group, in their order."""
+        groups: dict[str, list[Check]] = {}
+        for check in self.checks:
+            groups.setdefault(check.group, []).append(check)
+        return groups
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -97,8 +105,10 @@ class Decision:
     looks: tuple[str, ...] = ()  # at that set, one a candidate
     inputs: Mapping[str, str] = field(default_factory=dict)  # what it rests on: digests by path
 
-    def candidate(self, algorithm: str) -> Candidate | None:
-        return next((c for c in self.candidates if c.algorithm == algorithm), None)
+    @property
+    def policy(self) -> str:
+        """The digest of the winner's files; "" without a winner."""
+        return next((c.policy for c in self.candidates if c.algorithm == self.winner), "")
 
     def to_json(self) -> dict[str, Any]:
         """As reports/gate/decision.json holds it: dicts with numeric leaves, which `dvc metrics show` prints."""
@@ -132,7 +142,7 @@ class Decision:
             raw["generation"],
             raw["profile"],
             raw["test_set"],
-            tuple(raw.get("looks", ())),
+            tuple(raw["looks"]),
             raw["inputs"],
         )
 

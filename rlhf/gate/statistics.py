@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from rlhf.config.gate import GateConfig
 from rlhf.gate.records import Interval, WinRate
 
 Array = NDArray[np.float64]
@@ -24,6 +26,11 @@ class Bin:
     confidence: float
     accuracy: float
     count: int
+
+
+def resampling(config: GateConfig, seed: int, confidence: float | None = None) -> dict[str, Any]:
+    """Settings of a bootstrap; `confidence` in place of the configured one."""
+    return {"confidence": confidence or config.confidence, "resamples": config.bootstrap, "seed": seed}
 
 
 def bootstrap_mean(

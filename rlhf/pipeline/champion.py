@@ -17,7 +17,7 @@ from rlhf.pipeline.graph import CHAMPION
 from rlhf.tracking.champions import FILES, whole
 from rlhf.tracking.standing import standing
 
-FORMAT = 1  # of champion.json; one that does not say is of the first
+FORMAT = 1  # of champion.json
 POLICY, GENERATION, JUDGED = "champion.policy", "champion.generation", "champion.judged"  # keys that dvc.yaml declares
 
 
@@ -35,9 +35,8 @@ def pinned(workspace: Path) -> Pinned:
     path = workspace / CHAMPION
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        require_format(path, content.get("format", FORMAT), FORMAT)
-        digest = json_digest(content["champion"])
-        if content.get("digest", digest) != digest:
+        require_format(path, content.get("format"), FORMAT)
+        if content["digest"] != json_digest(content["champion"]):
             raise ValueError
         return Pinned(**content["champion"])
     except FileNotFoundError:

@@ -13,6 +13,7 @@ DEBUG = "RLHF_DEBUG"
 NO_MEMORY = (  # what torch says where an allocator other than its own found none
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",  # of segments that grow
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )

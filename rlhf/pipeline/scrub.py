@@ -4,6 +4,7 @@ A disk may lose a bit long after it was written, and neither DVC (notes on its c
 looks. Files are hashed as they are read, whatever their size. What is damaged is moved to .rlhf/damaged, never deleted.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -148,12 +149,12 @@ def _champion_fault(workspace: Path, path: Path) -> str | None:
 
 
 def _mend_champions(workspace: Path, damage: Sequence[Damage]) -> Iterator[Damage]:
-    from rlhf.tracking.mirror import reconcile
+    from rlhf.tracking.mirror import mirror
 
     for one in damage:
         cache.move_away(workspace, one.path)
     with suppress(ServiceError, DataError):
-        reconcile(workspace)
+        mirror(workspace)
     for one in damage:
         whole = champions.whole(workspace, one.path.name)
         yield Damage(one.path, one.fault, f"Fetched again{'' if whole else ' by `rlhf sync`'}", whole)
@@ -226,7 +227,7 @@ KINDS = (
     _Kind(
         "journals",
         journals,
-        lambda workspace, path: _raised(lambda: [None for _ in read(path)] and None),
+        lambda workspace, path: _raised(lambda: deque(read(path), maxlen=0)),
         _moved(_JOURNAL, False),
     ),
     _Kind(

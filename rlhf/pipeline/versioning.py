@@ -167,8 +167,8 @@ def cache_objects(workspace: Path) -> list[Path]:
     return sorted(path for path in place.glob("??/*") if is_object(path))
 
 
-def fetch(workspace: Path, files: Collection[Path]) -> list[Path]:
-    """Have DVC bring objects of the cache from the remote, and verify them; return those that are whole now.
+def fetch(workspace: Path, files: Collection[Path]) -> None:
+    """Have DVC bring objects of the cache from the remote, and verify them.
 
     Without a remote nothing comes; what comes damaged is moved away.
     """
@@ -179,7 +179,6 @@ def fetch(workspace: Path, files: Collection[Path]) -> list[Path]:
             repo.cloud.pull([HashInfo("md5", file.parent.name + file.name) for file in files])
     for file in (file for file in files if file.is_file() and object_fault(file)):
         move_away(workspace, file)
-    return [file for file in files if file.is_file()]
 
 
 def restore(workspace: Path, paths: Collection[Path]) -> None:

@@ -3,17 +3,16 @@
 It is made from the decision as it is written, whose digest it states: page and decision cannot speak of different runs.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.gate.records import Candidate, Check, Decision
-from rlhf.manifest import sha256
+from rlhf.gate.records import Candidate, Check
 from rlhf.report import picture
 from rlhf.report.examples import Example, by_gain, by_rule, evaluation_rows
 from rlhf.report.html import page
-from rlhf.report.summary import by_group, foremost
+from rlhf.report.summary import foremost
+from rlhf.tracking.standing import Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,6 @@ class Story:
     candidate: Candidate
     opponent: str  # whose answers stand beside its own: "champion", or "sft" before the first
     prompts: int
-    groups: Mapping[str, Sequence[Check]]
     better: Sequence[Example]
     worse: Sequence[Example]
     chosen: Sequence[Example]  # by a rule that looks at no score
@@ -41,20 +39,19 @@ class Story:
         return [check for check in self.candidate.checks if not check.passed and not check.stops]
 
 
-def render_gate(workspace: Path, decided: Path, profile: str) -> str:
-    """The page, from the file that the decision is written to, the rows of the evaluations, and the profile of limits.
+def render_gate(workspace: Path, decided: Standing) -> str:
+    """The page, from the decision as it was read and the rows of the evaluations.
 
     Raises DataError for rows that are missing. The same inputs give the same bytes.
     """
-    decision = Decision.from_json(json.loads(decided.read_text(encoding="utf-8")))
+    decision = decided.said
     first = foremost(decision)
     candidates = sorted(decision.candidates, key=lambda candidate: candidate.algorithm != first)
     return page(
         "gate.html.j2",
         figures=[],
         decision=decision,
-        digest=sha256(decided),
-        profile=profile,
+        digest=decided.digest,
         stories=[story(workspace, candidate, decision.judge) for candidate in candidates],
         picture=picture,
     )
@@ -69,7 +66,6 @@ def story(workspace: Path, candidate: Candidate, judge: str | None) -> Story:
         candidate=candidate,
         opponent=opponent,
         prompts=len(rows),
-        groups=by_group(candidate.checks),
         better=better,
         worse=worse,
         chosen=by_rule(rows, name, opponent),

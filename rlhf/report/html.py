@@ -13,10 +13,10 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from rlhf.gate.records import Decision, WinRate
+from rlhf.gate.records import Decision, Interval, WinRate
 from rlhf.report import plots
 from rlhf.report.examples import evaluation_rows
-from rlhf.report.summary import Kl, Row, Summary, finite_numbers, read_json, summarize
+from rlhf.report.summary import Row, Summary, finite_numbers, read_json, summarize
 from rlhf.text import title, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -150,11 +150,11 @@ def percent(value: float | WinRate | None) -> str:
     return f"{value:.1%}"
 
 
-def number(value: float | Kl | None) -> str:
+def number(value: float | Interval | None) -> str:
     """A number to three digits, or a KL with its interval; a dash where there is none."""
     if value is None:
         return "–"
-    if isinstance(value, Kl):
-        known = value.low is not None and value.high is not None and value.low != value.high
-        return f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})" if known else f"{value.value:.1f}"
+    if isinstance(value, Interval):
+        ends = f" ({value.low:.1f} to {value.high:.1f})" if value.low != value.high else ""
+        return f"{value.value:.1f}{ends}"
     return f"{value:,.0f}" if value == int(value) and abs(value) >= 100 else f"{value:.3g}"

@@ -1,26 +1,18 @@
 """What a run came to, read from the reports of its stages: the table, the decision, three examples, the metrics."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf.errors import DataError
-from rlhf.gate.records import DECISION, Check, Decision, WinRate, finite
+from rlhf.gate.records import Decision, Interval, WinRate, finite
 from rlhf.report.examples import Example, by_rule, evaluation_rows
 from rlhf.tracking.outputs import flatten
+from rlhf.tracking.standing import decided
 
 STAGES = ("collect", "validate", "screen", "base", "sft", "sample", "label", "reward", "referee", "align", "evaluate")
-
-
-@dataclass(frozen=True)
-class Kl:
-    """Mean KL divergence from SFT in nats a sequence; the ends are None where the stage gave no interval."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +24,7 @@ class Row:
     proxy_reward: float | None
     rewards: Mapping[str, float | None]  # by criterion, of which proxy_reward is the weighted sum
     gold_reward: float | None
-    kl: Kl | None
+    kl: Interval | None  # from SFT, nats a sequence, the mean
     length: float | None  # mean tokens an answer
 
 
@@ -56,12 +48,7 @@ class Summary:
 
 def load_summary(workspace: Path) -> Summary:
     """Read the reports of a finished run. Raises DataError, which names the file that is missing or broken."""
-    path = workspace / DECISION
-    try:
-        decision = Decision.from_json(read_json(path))
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a decision of the gate ({error}). Make it again with: rlhf run") from None
-    return summarize(workspace, decision)
+    return summarize(workspace, decided(workspace).said)
 
 
 def summarize(workspace: Path, decision: Decision) -> Summary:
@@ -93,14 +80,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def by_group(checks: Sequence[Check]) -> dict[str, list[Check]]:
-    """Checks under their group, in their order."""
-    groups: dict[str, list[Check]] = {}
-    for check in checks:
-        groups.setdefault(check.group, []).append(check)
-    return groups
-
-
 def foremost(decision: Decision) -> str | None:
     """The policy that is shown first: the winner, or the one that came nearest."""
     rated = [c for c in decision.candidates if c.win_rate is not None]
@@ -116,21 +95,20 @@ def _sft_row(metrics: Mapping[str, Any]) -> Row:
         proxy_reward=_side(metrics, "proxy_reward", "sft"),
         rewards=_rewards(metrics, "sft"),
         gold_reward=_side(metrics, "gold_reward", "sft"),
-        kl=Kl(0.0, 0.0, 0.0),
+        kl=Interval(0.0, 0.0, 0.0, metrics["prompts"]),
         length=_side(metrics, "length", "sft"),
     )
 
 
 def _policy_row(algorithm: str, metrics: Mapping[str, Any]) -> Row:
-    win_rate, kl = metrics.get("win_rate"), metrics.get("kl") or {}
-    value = finite(kl.get("value"))
+    win_rate, kl = metrics.get("win_rate"), metrics.get("kl")
     return Row(
         model=algorithm,
         win_rate=WinRate(**win_rate) if win_rate else None,
         proxy_reward=_side(metrics, "proxy_reward", "policy"),
         rewards=_rewards(metrics, "policy"),
         gold_reward=_side(metrics, "gold_reward", "policy"),
-        kl=None if value is None else Kl(value, finite(kl.get("low")), finite(kl.get("high"))),
+        kl=Interval(**kl) if kl else None,
         length=_side(metrics, "length", "policy"),
     )
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from rlhf.config.training import DecodingConfig, TokensConfig
 from rlhf.errors import ConfigError
 from rlhf.models.lora import merged_weights
-from rlhf.models.machine import on_gpu, precision
+from rlhf.models.machine import autocasts, precision
 from rlhf.models.processes import launched
 from rlhf.rollouts.sampling import Sample, Sampler, sample
 
@@ -63,7 +63,7 @@ class VllmEngine:
                 hf_overrides={"tie_word_embeddings": False},  # not every platform renews a head that is tied
                 skip_tokenizer_init=True,
                 generation_config="vllm",  # and not the model's own, which may cut the distribution
-                dtype="bfloat16" if on_gpu() else "float32",  # as it is trained
+                dtype="bfloat16" if autocasts() else "float32",  # as it is trained
                 max_model_len=context,
                 max_num_seqs=batch_size,
                 gpu_memory_utilization=gpu_memory,

@@ -177,7 +177,8 @@ def _draw(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Te
     cumulative = probabilities.cumsum(dim=-1)
     threshold = noise[:, None] * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
-    return token.squeeze(1), probabilities.gather(1, token).squeeze(1).log()
+    likely = probabilities.gather(1, token).clamp(min=torch.finfo().tiny)  # a GPU's sums may rise where nothing is
+    return token.squeeze(1), likely.squeeze(1).log()
 
 
 def _staying(ended: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from rlhf import telemetry
 from rlhf.pipeline.fingerprint import packages
 from rlhf.services.ports import HOST
+from rlhf.tracking.artifacts import DIRECTORY
+from rlhf.tracking.sent import own_store
 
 SETTINGS = telemetry.OFF | {
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # not pickle, which runs what it reads
@@ -76,8 +78,8 @@ def command(server: Server, workspace: Path, port: int) -> list[str]:
         return [sys.executable, "-m", "flows.guarded", str(port)]
     place = ["--host", HOST, "--port", str(port), "--allowed-hosts", ",".join(_names(port))]
     origins = ["--cors-allowed-origins", _origins(port)]
-    store = ["--backend-store-uri", f"sqlite:///{workspace}/mlflow.db"]
-    artifacts = ["--artifacts-destination", (workspace / "mlartifacts").as_uri()]
+    store = ["--backend-store-uri", own_store(workspace)]
+    artifacts = ["--artifacts-destination", (workspace / DIRECTORY).as_uri()]
     return [sys.executable, "-m", "mlflow", "server", *place, *origins, "--workers", "1", *store, *artifacts]
 
 

@@ -25,7 +25,7 @@ from rlhf.locks import take
 
 WORK, JOURNAL = ".work", "journal.jsonl"  # of a workspace: a directory for each stage key; in it
 RUNS = ".rlhf/runs"  # of a workspace: a journal for each pipeline run
-FORMAT = 1  # of a journal, in its first record; one that does not say is of the first
+FORMAT = 1  # of a journal, in its first record
 SYNC_SECONDS = 1.0  # a machine that loses power loses at most the lines of this long
 LOCK_SECONDS = 0.5  # `alive` holds the lock for an instant; a journal that stays locked longer has a writer
 
@@ -126,7 +126,7 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
                     raise DataError(f"{path}: line {_line_number(path, offset)} is damaged. `rlhf scrub` moves it away")
                 return
             if offset == 0:
-                require_format(path, record.get("format", FORMAT), FORMAT)
+                require_format(path, record.get("format"), FORMAT)
             offset += len(line)
             yield record, offset
 

@@ -1,8 +1,7 @@
 """Where a model came from: the tree from a policy to the sources of its feedback, read from receipts alone."""
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,9 @@ class Node:
     params: Mapping[str, Any] = field(default_factory=dict)  # dotted names
     children: tuple["Node", ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The tree as plain JSON values."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Node":
-        """The inverse of `to_dict`."""
+        """The inverse of `asdict`."""
         return cls(**{**tree, "children": tuple(cls.from_dict(child) for child in tree["children"])})
 
     def walk(self) -> Iterator["Node"]:
@@ -149,8 +144,3 @@ def commit_name(git: Mapping[str, Any] | None) -> str | None:
 def program_name(program: Mapping[str, Any] | None) -> str | None:
     """A version of this program, with its commit where it was a checkout."""
     return " ".join(filter(None, [program["version"], commit_name(program["git"])])) if program else None
-
-
-def to_json(node: Node) -> str:
-    """The tree as text for a file or a script."""
-    return json.dumps(node.to_dict(), indent=1)

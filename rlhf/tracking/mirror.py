@@ -12,16 +12,13 @@ from rlhf.tracking.standing import candidate, passing
 from rlhf.tracking.store import Store, connect, reaching
 
 
-def reconcile(workspace: Path) -> list[str]:
-    """Make aliases and files agree with the ledger and the gate; return what was changed. Raises ServiceError."""
-    return mirror(workspace, connect(workspace))
-
-
-def mirror(workspace: Path, store: Store) -> list[str]:
-    """Make the aliases of `store`, and the champions' files here, agree with the ledger; return what was changed.
+def mirror(workspace: Path, store: Store | None = None) -> list[str]:
+    """Make the aliases of `store`, the workspace's, and the champions' files here, agree with the ledger; return what
+    was changed. Raises ServiceError.
 
     One process at a time: of two, the slower would set what the ledger no longer says.
     """
+    store = store or connect(workspace)
     with repairing(workspace), reaching(store.uri):
         book = Ledger.of(workspace)
         entries = {"champion": book.current(), "previous": book.previous()}

@@ -14,7 +14,7 @@ from rlhf.gate.approval import Approval, check, sign, signed_approval, verified
 from rlhf.gate.ledger import Champion, Ledger
 from rlhf.tracking import champions
 from rlhf.tracking.journal import stage_records
-from rlhf.tracking.mirror import mirror, reconcile, repairing
+from rlhf.tracking.mirror import mirror, repairing
 from rlhf.tracking.outputs import Output, verify
 from rlhf.tracking.registration import register_outputs
 from rlhf.tracking.registry import Registered, find, model_name
@@ -59,11 +59,11 @@ def steps(workspace: Path, approver: str = "", approval: Approval | None = None)
     output = candidate(workspace, decision)
     book = Ledger.of(workspace)
     current = book.current()
-    if current and current.policy == decision.policy:
+    if current and current.policy == decision.said.policy:
         said = f"{output.path} is already the champion, generation {current.generation}"
         return Promotion(False, current, said + _mirrored(workspace))
     require_untouched(workspace, decision)
-    verify(output.directory, decision.policy)
+    verify(output.directory, decision.said.policy)
     _require_same_champion(decision, current)
     approval = _approved(workspace, decision, output.key, approval)
     keep(workspace, decision)
@@ -74,7 +74,7 @@ def steps(workspace: Path, approver: str = "", approval: Approval | None = None)
     yield "served"
     name = approval.approver if approval else approver
     generation, _ = decision.champion
-    champion = book.promote(output.key, decision.policy, str(registered), decision.digest, generation, name)
+    champion = book.promote(output.key, decision.said.policy, str(registered), decision.digest, generation, name)
     yield "written"
     said = f"{output.path} is the champion, generation {champion.generation} ({registered})"
     return Promotion(True, champion, said + _mirrored(workspace, store))
@@ -90,7 +90,7 @@ def rollback(workspace: Path, *, expected_generation: int | None = None, approve
     current = book.current()
     generation = current.generation if current else 0
     if (earlier := book.previous()) and not champions.whole(workspace, earlier.policy):
-        reconcile(workspace)  # the registry has its files
+        mirror(workspace)  # the registry has its files
         if not champions.whole(workspace, earlier.policy):
             raise DataError(
                 f"The files of {earlier.version}, the champion before, are neither here nor in MLflow. Nothing was "
@@ -105,7 +105,7 @@ def proposal(decision: Standing, approver: str, comment: str = "") -> Approval:
     """What `approver` says now by approving a decision."""
     generation, _ = decision.champion
     now = math.floor(time.time() * 1000) / 1000  # never later than it is
-    return Approval(decision.digest, decision.policy, generation, approver, now, comment)
+    return Approval(decision.digest, decision.said.policy, generation, approver, now, comment)
 
 
 def approve(workspace: Path, approver: str, key: Path, comment: str = "") -> tuple[Standing, Approval, Path]:
@@ -176,7 +176,7 @@ def _fetch_and_serve(workspace: Path, store: Store, registered: Registered, algo
 def _mirrored(workspace: Path, store: Store | None = None) -> str:
     """Reconcile; return what is to be said when the registry does not answer. The ledger stands whether it does."""
     try:
-        mirror(workspace, store or connect(workspace))
+        mirror(workspace, store)
     except (ServiceError, Busy, DataError):  # the champion is changed, whatever is wrong there
         return ". MLflow does not know it yet: `rlhf sync` tells it"
     return ""

@@ -1,15 +1,16 @@
 """Every model of a workspace becomes a version of a registered model: one a result of a stage key, with its files and
 lineage."""
 
+import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rlhf.text import markdown
 from rlhf.tracking.journal import stage_journal
-from rlhf.tracking.lineage import LINEAGE, Node, to_json, tree
+from rlhf.tracking.lineage import LINEAGE, Node, tree
 from rlhf.tracking.outputs import DvcLock, Output, model_outputs, verify
 from rlhf.tracking.registry import DIGEST, KEY, MODEL, Registered, find, model_name, registered_as, versions_of
 from rlhf.tracking.runs import VALUE, Runs, key_name, link_models, log, stage_facts
@@ -62,7 +63,7 @@ def _logged_model(store: Store, run_id: str, output: Output, node: Node, tags: d
     if model.status != "READY":
         with tempfile.TemporaryDirectory() as directory:
             store.client.log_model_artifacts(model.model_id, str(output.directory))
-            (Path(directory) / LINEAGE).write_text(to_json(node), encoding="utf-8")
+            (Path(directory) / LINEAGE).write_text(json.dumps(asdict(node), indent=1), encoding="utf-8")
             store.client.log_model_artifacts(model.model_id, directory)
         verify(output.directory, output.digest)  # DVC may have replaced it during the upload
         store.client.finalize_logged_model(model.model_id, "READY")

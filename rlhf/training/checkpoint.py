@@ -18,19 +18,14 @@ from rlhf.failpoints import reach
 from rlhf.training.sharding import as_sharded, doubles, whole, whole_weights
 
 _KEPT = 2
-FORMAT = 1  # of a checkpoint; one that does not say is of the first
+FORMAT = 1  # of a checkpoint
 
 
 class Checkpoints:
     """The checkpoints of one stage, in `directory`, the last two of them kept."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    @property
-    def directory(self) -> Path:
-        """Where they are, and what else of training its next process must know."""
-        return self._directory
+        self.directory = directory  # where they are, and what else of training its next process must know
 
     def save(
         self,
@@ -51,7 +46,7 @@ class Checkpoints:
         weights = whole_weights(learned(module), keep=writes)
         if not writes:
             return
-        target = self._directory / f"step-{step:08d}"
+        target = self.directory / f"step-{step:08d}"
         path = durable.partial(target)
         durable.remove(path)
         path.mkdir(parents=True)
@@ -63,12 +58,12 @@ class Checkpoints:
         reach("saved", path / "state.json")
         manifest.write_manifest(path)
         durable.publish(path, target)
-        for old in sorted(self._directory.glob("step-*"))[:-_KEPT]:
+        for old in sorted(self.directory.glob("step-*"))[:-_KEPT]:
             durable.remove(old)
 
     def forget_after(self, step: int) -> None:
         """Remove those of more than `step` steps."""
-        for path in sorted(self._directory.glob("step-*"), reverse=True):
+        for path in sorted(self.directory.glob("step-*"), reverse=True):
             if int(path.name.removeprefix("step-")) > step:
                 durable.remove(path)
 
@@ -77,17 +72,17 @@ class Checkpoints:
         weights = sum(value.nbytes for value in learned(module).values())
         moments = 2 * sum(p.nbytes for p in module.parameters() if p.requires_grad)  # of AdamW
         needed = (_KEPT + 1) * (weights + moments) + weights  # one is written before the oldest goes
-        require_free(self._directory, needed, "checkpoints of this model take up to", "nothing was trained")
+        require_free(self.directory, needed, "checkpoints of this model take up to", "nothing was trained")
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
         """Load the newest checkpoint that is whole; return its step and curves, or (0, []) when there is none."""
-        for path in sorted(self._directory.glob("step-*"), reverse=True):
+        for path in sorted(self.directory.glob("step-*"), reverse=True):
             try:
                 manifest.verified(path)
             except DataError:  # torn; the one before it is kept for this
                 continue
             saved = json.loads((path / "state.json").read_text())
-            require_format(path / "state.json", saved.get("format", FORMAT), FORMAT)
+            require_format(path / "state.json", saved.get("format"), FORMAT)
             weights, tensors = load_file(path / "weights.safetensors"), load_file(path / "optimizer.safetensors")
             own = learned(module)
             wanted = own.keys() - doubles(own)

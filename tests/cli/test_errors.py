@@ -13,6 +13,7 @@ from typer.testing import Result
 from rlhf.cli.init import COLLECT
 from rlhf.locks import hold
 from rlhf.pipeline.readable import FILES
+from tests import decisions
 from tests.conftest import free_port
 
 Apart = Callable[..., subprocess.CompletedProcess[str]]
@@ -229,9 +230,7 @@ def test_nothing_to_promote(rlhf: Callable[..., Result], small_world: Path) -> N
 
 
 def test_promote_says_what_the_gate_refused(rlhf: Callable[..., Result], small_world: Path) -> None:
-    decision = small_world / "reports" / "gate" / "decision.json"
-    decision.parent.mkdir(parents=True)
-    decision.write_text('{"decision": "REJECT", "sentence": "Neither wins.", "winner": null, "candidates": {}}')
+    decisions.write(small_world, decisions.made_of("REJECT", "Neither wins.", {}))
     result = rlhf("promote", "-C", small_world)
     assert result.exit_code == 12
     assert "Neither wins." in result.stderr

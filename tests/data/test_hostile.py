@@ -24,6 +24,7 @@ from rlhf.data.sources.files import read_records
 from rlhf.data.sources.hub import hub_records, saved_records
 from rlhf.data.tables import raw_columns
 from rlhf.errors import DataError
+from tests.canary import Canary
 from tests.data.frames import LIMITS, gave
 
 SMALL = LimitsConfig(row=1000, source=100_000)
@@ -188,16 +189,6 @@ def test_offsets_beyond_the_values_are_refused(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(DataError, match="is not arrow that can be read"):
         gave(tmp_path, kind="hub", path="saved", table="texts", columns={})
-
-
-class Canary:
-    """Pickled, it makes a file where it is opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv", "rows.parquet", "rows.npy", "rows.pkl"])

@@ -28,7 +28,6 @@ from tests.pipeline.test_stage import rewrite
 from tests.pipeline.test_supervisor import edit
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
-PROMOTED = '"PROMOTE", "sentence": "small is good.", "winner": "small"'
 ALL = {"rows", "model@small", "model@large", "gate"}
 
 
@@ -148,8 +147,7 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
 
 def test_a_policy_waits_for_approval_and_does_not_return_after_a_rollback(finished: Path) -> None:
     edit(finished / "params.yaml", "approval: none", "approval: form")
-    edit(finished / "gate.py", '{"decision": "REJECT", "checks"', '{"policy": name, "decision": "PROMOTE", "checks"')
-    edit(finished / "gate.py", '"REJECT", "sentence": "No model is good.", "winner": None', PROMOTED)
+    edit(finished / "gate.py", '"REJECT", "No model is good.", None', '"PROMOTE", "small is good.", "small"')
     asked = run(finished)
     assert asked.exit == Exit.DONE
     assert asked.promotion is not None
@@ -423,8 +421,7 @@ stage.output(f"reports/model/{stage.item}.csv").write_text("step,loss")
 
 def test_a_run_that_is_stopped_promotes_nobody(finished: Path) -> None:
     """However far it came: the gate has decided, and the next run goes on with that."""
-    edit(finished / "gate.py", '{"decision": "REJECT", "checks"', '{"policy": name, "decision": "PROMOTE", "checks"')
-    edit(finished / "gate.py", '"REJECT", "sentence": "No model is good.", "winner": None', PROMOTED)
+    edit(finished / "gate.py", '"REJECT", "No model is good.", None', '"PROMOTE", "small is good.", "small"')
 
     class Stopping(Told):
         def stage_finished(self, name: str, state: str, summary: str, seconds: float) -> None:

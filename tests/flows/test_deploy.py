@@ -1,6 +1,5 @@
 """Deployments: a real server, a real worker, a scheduled run that goes through, and an approval by a form."""
 
-import json
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from rlhf.errors import ConfigError, Exit
 from rlhf.gate.ledger import Ledger
 from rlhf.pipeline import versioning
 from rlhf.tracking.sender import sync
+from tests import decisions
 from tests.conftest import wait_until
 from tests.tracking.workspace import make_workspace, write_decision, write_params
 
@@ -154,9 +154,7 @@ def asked(workspace: Path) -> Iterator[UUID]:
 def test_a_person_can_refuse_a_promotion_in_a_typed_form(workspace: Path) -> None:
     from prefect.flow_runs import resume_flow_run
 
-    decision = {"decision": "PROMOTE", "sentence": "small is good.", "winner": "small", "candidates": {}}
-    (workspace / "reports/gate").mkdir(parents=True)
-    (workspace / "reports/gate/decision.json").write_text(json.dumps(decision))
+    decisions.write(workspace, decisions.made_of("PROMOTE", "small is good.", {"small": "aa"}))
     with asked(workspace) as run:
         with pytest.raises(Exception, match="approver"):
             resume_flow_run(run, run_input={"approve": True})  # nobody answers for it
@@ -191,10 +189,7 @@ def test_nothing_is_promoted_against_the_gate(workspace: Path) -> None:
     assert (
         promote(str(workspace), return_state=True).message == "GATE_REFUSED: No gate has decided. Nothing is promoted"
     )
-    (workspace / "reports/gate").mkdir(parents=True)
-    (workspace / "reports/gate/decision.json").write_text(
-        json.dumps({"decision": "REJECT", "sentence": "KL is 50.", "winner": None, "candidates": {}})
-    )
+    decisions.write(workspace, decisions.made_of("REJECT", "KL is 50.", {"small": "aa"}))
     state = promote(str(workspace), return_state=True)
     assert state.is_failed()
     assert state.message == "GATE_REFUSED: The gate says REJECT: KL is 50. Nothing is promoted"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import Busy, DataError, GateRefused
-from rlhf.gate.ledger import VERSION, Champion, Ledger
+from rlhf.gate.ledger import Champion, Ledger
 
 
 @pytest.fixture
@@ -126,17 +126,8 @@ def test_a_fault_inside_the_transaction_leaves_no_trace(ledger: Ledger) -> None:
     assert ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1).generation == 2
 
 
-def take_seals_away(ledger: Ledger) -> None:
-    """Make it what version 0 wrote."""
-    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as old:
-        for table in ("champions", "decisions"):
-            old.execute(f"ALTER TABLE {table} DROP COLUMN seal")
-        old.execute("PRAGMA user_version = 0")
-
-
-@pytest.mark.parametrize("version", [0, VERSION])
 def test_a_crash_at_any_statement_leaves_the_old_ledger_or_the_new_one(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def promote_until(place: int) -> bool:
         """Promote and die at the place; whether it was reached."""
@@ -149,8 +140,6 @@ def test_a_crash_at_any_statement_leaves_the_old_ledger_or_the_new_one(
         return os.waitpid(child, 0)[1] == signal.SIGKILL
 
     ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
-    if version == 0:
-        take_seals_away(ledger)
     before, found = ledger.path.read_bytes(), []
     for place in range(1, 100):
         died = promote_until(place)
@@ -186,14 +175,8 @@ def test_a_ledger_that_another_process_holds_is_busy_and_named(ledger: Ledger, m
     assert ledger.history() == [first]
 
 
-def test_a_ledger_of_an_older_version_is_sealed_and_one_of_a_later_is_refused(ledger: Ledger) -> None:
-    first = ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
-    second = ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1, approver="ada")
-    ledger.record("d1", "new", ["b", "a"], "REJECT")
-    take_seals_away(ledger)
-    assert ledger.history() == [first, second]
-    assert ledger.judged() == {"new": ["a", "b"]}
-    assert ledger.rollback(2).policy == "aa"
+def test_a_ledger_of_a_later_version_is_refused(ledger: Ledger) -> None:
+    ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as later:
         later.execute("PRAGMA user_version = 7")
     with pytest.raises(DataError, match=r"ledger\.db is a ledger of version 7.*Use the rlhf that wrote it"):

@@ -14,10 +14,10 @@ from rlhf.config.gate import GateConfig
 from rlhf.gate.checks import GROUPS, run_checks
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
-from rlhf.gate.records import Check
 from rlhf.gate.sequential import log_evidence
 from rlhf.gate.statistics import bootstrap_mean, detectable_rate, win_points
 from tests.gate.conftest import made_evidence, made_rows
+from tests.gate.spoiling import found
 from tests.gate.test_checks import ALSO, SPOILED, WARNINGS, Spoil, with_metric, with_points, with_rows
 
 TEN_POINTS = 0.3583  # standard deviations by which a policy wins 60 % of its pairs: Phi(0.3583 / sqrt 2) = 0.6
@@ -38,27 +38,22 @@ def simulated(seed: int, *, n: int, gain: float, champion: float | None, candida
     return made_evidence(rows, seed=seed, candidates=candidates, champion=None if champion is None else "ff")
 
 
-def named(evidence: Evidence, config: GateConfig, name: str) -> Check:
-    return next(check for check in run_checks(evidence, config) if check.name == name)
-
-
 @pytest.mark.parametrize(("gain", "champion"), [(0.0, None), (1.0, 1.0)])
 def test_a_policy_no_better_than_what_is_there_is_promoted_no_more_often_than_promised(
     gain: float, champion: float | None, quick: GateConfig
 ) -> None:
     """As good as SFT before the first champion; as good as a champion that is better than SFT."""
     gates = (assess(simulated(seed, n=300, gain=gain, champion=champion), quick) for seed in range(1000))
-    found = Counter(gate.decision for gate in gates)
-    assert found["PROMOTE"] <= ALPHA * 1000
-    assert found["ERROR"] == 0
+    decisions = Counter(gate.decision for gate in gates)
+    assert decisions["PROMOTE"] <= ALPHA * 1000
+    assert decisions["ERROR"] == 0
 
 
 def test_the_best_of_five_equal_policies_is_promoted_no_more_often_than_promised(quick: GateConfig) -> None:
     promoted = 0
     for seed in range(100):
         policies = [simulated(5 * seed + i, n=300, gain=0.0, champion=None, candidates=5) for i in range(5)]
-        found = decide([assess(one, quick) for one in policies], "gold", None, 0)
-        promoted += found.decision == "PROMOTE"
+        promoted += decide([assess(one, quick) for one in policies], "gold", None, 0).decision == "PROMOTE"
     assert promoted <= ALPHA * 100
 
 
@@ -137,7 +132,7 @@ def always_longer(evidence: Evidence, seed: int) -> Evidence:
 def test_an_always_longer_policy_is_stopped_by_length_control(quick: GateConfig) -> None:
     for seed in range(20):
         fooled = always_longer(made_evidence(), seed)
-        assert named(fooled, quick, "better_than_sft").passed
+        assert found(fooled, quick, "better_than_sft").passed
         assert {check.name for check in run_checks(fooled, quick) if check.stops} >= {"length_controlled"}
         assert assess(fooled, quick).decision != "PROMOTE"
 
@@ -161,7 +156,7 @@ def test_swapping_the_models_flips_every_check_of_quality(gain: float, judge: st
         both = there, back
         if name != "better_than_champion":  # against each opponent by itself: the worse one changes with the places
             both = replace(there, champion=None), replace(back, champion=None)
-        one, other = (named(evidence, thresholds, name) for evidence in both)
+        one, other = (found(evidence, thresholds, name) for evidence in both)
         if name == "ties":
             assert one == other
             continue
@@ -179,15 +174,15 @@ def test_swapping_the_models_flips_every_check_of_quality(gain: float, judge: st
 def test_a_prompt_judged_twice_is_found_and_no_new_evidence(thresholds: GateConfig) -> None:
     once = made_evidence(made_rows(gain=0.3))
     twice = replace(once, rows={name: np.repeat(values, 2) for name, values in once.rows.items()})
-    assert named(twice, thresholds, "rows_agree").outcome == "fail"
+    assert found(twice, thresholds, "rows_agree").outcome == "fail"
     assert assess(twice, thresholds).decision != "PROMOTE"
     people = (with_metric(once, "judge", value="people"), with_metric(twice, "judge", value="people"))
     for name in ("better_than_sft", "better_than_champion", "more_wins_than_luck", "no_use_case_worse"):
         for one, other in ((once, twice), people):
-            before, after = named(one, thresholds, name), named(other, thresholds, name)
+            before, after = found(one, thresholds, name), found(other, thresholds, name)
             assert (after.value, after.low, after.high) == pytest.approx((before.value, before.low, before.high))
             assert after.n == before.n
-    widths = [check.high - check.low for e in (once, twice) if (check := named(e, thresholds, "length_controlled"))]
+    widths = [check.high - check.low for e in (once, twice) if (check := found(e, thresholds, "length_controlled"))]
     assert widths[1] == pytest.approx(widths[0], rel=0.2)
 
 

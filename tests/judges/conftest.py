@@ -15,6 +15,21 @@ from tests.conftest import ROOT
 from tests.gate.conftest import made_evidence
 from tests.judges.server import Server, serving
 
+ENDPOINT: dict[str, Any] = {
+    "kind": "endpoint",
+    "url": "http://localhost:8000/v1",
+    "model": "wise",
+    "key": None,
+    "max_tokens": 64,
+    "max_bytes": 9999,
+    "timeout": 5.0,
+    "retries": 2,
+    "wait": 0.1,
+    "parallel": 4,
+    "missed": 8,
+    "budget": 100,
+}
+
 
 @pytest.fixture
 def server() -> Iterator[Server]:
@@ -28,21 +43,8 @@ def judge(server: Server, tmp_path: Path) -> Callable[..., EndpointJudge]:
     """A judge that asks the server, with some settings changed; replies are kept in one place."""
 
     def made(**changes: Any) -> EndpointJudge:
-        settings: dict[str, Any] = {
-            "kind": "endpoint",
-            "url": server.url,
-            "model": "wise",
-            "key": None,
-            "max_tokens": 64,
-            "max_bytes": 9999,
-            "timeout": 5.0,
-            "retries": 2,
-            "wait": 0.001,
-            "parallel": 4,
-            "missed": 8,
-            "budget": 10_000,
-        }
-        return EndpointJudge(Endpoint(**settings | changes), tmp_path / "kept", lambda done, total: None)
+        settings = ENDPOINT | {"url": server.url, "wait": 0.001, "budget": 10_000} | changes
+        return EndpointJudge(Endpoint(**settings), tmp_path / "kept", lambda done, total: None)
 
     return made
 

@@ -27,6 +27,7 @@ from rlhf.pipeline.graph import load_graph
 from rlhf.pipeline.stage import Stage
 from tasks import base, sft
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
+from tests.canary import Canary
 from tests.conftest import ROOT, run_here
 
 
@@ -40,16 +41,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def saved(original: Path, tmp_path: Path) -> Path:
     return shutil.copytree(original, tmp_path / "model")
-
-
-class Canary:
-    """Pickled, it makes a file where it is opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
 
 
 def edit(file: Path, **changes: Any) -> None:

@@ -10,19 +10,12 @@ from rlhf.gate.ledger import Champion, Ledger
 from rlhf.manifest import sha256, write_manifest
 from rlhf.pipeline.champion import CHAMPION, Pinned, champion_files, pin, pinned, refresh
 from rlhf.tracking.champions import FILES
-
-DECISION = "reports/gate/decision.json"
+from tests import decisions
 
 
 def decide(workspace: Path, sentence: str) -> str:
     """Have the gate decide, and count it; the digest of the decision."""
-    for name, value in {
-        DECISION: {"decision": "PROMOTE", "sentence": sentence, "winner": "dpo", "candidates": {}},
-        "reports/evaluate/dpo/metrics.json": {"prompts_digest": "prompts"},
-    }.items():
-        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
-        (workspace / name).write_text(json.dumps(value))
-    digest = sha256(workspace / DECISION)
+    digest = sha256(decisions.write(workspace, decisions.made_of("PROMOTE", sentence, {"dpo": "aa"})))
     Ledger.of(workspace).record(digest, "prompts", [sentence.split()[-1]], "PROMOTE")
     return digest
 

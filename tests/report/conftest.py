@@ -186,7 +186,7 @@ def made_decision() -> Decision:
         Candidate("ppo", "aa" * 32, "REJECT", rate, tuple(failing)),
         Candidate("dpo", "bb" * 32, "PROMOTE", rate, tuple(made_checks())),
     ]
-    return decide(candidates, "gold", "ff" * 32, 3)
+    return replace(decide(candidates, "gold", "ff" * 32, 3), profile="small")
 
 
 RECEIPTS = {

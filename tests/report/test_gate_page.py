@@ -9,6 +9,7 @@ import pytest
 
 from rlhf.gate.records import DECISION
 from rlhf.report.gate import render_gate
+from rlhf.tracking.standing import decided
 from tests.report.conftest import made_decision, made_row, write_json
 from tests.report.page import STRICT, Page
 
@@ -17,7 +18,7 @@ ROWS = [made_row(index, "dpo") for index in range(40)]
 
 @pytest.fixture
 def html(workspace: Path) -> str:
-    return render_gate(workspace, workspace / DECISION, "small")
+    return render_gate(workspace, decided(workspace))
 
 
 def test_hostile_text_stays_text(html: str) -> None:
@@ -54,16 +55,16 @@ def test_a_page_for_everyone(html: str) -> None:
 def test_it_states_the_digest_of_the_file_and_follows_from_it(workspace: Path, html: str) -> None:
     file = workspace / DECISION
     assert f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in html
-    assert render_gate(workspace, file, "small") == html
+    assert render_gate(workspace, decided(workspace)) == html
     file.write_text(file.read_text() + "\n")
-    assert hashlib.sha256(file.read_bytes()).hexdigest() in render_gate(workspace, file, "small")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in render_gate(workspace, decided(workspace))
 
 
 def test_it_says_what_would_be_replaced(workspace: Path, html: str) -> None:
     assert "champion of generation 3, <code>ffffffffffff</code>" in html
     first = made_decision().to_json() | {"champion": None, "generation": 0}
     write_json(workspace / DECISION, first)
-    assert "it would be the first champion" in render_gate(workspace, workspace / DECISION, "small")
+    assert "it would be the first champion" in render_gate(workspace, decided(workspace))
 
 
 def test_what_is_in_the_way_is_said_and_drawn(html: str) -> None:
@@ -102,7 +103,7 @@ def test_examples_are_the_largest_differences_from_the_champion_or_else_from_sft
         path = workspace / "reports/evaluate" / name / "rows/rows.parquet"
         table = pq.read_table(path)
         pq.write_table(table.drop_columns([c for c in table.column_names if c.startswith("champion")]), path)
-    first = render_gate(workspace, workspace / DECISION, "small")
+    first = render_gate(workspace, decided(workspace))
     assert shown(first) == [*largest("sft"), "003", "004", "005"]
     assert largest("sft") != largest("champion")
 

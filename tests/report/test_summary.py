@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import DataError
-from rlhf.gate.records import DECISION
-from rlhf.report.summary import Kl, finite_numbers, load_summary
+from rlhf.gate.records import DECISION, Interval
+from rlhf.report.summary import finite_numbers, load_summary
 
 
 def test_the_table_holds_sft_and_then_each_algorithm(workspace: Path) -> None:
@@ -18,12 +18,12 @@ def test_the_table_holds_sft_and_then_each_algorithm(workspace: Path) -> None:
         None,
         -0.04,
         0.41,
-        Kl(0.0, 0.0, 0.0),
+        Interval(0.0, 0.0, 0.0, 400),
         21.9,
     )
     assert dpo.win_rate is not None
     assert (dpo.win_rate.value, dpo.win_rate.wins, dpo.proxy_reward, dpo.gold_reward) == (0.806, 318, 2.31, 0.87)
-    assert (dpo.kl, dpo.length) == (Kl(14.2, 13.6, 14.9), 16.4)
+    assert (dpo.kl, dpo.length) == (Interval(14.2, 13.6, 14.9, 400), 16.4)
     assert (summary.decision.decision, summary.decision.winner) == ("PROMOTE", "dpo")
 
 

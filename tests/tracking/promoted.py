@@ -7,7 +7,7 @@ from rlhf.tracking import champions
 from rlhf.tracking.store import connect
 from tests.tracking.workspace import Workspace, make_workspace, write_decision
 
-DECISION, WEIGHTS = "reports/gate/decision.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 def aliases(workspace: Path) -> dict[str, str]:
@@ -22,9 +22,9 @@ def next_policy(path: Path, beta: float) -> Workspace:
 
 
 def edit(path: Path) -> None:
-    """Change one byte of a file: of JSON a digit or a letter inside a string, so that it stays JSON."""
+    """Change one byte of a file: of JSON the first letter of the last string."""
     content = bytearray(path.read_bytes())
-    content[content.rindex(b"p") if path.suffix == ".json" else -1] ^= 1
+    content[content.rindex(b'": "') + 4 if path.suffix == ".json" else -1] ^= 1
     path.write_bytes(content)
 
 

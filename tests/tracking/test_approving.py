@@ -11,9 +11,10 @@ from flows import promoting
 from rlhf.cli import app
 from rlhf.errors import Exit, GateRefused
 from rlhf.gate.ledger import Ledger
+from rlhf.gate.records import DECISION
 from rlhf.manifest import digest
 from rlhf.tracking.promotion import approve, promote
-from tests.tracking.promoted import DECISION, assert_unchanged
+from tests.tracking.promoted import assert_unchanged
 from tests.tracking.workspace import TRAINER, Workspace, write_params
 
 

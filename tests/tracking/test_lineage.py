@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_names_that_mean_the_same_model(synced: Workspace) -> None:
 
 def test_json_and_back(workspace: Workspace) -> None:
     node = lineage(workspace.path, "dpo")
-    assert Node.from_dict(json.loads(json.dumps(node.to_dict()))) == node
+    assert Node.from_dict(json.loads(json.dumps(asdict(node)))) == node
 
 
 def test_an_input_that_was_replaced_is_said_to_be(workspace: Workspace) -> None:

@@ -9,7 +9,7 @@ from rlhf.errors import DataError, GateRefused, ServiceError
 from rlhf.gate.ledger import Ledger
 from rlhf.tracking import champions
 from rlhf.tracking.lineage import lineage
-from rlhf.tracking.mirror import reconcile
+from rlhf.tracking.mirror import mirror
 from rlhf.tracking.promotion import promote, rollback
 from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
@@ -33,7 +33,7 @@ def test_rollback_and_the_aliases(workspace: Workspace) -> None:
     assert_agrees(workspace.path)
 
 
-def test_reconcile_repairs_what_somebody_changed(workspace: Workspace) -> None:
+def test_it_repairs_what_somebody_changed(workspace: Workspace) -> None:
     promote(workspace.path)
     second = next_policy(workspace.path, 0.5)
     promote(workspace.path)
@@ -44,11 +44,11 @@ def test_reconcile_repairs_what_somebody_changed(workspace: Workspace) -> None:
     shutil.rmtree(files / workspace.digests["models/policy/dpo"])
     edit(files / second.digests["models/policy/dpo"] / "model.safetensors")
     (files / "of-another").mkdir()
-    changed = reconcile(workspace.path)
+    changed = mirror(workspace.path)
     assert {"champion", "previous"} < set(changed)
     assert len(changed) == 4
     assert_agrees(workspace.path)
-    assert reconcile(workspace.path) == []
+    assert mirror(workspace.path) == []
 
 
 def test_rollback_while_the_registry_is_down(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from rlhf.errors import Exit, ServiceError
 from rlhf.gate.ledger import Ledger
 from rlhf.tracking import store as tracking_store
 from rlhf.tracking.journal import read
-from rlhf.tracking.mirror import reconcile
+from rlhf.tracking.mirror import mirror
 from rlhf.tracking.promotion import promote, steps
 from rlhf.tracking.sender import sync
 from rlhf.tracking.sent import load_sent
@@ -151,9 +151,9 @@ def test_what_is_registered_and_promoted_is_so_once(
     assert ended.value.value.sentence.endswith("MLflow does not know it yet: `rlhf sync` tells it")
     for mode in FAILING:
         proxy.set(mode)
-        fails_in_time(reconcile, workspace, mode)
+        fails_in_time(mirror, workspace, mode)
     proxy.set(None)
-    assert reconcile(workspace.path) == ["champion"]
+    assert mirror(workspace.path) == ["champion"]
     assert len(Ledger.of(workspace.path).history()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Several promoters, and one that is killed: one champion, and what the reconciler brings to agreement."""
+"""Several promoters, and one that is killed: one champion, and what the mirror brings to agreement."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ from rlhf import durable
 from rlhf.errors import Busy, GateRefused
 from rlhf.gate.ledger import Ledger
 from rlhf.tracking import champions
-from rlhf.tracking.mirror import reconcile
+from rlhf.tracking.mirror import mirror
 from rlhf.tracking.promotion import promote, steps
 from rlhf.tracking.sender import sync
 from rlhf.tracking.store import connect
@@ -69,7 +69,7 @@ def test_two_promoters_at_once_in_a_hundred_interleavings(rivals: Workspace) -> 
         one_after_the_other = len(set(turns[: written.index(True) + 1])) == 1
         assert len(won) == (2 if one_after_the_other else 1), turns
         assert [entry.candidate_key for entry in book.history()[1:]] == [rivals.keys[f"align@{name}"] for name in won]
-        reconcile(rivals.path)
+        mirror(rivals.path)
         assert_agrees(rivals.path)
         seen[tuple(won)] += 1
     assert {("ppo",), ("grpo",)} < seen.keys()
@@ -128,7 +128,7 @@ def test_a_kill_at_any_step_leaves_what_the_reconciler_brings_to_agreement(rival
     for point, path in zip(points, copies, strict=True):
         after = ["align@dpo", "align@ppo"] if point in ("written", "mirroring") else ["align@dpo"]
         assert [entry.candidate_key for entry in Ledger.of(path).history()] == [rivals.keys[name] for name in after]
-        reconcile(path)
+        mirror(path)
         assert_agrees(path)
         assert promote(path).changed == (len(after) == 1)
         assert len(Ledger.of(path).history()) == 2, point

@@ -9,12 +9,13 @@ import pytest
 
 from rlhf.errors import DataError, GateRefused, ServiceError
 from rlhf.gate.ledger import Ledger
+from rlhf.gate.records import DECISION
 from rlhf.manifest import digest, write_manifest
 from rlhf.tracking import champions
 from rlhf.tracking.lineage import lineage
 from rlhf.tracking.promotion import promote, steps
 from rlhf.tracking.sender import sync
-from tests.tracking.promoted import DECISION, WEIGHTS, aliases, assert_unchanged, edit, next_policy
+from tests.tracking.promoted import WEIGHTS, aliases, assert_unchanged, edit, next_policy
 from tests.tracking.workspace import Workspace, make_workspace, policy_answers, write_decision, write_params
 
 METRICS = "reports/evaluate/dpo/metrics.json"
@@ -26,7 +27,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "the policy": (lambda path: make_workspace(path, beta=0.5), "policy/dpo is not the policy that was evaluated"),
     "a byte of the policy": (lambda path: edit(path / "models/policy/dpo" / WEIGHTS), f"{WEIGHTS} is not the file"),
     "no decision": (lambda path: (path / DECISION).unlink(), r"decision\.json does not exist.*rlhf run"),
-    "half a decision": (lambda path: (path / DECISION).write_text('{"decision": "PROMOTE"}'), "is not a decision"),
+    "half a decision": (lambda path: (path / DECISION).write_text('{"format": 1}'), "is not a decision"),
 }
 
 

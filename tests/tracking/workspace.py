@@ -15,10 +15,12 @@ from safetensors.numpy import save_file
 from rlhf.batching.encoding import encode_prompts
 from rlhf.evaluation.serving import greedy
 from rlhf.gate.ledger import Ledger
+from rlhf.gate.records import DECISION, Check, Verdict
 from rlhf.manifest import digest as digest_of
 from rlhf.manifest import write_manifest
 from rlhf.models.loading import save_model
 from rlhf.tracking.journal import Journal
+from tests import decisions
 from tests.algorithms.tiny import WORDS, talkative_policy, tiny_tokenizer
 
 TIME = 1_760_000_000.0  # of the first record; each journal of a stage begins 100 s after the one before
@@ -141,25 +143,12 @@ def write_pipeline_journal(made: Workspace, run: str, state: str = "completed", 
 
 
 def write_decision(
-    made: Workspace, decision: str = "PROMOTE", winner: str = "dpo", answers: list[list[int]] | None = None
+    made: Workspace, decision: Verdict = "PROMOTE", winner: str = "dpo", answers: list[list[int]] | None = None
 ) -> None:
     """The gate's decision about a policy against the champion in use, and the evaluation it rests on; its `answers` are
     those of the policy's files, where no others are given."""
-    checks = [
-        {"name": "win_rate", "group": "quality", "passed": True, "reason": "0.8 > 0.5"},
-        {"name": "kl", "group": "sanity", "passed": decision == "PROMOTE", "reason": "52 nats, at most 40"},
-    ]
-    champion, digest = Ledger.of(made.path).current(), made.digests[f"models/policy/{winner}"]
+    digest = made.digests[f"models/policy/{winner}"]
     written: dict[str, dict[str, Any]] = {
-        "reports/gate/decision.json": {
-            "decision": decision,
-            "sentence": f"{winner}: {decision}.",
-            "winner": winner if decision == "PROMOTE" else None,
-            "champion": champion.policy if champion else None,
-            "generation": champion.generation if champion else 0,
-            "candidates": {winner: {"policy": digest, "decision": decision, "checks": checks}},
-            "test_set": "prompts",
-        },
         f"reports/evaluate/{winner}/metrics.json": {"policy_digest": digest, "prompts_digest": "prompts"},
         f"reports/evaluate/{winner}/rows/serving.json": {
             "prompts": PROBES,
@@ -168,13 +157,24 @@ def write_decision(
             "timeout": 120,
         },
     }
-    for name, value in reversed(written.items()):  # the decision last, which knows what it rests on
+    for name, value in written.items():
         (made.path / name).parent.mkdir(parents=True, exist_ok=True)
-        if name == "reports/gate/decision.json":
-            value["inputs"] = {"reports/evaluate": digest_of(made.path / "reports/evaluate")}
         (made.path / name).write_text(json.dumps(value))
-    decision_file = "reports/gate/decision.json"
-    outs = [{"path": decision_file, "md5": hashlib.md5((made.path / decision_file).read_bytes()).hexdigest()}]
+    champion, done = Ledger.of(made.path).current(), decision == "PROMOTE"
+    said = decisions.made_of(
+        decision,
+        f"{winner}: {decision}.",
+        {winner: digest},
+        Check(name="win_rate", group="quality", outcome="pass", reason="0.8 > 0.5"),
+        Check(name="kl", group="sanity", outcome="pass" if done else "fail", reason="52 nats, at most 40"),
+        champion=champion.policy if champion else None,
+        generation=champion.generation if champion else 0,
+        test_set="prompts",
+        looks=(digest,),
+        inputs={"reports/evaluate": digest_of(made.path / "reports/evaluate")},
+    )
+    file = decisions.write(made.path, said)
+    outs = [{"path": DECISION, "md5": hashlib.md5(file.read_bytes()).hexdigest()}]
     lock = yaml.safe_load((made.path / "dvc.lock").read_text())
     lock["stages"] |= {"gate": {"outs": outs, "params": {"params.yaml": {"gate.limit": LIMIT}}}}
     (made.path / "dvc.lock").write_text(yaml.safe_dump(lock))

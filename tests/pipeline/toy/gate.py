@@ -1,6 +1,9 @@
 """Promotes the first model that is longer than the limit."""
 
+from rlhf.gate.records import Candidate, Check, Decision
 from rlhf.pipeline.stage import Stage, run_stage
+
+VERDICT, SENTENCE, WINNER = "REJECT", "No model is good.", None
 
 
 def main(stage: Stage) -> None:
@@ -9,12 +12,20 @@ def main(stage: Stage) -> None:
         model.name: len((model / "model.txt").read_text()) for model in sorted(stage.input("models").glob("[!.]*"))
     }
     limit = stage.params["gate"]["limit"]
-    check = {"name": "size", "group": "size", "low": None, "high": None, "n": 1, "threshold": limit, "reason": ""}
-    candidates = {
-        name: {"decision": "REJECT", "checks": [{**check, "value": size, "passed": size > limit}]}
+    checks = {
+        name: Check(
+            outcome="pass" if size > limit else "fail",
+            reason="",
+            name="size",
+            group="size",
+            value=size,
+            n=1,
+            threshold=limit,
+        )
         for name, size in sizes.items()
     }
-    stage.metrics({"decision": "REJECT", "sentence": "No model is good.", "winner": None, "candidates": candidates})
+    candidates = tuple(Candidate(name, name, VERDICT, None, (check,)) for name, check in checks.items())
+    stage.metrics(Decision(VERDICT, SENTENCE, WINNER, None, candidates, None, 0).to_json())
     stage.output("report.txt").write_text(f"{sizes}\n{sorted(stage.upstream)}\n")
 
 
