@@ -79,7 +79,11 @@ def of_group(tables: Frames, group: str) -> Frames:
     """The tables with the rows of one group in those that name one. Raises DataError when none does."""
     named = [name for name in (*FEEDBACK, "beliefs") if name in tables]
     known = sorted({str(found) for name in named for found in tables[name]["group"].unique()} - {""})
-    if known and group not in known:
+    if named and not known:
+        raise DataError(
+            f"label.group is `{group}`, and no row names a group. Give the feedback a column `group`, or set it to null"
+        )
+    if named and group not in known:
         raise DataError(f"label.group is `{group}`, but nobody of that group said anything. Groups: {', '.join(known)}")
     mine = {name: rows[rows["group"] == group] if name in named else rows for name, rows in tables.items()}
     return {name: rows for name, rows in mine.items() if len(rows)}

@@ -39,6 +39,7 @@ def main(stage: Stage) -> None:
     """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad."""
     config = stage.config.validate_
     raw = read_tables(stage.input("data/raw"))
+    unknown = set(config.revoked).difference(*(rows["annotator"] for rows in raw.values() if "annotator" in rows))
     left = sum(map(len, raw.values()))
     raw = without(raw, config.revoked)
     left -= sum(map(len, raw.values()))
@@ -63,7 +64,8 @@ def main(stage: Stage) -> None:
     )
     kept, gone = (sum(getattr(count, name) for count in counts.values()) for name in ("kept", "quarantined"))
     said = f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts"
-    stage.summary(said + (f"; {left:,} rows of revoked annotators left out" if config.revoked else ""))
+    said += f"; {left:,} rows of revoked annotators left out" if config.revoked else ""
+    stage.summary(said + (f"; nobody is called {', '.join(sorted(unknown))}" if unknown else ""))
 
 
 def without(tables: dict[str, pd.DataFrame], revoked: Sequence[str]) -> dict[str, pd.DataFrame]:

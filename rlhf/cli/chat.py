@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
-from rlhf.errors import ConfigError, DataError
+from rlhf.errors import ConfigError, DataError, DiskFull
 from rlhf.text import printable
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def chat(
 
     if prompt is None and sys.stdin is None:
         raise ConfigError("There is no standard input to talk by. Ask one thing: --prompt TEXT")
+    if sys.stdout is None:
+        raise DiskFull("cannot write to standard output: it is closed. Send it elsewhere")
     directory = find_workspace(workspace)
     config = load_config(directory / "params.yaml")
     with err.status(f"Loading {model}"):
@@ -137,10 +139,11 @@ def _champion(workspace: Path) -> Path:
 def _load(directory: Path, *, prompt_tokens: int, response_tokens: int, temperature: float, seed: int) -> Talk:
     from rlhf.models.loading import device, load_policy, load_tokenizer
 
-    architectures = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    if any("SequenceClassification" in name for name in architectures):
+    tokenizer = load_tokenizer(directory)  # which has looked through config.json
+    architectures = json.loads((directory / "config.json").read_bytes()).get("architectures")
+    if "SequenceClassification" in str(architectures):
         raise DataError("A reward model gives scores and cannot talk. Name a policy: champion, sft, dpo")
-    tokenizer, policy = load_tokenizer(directory), load_policy(directory)
+    policy = load_policy(directory)
     policy.to(device())  # type: ignore[arg-type]  # transformers wraps the method
     return Talk(policy, tokenizer, prompt_tokens, response_tokens, temperature, seed)
 

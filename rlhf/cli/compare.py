@@ -1,5 +1,6 @@
 """`rlhf compare`: the algorithms side by side, each trained several times."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from rlhf.cli.console import WorkspaceOption, find_workspace, out
 from rlhf.cli.run import leave, prefect_server
+from rlhf.errors import ConfigError
 from rlhf.text import title
 
 if TYPE_CHECKING:
@@ -41,21 +43,34 @@ def compare(
     """Train every algorithm several times from one SFT and one reward model, and write reports/compare.html.
 
     Nothing is promoted, params.yaml stays as it is, and what has been compared before is not trained again.
+
+    Each policy is a look at the gate's test set, and each look raises what later policies must show there.
     """
     from typing import get_args
 
     from rlhf.cli.live import reporter
+    from rlhf.config import load_config
     from rlhf.config.algorithms import Algorithm
     from rlhf.report.comparison import PAGE
 
-    directory = find_workspace(workspace)
+    directory, known = find_workspace(workspace), get_args(Algorithm)
+    asked = list(dict.fromkeys(algorithms or known))
+    for name in asked:
+        if name not in known:
+            raise ConfigError(f"`--algorithm {shlex.quote(name)}`: there is none. They are: {', '.join(known)}")
+    gate = load_config(directory / "params.yaml").gate
+    out.print(
+        f"This looks up to {len(asked) * seeds} times at the gate's test set; `gate.{gate.profile}.max_uses` allows "
+        f"{gate.limits.max_uses}",
+        soft_wrap=True,
+    )
     prefect_server(directory, out)
     from flows import compare as flow  # not before its server is known
 
     with reporter(out) as shown:
         result, table = flow.run(
             directory,
-            algorithms or get_args(Algorithm),
+            asked,
             range(seeds),
             snapshots=snapshots,
             noise_steps=noise_steps,

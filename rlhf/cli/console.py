@@ -7,6 +7,8 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,19 +43,31 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a scrip
 class Commands(TyperGroup):
     """The group of all commands: a user's mistake ends it with one message and a typed exit code."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the command line, and print the help where it asks for it."""
+        with _ending():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
-        try:
+        with _ending():
             return super().invoke(ctx)
-        except UserError as error:
-            fail(error)
-        except KeyboardInterrupt:
-            err.print("Interrupted.", style="yellow")
-            raise typer.Exit(INTERRUPTED) from None
-        except OSError as error:
-            if (mistake := _mistake_behind(error)) is None:
-                raise
-            fail(mistake)
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Turn a user's mistake into its message and exit code."""
+    try:
+        yield
+    except UserError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        err.print("Interrupted.", style="yellow")
+        raise typer.Exit(INTERRUPTED) from None
+    except OSError as error:
+        if (mistake := _mistake_behind(error)) is None:
+            raise
+        fail(mistake)
 
 
 def fail(error: UserError) -> None:

@@ -119,16 +119,18 @@ def _explain(entry: Any, raw: dict[str, Any]) -> str:
         given, known = entry["ctx"]["tag"], entry["ctx"]["expected_tags"].replace("'", "")
         return f"`{key}.kind` is {given!r}, and may be {known}"
     if entry["type"] in ("float_type", "int_type") and isinstance(value, str):
-        return f"`{key}` is the text {value!r}, not a number{_as_number(value)}"
+        return f"`{key}` is the text {value!r}, not a number{_as_number(value, whole=entry['type'] == 'int_type')}"
     return f"`{key}` is {value!r}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
 
 
-def _as_number(text: str) -> str:
+def _as_number(text: str, *, whole: bool) -> str:
     """How a number has to be written that YAML takes for text, such as 1e-4, or one in quotes."""
     try:
-        digits = repr(float(text.replace(",", ".")))
+        digits = repr(int(text) if whole else float(text.replace(",", ".")))
     except ValueError:
         return ""
+    if whole:
+        return f". Write {digits}, without quotes"
     return f". Write {digits if '.' in digits else digits.replace('e', '.0e')}, without quotes"
 
 

@@ -63,7 +63,8 @@ def _try(paths: Sequence[Path], row: int, whole: int) -> None:
 def require_file(path: Path) -> None:
     """Raises DataError for a directory, a pipe or a device."""
     if not path.is_file():
-        raise DataError(f"{path} is not a regular file")
+        hint = " but a directory. Name the file in it" if path.is_dir() else ""
+        raise DataError(f"{path} is not a regular file{hint}")
 
 
 def _read(paths: Sequence[Path], row: int, whole: int) -> Iterator[list[Entry]]:

@@ -68,7 +68,7 @@ def write_tasks(path: Path, found: Mapping[str, Mapping[str, str]]) -> None:
         raise DataError(f"{path} exists, and may hold verdicts. Import it first, or name another file")
     if kind == "csv":
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone CR ends a row else
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         durable.write_text(path, "\ufeff" + text.getvalue())  # by which spreadsheets know UTF-8
@@ -84,7 +84,7 @@ def add_verdicts(path: Path, found: Mapping[str, Mapping[str, str]], store: Path
     differs. Nothing is added then.
     """
     before = read_verdicts(store)
-    given = {(one.task, one.annotator): one for one in before}
+    given = {(one.task, one.annotator.casefold()): one for one in before}
     known = empty = 0
     for line, row in _rows(path):
         where = f"{path}, line {line}"
@@ -99,7 +99,7 @@ def add_verdicts(path: Path, found: Mapping[str, Mapping[str, str]], store: Path
         verdict = Given(**{**row, **task, "winner": _word(row["winner"], where), "annotator": row["annotator"].strip()})
         if not verdict.annotator:
             raise DataError(f"{where}: a verdict without annotator. Write in that column who gave it")
-        old = given.setdefault((verdict.task, verdict.annotator), verdict)
+        old = given.setdefault((verdict.task, verdict.annotator.casefold()), verdict)
         if old is not verdict and old.winner != verdict.winner:
             raise DataError(f"{where}: {verdict.annotator} has judged task {verdict.task} before, as {old.winner}")
         known += old is not verdict
@@ -186,7 +186,9 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise DataError(f"{path} is not UTF-8. Save it with that encoding") from None
     rows = list[tuple[int, dict[str, Any]]]()
     if _kind(path) == "csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
+        header = text.partition("\n")[0]
+        between = max(",;\t", key=header.count)  # spreadsheets of some countries write others than commas
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=between)
         try:
             rows = [(reader.line_num, {name: _said(value) for name, value in row.items()}) for row in reader]
         except csv.Error as error:
@@ -197,6 +199,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                 rows += [(line, json.loads(entry))] if entry.strip() else []
             except (ValueError, RecursionError):
                 raise DataError(f"{path}, line {line}: this is not JSON") from None
+    if not rows:
+        raise DataError(f"{path} holds no task. `rlhf judge export` writes them to a file of another name")
     for line, row in rows:
         absent = [name for name in COLUMNS if not isinstance(row, dict) or not isinstance(row.get(name), str)]
         if absent:

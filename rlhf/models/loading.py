@@ -38,7 +38,7 @@ def load_tokenizer(path: Path | str, revision: str | None = None) -> PreTrainedT
     directory = _directory(path, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
         raise DataError(
             f"{path} has no tokenizer that can be loaded ({first_line(error)}). Save it beside the model"
         ) from None

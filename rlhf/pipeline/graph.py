@@ -8,6 +8,7 @@ with DVC's graph.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,7 @@ CODE = "code.json"  # in a workspace, as the next
 CHAMPION = "champion.json"
 BLIND = ("size", "nfiles")  # left out of the run cache's key at any depth: dvc/stage/cache.py, _get_cache_hash
 _NUMBERS = ("timeout", "stalled", "retries", "retry_delay")  # of `meta`, in seconds but `retries`
+_META = ("gpu", *_NUMBERS)
 _ITEM = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")  # part of a path and of a command
 _INTERPOLATION = re.compile(r"\$\{\s*([^}]+?)\s*\}")
 
@@ -70,6 +72,7 @@ def load_graph(workspace: Path) -> Graph:
     params = read_yaml(workspace / PARAMS)
     _refuse_blind_keys(params, ())
     specs = {spec.name: spec for name, entry in declared.items() for spec in _stages(name, entry, params)}
+    _refuse_shared(specs)
     upstream = {name: tuple(_upstream(spec, specs)) for name, spec in specs.items()}
     made = [path for spec in specs.values() for path in spec.made]
     return Graph({name: _reading(specs[name], made) for name in _ordered(upstream)}, upstream)
@@ -82,6 +85,24 @@ def _refuse_blind_keys(tree: Any, path: tuple[str, ...]) -> None:
             name = ".".join([*path, key])
             raise ConfigError(f"{PARAMS}: `{name}` needs another name: DVC's run cache does not see keys named `{key}`")
         _refuse_blind_keys(value, (*path, str(key)))
+
+
+def _refuse_shared(specs: Mapping[str, StageSpec]) -> None:
+    """Raises ConfigError for an output that two stages make, or that holds one of another: DVC deletes it before
+    either runs."""
+    makers = dict[str, str]()
+    for name, spec in specs.items():
+        for path in spec.made:
+            if (other := makers.setdefault(path, name)) != name:
+                raise ConfigError(
+                    f"dvc.yaml: `{path}` is an output of `{other}` and of `{name}`. Take it out of one of them"
+                )
+    for path, name in makers.items():
+        for place in map(str, PurePosixPath(path).parents):
+            if (other := makers.get(place, name)) != name:
+                raise ConfigError(
+                    f"dvc.yaml: `{place}`, an output of `{other}`, holds `{path}`, one of `{name}`. Put one elsewhere"
+                )
 
 
 def _stages(name: str, entry: Any, params: dict[str, Any]) -> Iterator[StageSpec]:
@@ -108,6 +129,8 @@ def _stage(name: str, entry: dict[str, Any], params: dict[str, Any]) -> StageSpe
     entry = _interpolated(name, entry, params)
     if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str):
         raise ConfigError(f"dvc.yaml: stage `{name}` has no `cmd`")
+    if "wdir" in entry:
+        raise ConfigError(f"dvc.yaml: stage `{name}` has a `wdir`, and stages run in the workspace. Take it out")
     keys: dict[str, list[str]] = {}
     for param in entry.get("params", ()):
         for file, names in param.items() if isinstance(param, dict) else [(PARAMS, [param])]:
@@ -118,10 +141,14 @@ def _stage(name: str, entry: dict[str, Any], params: dict[str, Any]) -> StageSpe
 
 
 def _meta(stage: str, meta: Any) -> dict[str, Any]:
-    """What the supervisor needs. Raises ConfigError for what is no number and must be one."""
+    """What the supervisor needs. Raises ConfigError for an unknown key, and for what must be a number and is none."""
     if not isinstance(meta, dict):
         raise ConfigError(f"dvc.yaml: `meta` of stage `{stage}` must be a mapping, not {meta!r}")
     for key, value in meta.items():
+        if key not in _META:
+            near = get_close_matches(str(key), _META, n=1)
+            hint = f"did you mean `meta.{near[0]}`?" if near else f"known here: {', '.join(_META)}"
+            raise ConfigError(f"dvc.yaml: unknown key `meta.{key}` of stage `{stage}`; {hint}")
         number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         if key in _NUMBERS and not number:
             raise ConfigError(f"dvc.yaml: `meta.{key}` of stage `{stage}` is {value!r}. Give it a number from 0 on")

@@ -18,7 +18,7 @@ from rlhf.config import Config
 from rlhf.config.algorithms import OnlineConfig
 from rlhf.gate.frontier import Overoptimization, Place, fit, gains_at, reach
 from rlhf.gate.records import Interval
-from rlhf.gate.statistics import bootstrap_mean, resampling
+from rlhf.gate.statistics import resampling, win_rate
 from rlhf.manifest import RECEIPT
 from rlhf.report import plots
 from rlhf.report.examples import evaluation_rows
@@ -180,7 +180,9 @@ def _win_rate(trials: Sequence[Trial], config: Config) -> Interval:
     """Over all answers of all trials. The trials answer the same prompts, which are therefore drawn whole."""
     points = [(prompt, point) for trial in trials for prompt, point in trial.wins.items()]
     prompts, values = zip(*points, strict=True)
-    return bootstrap_mean(np.array(values), clusters=np.array(prompts), **resampling(config.gate, config.seed))
+    settings = resampling(config.gate, config.seed)
+    found = win_rate(np.array(values), clusters=np.array(prompts), **settings)
+    return Interval(found.value, found.low, found.high, len(set(prompts)))
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:

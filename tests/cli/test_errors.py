@@ -187,6 +187,26 @@ def test_a_prefect_server_that_does_not_answer(rlhf_apart: Apart, small_world: P
     assert not (small_world / ".rlhf" / "servers").exists()
 
 
+@pytest.mark.parametrize(("name", "shown"), [("nonsense", "nonsense"), ("PPO", "PPO"), ("", "''")])
+def test_compare_names_an_algorithm_that_there_is_not(
+    rlhf: Callable[..., Result], small_world: Path, name: str, shown: str
+) -> None:
+    result = rlhf("compare", "-C", small_world, "-a", "dpo", "-a", name)
+    assert result.exit_code == 10
+    assert f"`--algorithm {shown}`: there is none. They are: reinforce, rloo, " in result.stderr
+    assert not (small_world / ".rlhf" / "servers").exists()
+
+
+def test_compare_says_first_how_often_it_looks_at_the_test_set(
+    rlhf: Callable[..., Result], small_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")  # where it ends
+    for asked, looks in (((), 30), (("-a", "dpo", "-a", "dpo", "--seeds", "2"), 2)):
+        result = rlhf("compare", "-C", small_world, *asked)
+        told = f"This looks up to {looks} times at the gate's test set; `gate.small.max_uses` allows 40\n"
+        assert (result.exit_code, told in result.stdout) == (14, True), result.output
+
+
 def test_an_mlflow_server_that_does_not_answer(rlhf: Callable[..., Result], small_world: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.MonkeyPatch.context() as environment:

@@ -153,6 +153,26 @@ def test_chat_without_standard_input() -> None:
     assert (done.returncode, "--prompt TEXT" in done.stderr) == (10, True)
 
 
+def test_chat_without_standard_output() -> None:
+    command = f"echo hi | {sys.executable} -m rlhf chat >&-"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    said = "error: cannot write to standard output: it is closed. Send it elsewhere\n"
+    assert (done.returncode, done.stderr) == (15, said)
+
+
+def test_chat_with_a_damaged_configuration(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
+    config = policy / "config.json"
+    sound = json.loads(config.read_text())
+    for text in ("garbage{", "[]"):
+        config.write_text(text)
+        result = rlhf("chat", policy, "-C", small_world, "--prompt", "red")
+        told = f"{config} holds no JSON object. Save the model again" in result.stderr
+        assert (result.exit_code, told) == (11, True), text
+    for architectures in (5, [5]):  # the weights say what it is
+        config.write_text(json.dumps(sound | {"architectures": architectures}))
+        assert rlhf("chat", policy, "-C", small_world, "--prompt", "red").exit_code == 0, architectures
+
+
 def test_a_reward_model_cannot_talk(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
     from rlhf.models.loading import save_model, scalar_model_from
     from tests.algorithms.tiny import tiny_tokenizer

@@ -67,11 +67,12 @@ def test_what_an_encoding_lacks_is_shown_by_its_name(small_world: Path) -> None:
 
 
 def test_standard_output_that_takes_no_more_is_not_the_disk(small_world: Path) -> None:
-    command = [sys.executable, "-m", "rlhf", "status", "-C", str(small_world)]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     said = "error: cannot write to standard output: no space left on device. Send it elsewhere, or make room\n"
-    assert (done.returncode, done.stderr) == (15, said)
+    for arguments in (["status", "-C", str(small_world)], ["--help"], ["status", "--help"]):
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", "rlhf", *arguments]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (15, said), arguments
 
 
 def test_many_checks_are_counted_by_group_and_shown_where_they_matter(tmp_path: Path) -> None:

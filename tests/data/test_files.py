@@ -63,11 +63,18 @@ def test_a_field_longer_than_csv_allows_by_default(tmp_path: Path) -> None:
         ("rows.jsonl", b"", "rows.jsonl is empty"),
         ("rows.jsonl", b"\n \n", "rows.jsonl holds no rows"),
         ("rows.jsonl", b'{"a": 1}\n{"a": \n', r"rows.jsonl, line 2: not JSON"),
-        ("rows.jsonl", b'{"a": 1}\n\n[1]\n', r"rows.jsonl, line 3: this must be an object, not list"),
+        ("rows.jsonl", b'{"a": 1}\n\n2\n', r"rows.jsonl, line 3: this must be an object, not int"),
+        ("rows.jsonl", json.dumps(RECORDS[0], indent=1).encode(), "line 1: a line must be one object.*Name it .json"),
+        ("rows.jsonl", json.dumps(RECORDS).encode(), "line 1: a line must be one object.*Name it .json"),
         ("rows.jsonl", b'{"a": "ok"}\n{"a": "caf\xe9"}', r"not UTF-8: byte 0xe9 at offset 22, line 2.*iconv -f cp1252"),
         ("rows.csv", "text\ncafé\n".encode("utf-16"), "not UTF-8: byte 0xff at offset 0.*iconv -f utf-16"),
         ("rows.csv", b"prompt;response\na;b\n", "line 1: fields are separated by ';'. Save the file with commas"),
-        ("rows.jsonl.gz", b"plain", "not a whole gzip file"),
+        ("rows.csv", b'"prompt";"response"\n"a";"b"\n', "line 1: fields are separated by ';'"),
+        ("rows.csv", b"sep=,\na,b\n1,2\n", "line 1: sep=, is a note to Excel.*Take this line out"),
+        ("rows.csv", b'a,b\r1,"2"\r', "rows.csv: lines end in CR alone. End them in LF"),
+        ("rows.jsonl.gz", b"", "rows.jsonl.gz is empty"),
+        ("rows.jsonl.gz", b"plain", "is not gzip. Take the .gz off its name"),
+        ("rows.jsonl", gzip.compress(JSONL.encode(), mtime=0), r"is gzip. Name it rows\.jsonl\.gz"),
         ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "not a whole gzip file"),
         ("rows.json", b'{"a": 1}', "must hold an array of objects"),
         ("rows.json", b'[{"a": 1} ', "after entry 0: not JSON"),
@@ -102,5 +109,5 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
 
 def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(DataError, match="is not a regular file"):
+    with pytest.raises(DataError, match=r"is not a regular file but a directory\. Name the file in it"):
         read_records(tmp_path / "rows.jsonl", LIMITS)

@@ -112,6 +112,16 @@ def test_other_readers_hand_it_on(tmp_path: Path, kind: str) -> None:
     )
 
 
+@pytest.mark.parametrize("source", [{"kind": "file", "table": "prompts", "columns": {}}, {"kind": "trees"}])
+def test_a_source_of_which_no_row_can_be_read_says_why(tmp_path: Path, source: dict[str, Any]) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": NaN}\n{"a": 1, "a": 2}\n{"a": NaN}\n')
+    said = (
+        r"rows\.jsonl: none of its 3 rows can be read: NaN is not JSON \(2, first in row 0\), .* \(1, first in row 1\)"
+    )
+    with pytest.raises(DataError, match=said):
+        gave(tmp_path, path="rows.jsonl", **source)
+
+
 PEAK = """
 import resource, sys
 from pathlib import Path

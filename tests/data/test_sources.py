@@ -190,6 +190,18 @@ def test_faults_of_a_record_are_noted(tmp_path: Path, record: Row, table: str, d
             "no column `qestion` for `prompt`; did you mean `question`",
         ),
         ({"question": "p"}, {"prompt": "{question} {inputs.0}"}, DataError, "no column `inputs` for `prompt`"),
+        (
+            {"prompt": "p", "response": "r", "meta": {"use": None}},
+            {"use_case": "meta.uses"},
+            DataError,
+            "no column `meta.uses` for `use_case`; did you mean `meta.use`",
+        ),
+        (
+            {"prompt": "p", "response": "r", "meta": {"a": "x"}},
+            {"use_case": "meta.b.c"},
+            DataError,
+            "no column `meta.b` for `use_case`. Its columns are meta.a",
+        ),
         ({"q": "p"}, {"promt": "q"}, ConfigError, "demonstrations have no column `promt`; did you mean `prompt`"),
         ({"q": "p"}, {"prompt": ["q"]}, ConfigError, "`columns.prompt` is a list; only winner, rating, thumb"),
     ],

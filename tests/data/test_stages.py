@@ -253,13 +253,16 @@ def judged(workspace: Workspace) -> Workspace:
     return workspace
 
 
-def test_a_revoked_annotator_was_never_there(judged: Workspace, tmp_path_factory: Any) -> None:
+def test_a_revoked_annotator_was_never_there(
+    judged: Workspace, tmp_path_factory: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Rows of hers are first, twins of others' rows, bad ones, and the only ones on some prompts."""
     hers = [compared(n, "mallory", bad=n == 7) for n in (*range(40), 3, 3)]
     others = [compared(n, who, bad=n == 11) for n in range(30) for who in ("ann", "bob")]
     judged.rows([row for pair in zip_longest(hers, others) for row in pair if row])
-    judged.params["validate"]["revoked"] = ["mallory"]
+    judged.params["validate"]["revoked"] = ["mallory", "Ann"]
     judged.run_here("collect", "validate")
+    assert capsys.readouterr().err.endswith("42 rows of revoked annotators left out; nobody is called Ann\n")
     twin = Workspace(tmp_path_factory.mktemp("twin"))
     twin.params["collect"] = judged.params["collect"]
     twin.rows(others)

@@ -23,7 +23,17 @@ from rlhf.gate.checks import run_checks
 from rlhf.gate.decision import assess, decide
 from rlhf.gate.evidence import Evidence
 from rlhf.judges.door import Comparison, between
-from rlhf.judges.people import Given, add_verdicts, agreements, by_people, read_verdicts, task_name, tasks, write_tasks
+from rlhf.judges.people import (
+    Given,
+    Imported,
+    add_verdicts,
+    agreements,
+    by_people,
+    read_verdicts,
+    task_name,
+    tasks,
+    write_tasks,
+)
 from rlhf.manifest import sha256
 from tests.conftest import ROOT
 from tests.gate.conftest import JUDGING
@@ -176,6 +186,32 @@ def test_a_bad_line_is_named_and_nothing_is_added(
     assert not store.exists()
 
 
+@pytest.mark.parametrize("between_fields", [",", ";", "\t"])
+def test_whatever_a_model_wrote_comes_back_from_a_sheet(between_fields: str, tmp_path: Path) -> None:
+    """By whichever character a spreadsheet parts the columns."""
+    odd = ["one\rline", "nul\0", "two\u2028lines\x85", 'a "quote", and; more', "=1+1", "'tick", "tab\there", "\ufeff"]
+    prompt = [{"role": "user", "content": "what\ris it?"}]
+    found = tasks([Comparison("p", prompt, text, "plain") for text in odd], 0)
+    file, store = tmp_path / "tasks.csv", tmp_path / "verdicts.jsonl"
+    write_tasks(file, found)
+    assert add_verdicts(file, found, store) == Imported(0, 0, len(odd))
+    rows = read(file)
+    with file.open("w", newline="", encoding="utf-8") as sheet:
+        writer = csv.DictWriter(sheet, list(rows[0]), delimiter=between_fields)
+        writer.writeheader()
+        writer.writerows(row | {"winner": "A", "annotator": "ann"} for row in rows)
+    assert add_verdicts(file, found, store).verdicts == len(odd)
+    given = read_verdicts(store)
+    assert {one.answer_a for one in given} | {one.answer_b for one in given} == {*odd, "plain"}
+
+
+def test_a_sheet_without_tasks_is_refused(tmp_path: Path) -> None:
+    for name in ("tasks.csv", "tasks.jsonl"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(DataError, match=f"{name} holds no task"):
+            add_verdicts(tmp_path / name, {}, tmp_path / "verdicts.jsonl")
+
+
 def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
     found = tasks(between(made_rows(), "sft"), 0)
     file, store = tmp_path / "tasks.jsonl", tmp_path / "verdicts.jsonl"
@@ -186,6 +222,9 @@ def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
     assert add_verdicts(file, found, store).known == 11
     fill(file, lambda row: "tie")
     with pytest.raises(DataError, match=r"line 1: ann has judged task t-\w+ before, as [AB]"):
+        add_verdicts(file, found, store)
+    fill(file, lambda row: "tie", annotator="Ann")
+    with pytest.raises(DataError, match=r"line 1: Ann has judged task t-\w+ before, as [AB]"):
         add_verdicts(file, found, store)
     assert store.read_bytes() == before
     fill(file, lambda row: " TIE ", annotator="bob")
@@ -239,6 +278,9 @@ def test_the_gate_waits_for_people_and_says_how_many_comparisons_wait(good: Evid
     sentence = decide([waiting], "people", None, 0).sentence
     assert waiting.decision == "INCONCLUSIVE"
     assert "leaves open judge_complete (about 120 prompts would settle it)" in sentence
+    named = {check.name: check for check in waiting.checks}
+    assert named["prompts"].passed, "verdicts may wait, prompts are there"
+    assert named["better_than_sft"].reason == "120 of 400 comparisons with sft wait for people", "no list may name it"
     assert assess(by_hand(good, 400), allowing).decision == "INCONCLUSIVE"
     done = assess(by_hand(good, 0), allowing)
     assert done.decision == "PROMOTE"

@@ -121,6 +121,20 @@ def test_revoking_an_annotator_runs_all_that_stands_on_the_feedback_and_nothing_
         ("stages: {a: {cmd: x, meta: {timeout: soon}}}", ["a", "meta.timeout", "'soon'", "number"]),
         ("stages: {a: {cmd: x, meta: {retries: true}}}", ["a", "meta.retries", "True"]),
         ("stages: {a: {cmd: x, meta: {stalled: -1}}}", ["a", "meta.stalled", "-1"]),
+        (
+            "stages: {a: {cmd: x, meta: {retrys: 9}}}",
+            ["unknown key `meta.retrys` of stage `a`", "mean `meta.retries`?"],
+        ),
+        ("stages: {a: {cmd: x, meta: {owner: me}}}", ["`meta.owner`", "known here: gpu, timeout, stalled, retries,"]),
+        ("stages: {a: {foreach: [b], do: {cmd: x, wdir: data}}}", ["stage `a@b` has a `wdir`", "Take it out"]),
+        (
+            "stages: {a: {cmd: x, outs: [data/clean]}, b: {cmd: y, metrics: [./data/clean: {cache: false}]}}",
+            ["`data/clean` is an output of `a` and of `b`. Take it out of one of them"],
+        ),
+        (
+            "stages: {a: {cmd: x, outs: [data/clean/rows]}, b: {cmd: y, outs: [data]}}",
+            ["`data`, an output of `b`, holds `data/clean/rows`, one of `a`. Put one elsewhere"],
+        ),
         ("stages: {a: {cmd: x, meta: [gpu]}}", ["a", "meta", "mapping"]),
         ("stages: [", ["dvc.yaml", "not YAML"]),
         ("- a", ["dvc.yaml", "list"]),

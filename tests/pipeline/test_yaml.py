@@ -63,6 +63,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         ("seed: 0", "seed: 00", "an integer that YAML 1.1 and 1.2 read differently"),
         ("kl_coefficient: 0.1", "kl_coefficient: .nan", "kl_coefficient.*finite number"),
         ("seed: 0", "seed: ${SEED}", r"`seed` is the text '\${SEED}', not a number"),
+        ("seed: 0", "seed: '7'", r"`seed` is the text '7', not a number\. Write 7, without"),
         ("kl_coefficient: 0.1", "kl_coefficient: 1e-5", r"is the text '1e-5', not a number\. Write 1\.0e-05, without"),
         ("kl_coefficient: 0.1", "kl_coefficient: '0,25'", r"is the text '0,25', not a number\. Write 0\.25, without"),
         (

@@ -85,6 +85,14 @@ def test_another_training_on_the_same_prompts_narrows_no_win_rate() -> None:
     assert alone.win_rate.low < 0.65
 
 
+def test_a_win_rate_of_a_few_prompts_has_the_exact_interval() -> None:
+    """As the evaluation has it: 5 of 5 prompts won leave a chance of 0.025^(1/5) to lose."""
+    few = dataclasses.replace(trial("ppo", 0, 4.0), wins={f"prompt {number}": 1.0 for number in range(5)})
+    found = compared([few], PARAMS).lines[0].win_rate
+    assert (found.high, found.n) == (1.0, 5)
+    assert found.low == pytest.approx(((1 - PARAMS.gate.confidence) / 2) ** (1 / 5))
+
+
 def test_the_table_fits_a_terminal_of_eighty_columns() -> None:
     shown = io.StringIO()
     Console(file=shown, width=80).print(render(compared([trial("actor_critic", 0, 99.0, -1.0)], PARAMS)))

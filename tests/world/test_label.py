@@ -243,6 +243,8 @@ def test_one_group_alone(frames: dict[str, pd.DataFrame]) -> None:
     assert len(mine["prompts"]) == len(frames["prompts"])
     with pytest.raises(DataError, match="Groups: coast, inland, upland"):
         of_group(frames, "island")
+    with pytest.raises(DataError, match=r"no row names a group\. Give the feedback a column `group`"):
+        of_group({"comparisons": frames["comparisons"].assign(group="")}, "coast")
 
 
 def test_who_is_revoked_is_not_asked(

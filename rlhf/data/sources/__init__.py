@@ -1,11 +1,12 @@
 """Where feedback comes from: every source becomes rows of the tables, with what is wrong about a row noted on it."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf.config.data import DialoguesSource, FileSource, HubData, HubSource, LimitsConfig, TextSource, TreesSource
-from rlhf.data.records import Entry
+from rlhf.data.records import Entry, Unreadable
 from rlhf.data.sources.columns import mappings
 from rlhf.data.sources.dialogues import dialogue_tables
 from rlhf.data.sources.files import existing, read_records
@@ -14,7 +15,7 @@ from rlhf.data.sources.rows import table_rows
 from rlhf.data.sources.text import text_rows
 from rlhf.data.sources.trees import tree_tables
 from rlhf.data.tables import Row
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, DataError
 
 ReadSource = FileSource | HubSource | DialoguesSource | TreesSource | TextSource
 
@@ -37,7 +38,7 @@ def read_source(source: ReadSource, workspace: Path, limits: LimitsConfig) -> Co
     elif isinstance(source, TreesSource):
         collected = Collected(*tree_tables(_records(source, path, limits), source.path))
     else:
-        records = read_records(path, limits) if isinstance(source, FileSource) else _records(source, path, limits)
+        records = _records(source, path, limits)
         mapped = mappings(source.table, source.columns, records, source.path)
         collected = Collected({source.table: list(table_rows(source.table, records, mapped, source.path))})
     for rows in collected.tables.values():
@@ -72,8 +73,19 @@ def require_distinct(sources: Iterable[ReadSource]) -> None:
             )
 
 
-def _records(source: HubData, path: Path, limits: LimitsConfig) -> list[Entry]:
-    """Rows of the hub, of a directory that `datasets` saved, or of a file."""
-    if source.revision and source.split:
-        return hub_records(source.path, source.revision, source.split, limits)
-    return saved_records(path, source.split, limits) if existing(path).is_dir() else read_records(path, limits)
+def _records(source: FileSource | HubData, path: Path, limits: LimitsConfig) -> list[Entry]:
+    """Rows of the hub, of a directory that `datasets` saved, or of a file. Raises DataError when none can be read."""
+    if isinstance(source, HubData) and source.revision and source.split:
+        entries = hub_records(source.path, source.revision, source.split, limits)
+    elif isinstance(source, HubData) and existing(path).is_dir():
+        entries = saved_records(path, source.split, limits)
+    else:
+        entries = read_records(path, limits)
+    reasons = [entry.reason for entry in entries if isinstance(entry, Unreadable)]
+    if reasons and len(reasons) == len(entries):
+        said = (f"{reason} ({n:,}, first in row {reasons.index(reason)})" for reason, n in Counter(reasons).items())
+        raise DataError(
+            f"{source.path}: none of its {len(entries):,} rows can be read: {', '.join(said)}. Write it again "
+            "without these, or raise collect.limits.row in params.yaml for rows that are long"
+        )
+    return entries

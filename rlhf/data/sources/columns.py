@@ -64,7 +64,7 @@ def mappings(table: str, columns: Mapping[str, Spec | list[str]], entries: Itera
     """One mapping for each judgement that a record holds: several where `columns` lists a column an annotator.
 
     `name` is the source's, for messages. Raises ConfigError for a column that the table does not have and DataError for
-    one that no record has.
+    a column or a dotted path that no record has.
     """
     _known(table, columns)
     records = [entry for entry in entries if not isinstance(entry, Unreadable)]
@@ -76,9 +76,9 @@ def mappings(table: str, columns: Mapping[str, Spec | list[str]], entries: Itera
         elif found := next((alias for alias in (ours, *ALIASES.get(ours, ())) if alias in there), None):
             specs[ours] = found
     for ours, spec in specs.items():
-        for root in _roots(spec, there):
-            if root not in there:
-                raise DataError(f"{name} has no column `{root}` for `{ours}`{_nearest(root, there)}")
+        for path in _paths(spec):
+            if path not in there:
+                _require(path, records, ours, name)
     form = next((form for form in FORMS[table] if all(column in specs for column in form)), None)
     if form is None or (form == IMPLICIT and not _conversations(records, specs)):
         absent = next(column for column in FORMS[table][0] if column not in specs)
@@ -118,13 +118,31 @@ def _known(table: str, columns: Mapping[str, Any]) -> None:
             )
 
 
-def _roots(spec: Any, there: Mapping[str, Any]) -> Iterator[str]:
-    """The columns of the file that a spec reads."""
+def _paths(spec: Any) -> Iterator[str]:
+    """The columns of the file that a spec reads, or the dotted paths in them."""
     if isinstance(spec, list):
-        yield from (root for entry in spec for root in _roots(entry, there))
+        yield from (path for entry in spec for path in _paths(entry))
     elif isinstance(spec, str):
-        paths = _HOLE.findall(spec) or [spec]
-        yield from (path if path in there else path.split(".")[0] for path in paths)
+        yield from _HOLE.findall(spec) or [spec]
+
+
+def _require(path: str, records: list[Record], ours: str, name: str) -> None:
+    """Raise DataError for the first part of a dotted path that no record has."""
+    values: list[Any] = list(records)
+    above = ""
+    for part in path.split("."):
+        there = dict.fromkeys(key for value in values for key in _keys(value))
+        if part not in there:
+            raise DataError(f"{name} has no column `{above}{part}` for `{ours}`{_nearest(part, there, above)}")
+        values = [_at(value, part) for value in values]
+        above += f"{part}."
+
+
+def _keys(value: Any) -> Iterable[str]:
+    """What may follow a value in a dotted path."""
+    if isinstance(value, dict):
+        return value
+    return map(str, range(len(value))) if isinstance(value, list) else ()
 
 
 def _value(record: Record, spec: Spec) -> Any:
@@ -154,8 +172,10 @@ def _as_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _nearest(column: str, there: Mapping[str, Any]) -> str:
+def _nearest(column: str, there: Mapping[str, Any], above: str = "") -> str:
+    """What `column` may have meant; `above` is the path, with its dot, that leads to it and to what is there."""
     names = list(there)[:_SHOWN]
-    near = get_close_matches(column, names, n=1)
+    if near := get_close_matches(column, names, n=1):
+        return f"; did you mean `{above}{near[0]}`?"
     rest = f" and {len(there) - len(names):,} more" if len(there) > len(names) else ""
-    return f"; did you mean `{near[0]}`?" if near else f". Its columns are {', '.join(names) or 'none'}{rest}."
+    return f". Its columns are {', '.join(above + name for name in names) or 'none'}{rest}."

@@ -25,8 +25,10 @@ from rlhf.data.records import Entry, Unreadable, too_long
 from rlhf.errors import DataError
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+_GZIP = b"\x1f\x8b"  # that such a file begins with, and that is not UTF-8
 _PIECE = 1 << 20  # bytes that are held at once of a file whose end is sought
 _SEPARATED = re.compile(r"[\w ]+([;\t|])[\w ]+(?:\1[\w ]+)*")  # a header as programs write it that use no commas
+_NOTE = re.compile(r'"?sep=.?"?')  # a first line that is meant for Excel
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BRACKET = re.compile(r'[^"\[\]{}]*+(?:"(?:[^"\\]++|\\.)*+"[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)  # the next one
 
@@ -86,7 +88,14 @@ def _proven(path: Path, limit: int) -> Iterator[IO[bytes]]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else open(path, "rb")
+    """The file, expanded when it is gzip. Raises DataError when its name says another thing than its first bytes."""
+    with open(path, "rb") as file:
+        start = file.read(len(_GZIP))
+    named = path.suffix == ".gz"
+    if start and named != (start == _GZIP):
+        said = "is not gzip. Take the .gz off its name" if named else f"is gzip. Name it {path.name}.gz"
+        raise DataError(f"{path} {said}")
+    return cast(IO[bytes], gzip.open(path)) if named else open(path, "rb")
 
 
 def _prove(path: Path, file: IO[bytes], limit: int) -> None:
@@ -165,7 +174,12 @@ def _jsonl(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
         except _TooLong:
             yield too_long(limit)
             continue
-        if line.strip():
+        if (said := line.strip()) == "{" or said.startswith("["):
+            raise DataError(
+                f"{path}, line {lines.number}: a line must be one object. Is this JSON in place of JSON lines? Name it "
+                ".json, with all objects in one array"
+            )
+        if said:
             yield _record(f"{path}, line {lines.number}", line)
 
 
@@ -225,6 +239,7 @@ def _record(where: str, text: str) -> Entry:
 
 def _csv(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
     csv.field_size_limit(limit)
+    _refuse_dialects(path, file, limit)
     lines = _Lines(file, limit)
     rows = csv.reader(lines, strict=True)
     header = _header(path, rows)
@@ -248,6 +263,20 @@ def _csv(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
             yield dict(zip(header, row, strict=True))
 
 
+def _refuse_dialects(path: Path, file: IO[bytes], limit: int) -> None:
+    """Raises DataError for a first line as programs write it that mean another csv."""
+    start = file.tell()
+    line = file.readline(limit + 1).decode(errors="ignore")
+    file.seek(start)
+    said = line.strip()
+    if other := _SEPARATED.fullmatch(said.replace('"', "")):
+        raise DataError(f"{path}, line 1: fields are separated by {other[1]!r}. Save the file with commas between them")
+    if _NOTE.fullmatch(said):
+        raise DataError(f"{path}, line 1: {said} is a note to Excel and not the header. Take this line out")
+    if "\r" in said and not line.endswith("\n"):
+        raise DataError(f"{path}: lines end in CR alone. End them in LF, for example: tr '\\r' '\\n'")
+
+
 def _header(path: Path, rows: Iterator[list[str]]) -> list[str]:
     try:
         names = next(rows, [])
@@ -255,6 +284,4 @@ def _header(path: Path, rows: Iterator[list[str]]) -> list[str]:
         raise DataError(f"{path}, line 1: {str(error) or 'longer than collect.limits.row of params.yaml'}") from None
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path}, line 1: column `{twice[0]}` appears twice")
-    if len(names) == 1 and (other := _SEPARATED.fullmatch(names[0])):
-        raise DataError(f"{path}, line 1: fields are separated by {other[1]!r}. Save the file with commas between them")
     return names

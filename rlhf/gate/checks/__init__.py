@@ -6,8 +6,9 @@ bad side, and is undecided in between. A new check is a function in the file of 
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import get_args
 
-from rlhf.config.gate import GateConfig
+from rlhf.config.gate import GateConfig, Unmeasurable
 from rlhf.gate.checks import (
     diversity,
     integrity,
@@ -56,9 +57,10 @@ def _made(check: Callable[[Evidence, GateConfig], Check], evidence: Evidence, co
     except Unusable as error:
         return Check(outcome="error", reason=str(error))
     except Unmeasured as error:
-        allowed = check.__name__ in config.may_be_unmeasured
+        allowed, may_be = (check.__name__ in names for names in (config.may_be_unmeasured, get_args(Unmeasurable)))
+        said = f"; gate.may_be_unmeasured {'allows it' if allowed else 'does not name it'}" if may_be else ""
         return Check(
             outcome="unmeasured",
-            reason=f"{error}; gate.may_be_unmeasured {'allows it' if allowed else 'does not name it'}",
+            reason=f"{error}{said}",
             blocking=not allowed,
         )

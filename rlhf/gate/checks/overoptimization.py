@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, column, interval, number
-from rlhf.gate.findings import against, by_prompt, fact
+from rlhf.gate.findings import FEW, against, by_prompt, fact
 from rlhf.gate.frontier import Place, fit
 from rlhf.gate.records import Check
 from rlhf.gate.statistics import bootstrap_mean, bootstrap_ratio, length_matched_share
@@ -63,10 +63,11 @@ def gold_peak(evidence: Evidence, config: GateConfig) -> Check:
     law = fit([places])
     beyond = law.beyond_peak(places[-1].distance) if law else 0.0
     what = f"by {judge} the lead over the best on its way, {path[best].get('policy')}, which had gained {gain:.3g},"
-    check = against(interval(path[best], "lead", judge), -allowed, config, what, "+.3g", at_least=True)
+    lead = interval(path[best], "lead", judge)
+    check = against(lead, 0.0 - allowed, config, what, "+.3g", at_least=True)
     return replace(
         check,
-        outcome="fail" if beyond > allowed else check.outcome,
+        outcome="fail" if beyond > allowed and lead.n >= FEW else check.outcome,
         reason=f"{check.reason}; {proxy:+.3g} by the reward model"
         + (f"; it is {beyond:.3g} past the peak at a KL of {law.peak_kl:.3g}" if law and beyond else ""),
     )

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unusable, column, judged, not_finite, number, texts
+from rlhf.gate.evidence import Evidence, Unusable, column, not_finite, number, numbers, texts
 from rlhf.gate.findings import against, by_row, fact, opponents, point, worst
 from rlhf.gate.records import Check
 from rlhf.gate.statistics import binomial_interval, bootstrap_mean, paired_difference
@@ -12,7 +12,7 @@ from rlhf.gate.statistics import binomial_interval, bootstrap_mean, paired_diffe
 
 def prompts(evidence: Evidence, config: GateConfig) -> Check:
     """Enough prompts to say anything."""
-    n = len(judged(evidence, "sft"))
+    n = len(numbers(evidence.rows, "points_sft"))
     enough = n >= config.limits.min_prompts
     reason = f"{n} prompts, of at least {config.limits.min_prompts}"
     return Check(

@@ -65,6 +65,18 @@ def test_a_noisy_peak_does_not_pass(evidence: Callable[..., Evidence], threshold
     assert found(with_metric(evidence(), "path", value=path), thresholds, "gold_peak").outcome == "undecided"
 
 
+def test_a_few_prompts_decide_nothing(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
+    path = made_path([0.4, 0.9, 0.8, -3.0], RISING)
+    for place in path:
+        place["lead"]["gold"] |= {"n": 19}
+    check = found(with_metric(evidence(), "path", value=path), thresholds, "gold_peak")
+    assert "past the peak" in check.reason
+    assert check.outcome == "undecided"
+    lost = made_path([-0.4, -0.3, -0.2], RISING[:3])
+    nothing = found(with_metric(evidence(), "path", value=lost), thresholds, "gold_peak")
+    assert "the whole interval must be at least +0;" in nothing.reason
+
+
 def law(distance: float) -> float:
     """R(d), whose peak is at 3.4."""
     return distance * (1 - 0.45 * math.log(distance))
