@@ -83,8 +83,8 @@ def mappings(table: str, columns: Mapping[str, Spec | list[str]], entries: Itera
     if form is None or (form == IMPLICIT and not _conversations(records, specs)):
         absent = next(column for column in FORMS[table][0] if column not in specs)
         raise DataError(
-            f"{name} has no column `{absent}`, which {table} need{_nearest(absent, there)} "
-            f"Say which one it is: `columns: {{{absent}: NAME}}`"
+            f"{name} has no column `{absent}`, which {table} need. Say which one it is, "
+            f"`columns: {{{absent}: NAME}}`{_nearest(absent, there)}"
         )
     chosen = {column: specs[column] for column in (*form, *OPTIONAL[table]) if column in specs}
     return list(_by_annotator(chosen))
@@ -178,4 +178,4 @@ def _nearest(column: str, there: Mapping[str, Any], above: str = "") -> str:
     if near := get_close_matches(column, names, n=1):
         return f"; did you mean `{above}{near[0]}`?"
     rest = f" and {len(there) - len(names):,} more" if len(there) > len(names) else ""
-    return f". Its columns are {', '.join(above + name for name in names) or 'none'}{rest}."
+    return f". Its columns are {', '.join(above + name for name in names) or 'none'}{rest}"
