@@ -84,17 +84,16 @@ class Talk:
 
     def answer(self, text: str) -> str:
         """The model's answer; what was said before counts as far back as fits. Raises DataError for a text that is too
-        long or was not UTF-8."""
+        long or was not UTF-8, which then was never said."""
         from rlhf.batching.encoding import decode, encode_prompt
         from rlhf.rollouts.sampling import sample
 
         if any("\ud800" <= letter <= "\udfff" for letter in text):  # by which Python stands in for such bytes
             raise DataError("That is not UTF-8. Write it in UTF-8")
-        self.messages.append({"role": "user", "content": text})
-        while len(ids := encode_prompt(self.tokenizer, self.messages)) > self.prompt_tokens and len(self.messages) > 2:
-            del self.messages[:2]  # the oldest exchange
+        messages = [*self.messages, {"role": "user", "content": text}]
+        while len(ids := encode_prompt(self.tokenizer, messages)) > self.prompt_tokens and len(messages) > 2:
+            del messages[:2]  # the oldest exchange
         if len(ids) > self.prompt_tokens:
-            self.messages.clear()
             raise DataError(
                 f"That is {len(ids)} tokens; the model was trained on prompts of at most {self.prompt_tokens} "
                 "(tokens.prompt in params.yaml). Say it in fewer words"
@@ -106,10 +105,10 @@ class Talk:
             temperature=self.temperature,
             eos=self.tokenizer.eos_token_id,
             batch_size=1,
-            seed=self.seed + len(self.messages),
+            seed=self.seed + len(messages),
         )
         answer = decode(self.tokenizer, drawn.response)
-        self.messages.append({"role": "assistant", "content": answer})
+        self.messages = [*messages, {"role": "assistant", "content": answer}]
         return answer
 
 

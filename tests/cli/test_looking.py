@@ -13,6 +13,7 @@ import pytest
 from typer.testing import Result
 
 from rlhf.cli.status import _reasons
+from rlhf.errors import DataError
 from rlhf.gate.ledger import Ledger
 from rlhf.pipeline.graph import load_graph
 from rlhf.tracking.journal import Journal, pipeline_journal
@@ -124,6 +125,18 @@ def test_chat_answers_the_same_at_the_same_seed(rlhf: Callable[..., Result], sma
     answers = [rlhf(*ask, "--seed", seed).stdout for seed in (1, 1, 2)]
     assert answers[0] == answers[1] != answers[2]
     assert rlhf(*ask, "--temperature", "0").stdout == rlhf(*ask, "--temperature", "0", "--seed", "9").stdout
+
+
+def test_a_line_that_is_too_long_was_never_said(policy: Path) -> None:
+    from rlhf.cli.chat import _load
+
+    talk = _load(policy, prompt_tokens=20, response_tokens=4, temperature=0.0, seed=0)
+    talk.answer("red")
+    before = list(talk.messages)
+    with pytest.raises(DataError, match="of at most 20"):
+        talk.answer("north " * 40)
+    assert talk.messages == before
+    assert [message["role"] for message in before] == ["user", "assistant"]
 
 
 def test_chat_goes_on_until_an_empty_line(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
