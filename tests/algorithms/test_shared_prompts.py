@@ -131,7 +131,7 @@ def test_a_prepared_model_is_the_model(
     many rows attention takes at once, and whoever attends."""
     monkeypatch.setattr(layout, "SCORES", block)
     monkeypatch.setattr(kernels, "SCORES", written)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr("rlhf.batching.layout.on_gpu", lambda: False)
     prepared, batch = model(AutoModelForCausalLM), pad(ANSWERS)
     assert (len(batch.layout.blocks) > 1) == (block < 2**16)
     assert any(b.starts is not None for b in batch.layout.blocks) == (block < 2**16)

@@ -24,7 +24,7 @@ def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(
     turns = [Turn(np.array(prompt), np.array(answer), (0, 0)) for prompt, answers in groups for answer in answers]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "SCORES", scores)
-        patch.setattr(torch.accelerator, "is_available", lambda: False)
+        patch.setattr("rlhf.batching.layout.on_gpu", lambda: False)
         batch = pad(turns)
     layout = batch.layout
     for row, turn in enumerate(turns):
@@ -58,7 +58,7 @@ def test_a_packed_batch_holds_every_token_where_its_sequence_reads_it(
 
 def test_a_prompt_attends_in_the_first_of_its_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "SCORES", 1000)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr("rlhf.batching.layout.on_gpu", lambda: False)
     prompt, answers = list(range(2, 52)), [[2] * 9, [3] * 4, [4] * 7]
     first, others = pad([Turn(prompt, answer) for answer in answers]).layout.blocks
     assert first.keys is first.queries
@@ -73,9 +73,9 @@ def test_a_prompt_attends_in_the_first_of_its_rows_alone(monkeypatch: pytest.Mon
     assert all(block.starts is None for block in short.blocks), "of long rows less than half is not left out"
 
 
-def test_an_accelerator_takes_the_table_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_takes_the_table_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "SCORES", 1)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr("rlhf.batching.layout.on_gpu", lambda: True)
     layout = pad([Turn([2, 3], [4]), Turn([2, 3], [5, 6])]).layout
     (block,) = layout.blocks
     assert block.keys is block.queries is layout.places

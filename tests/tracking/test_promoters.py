@@ -120,7 +120,7 @@ for workspace in sys.argv[1:]:
 """
 
 
-def test_a_kill_at_any_step_leaves_what_the_reconciler_brings_to_agreement(rivals: Workspace) -> None:
+def test_a_kill_at_any_step_leaves_what_the_mirror_brings_to_agreement(rivals: Workspace) -> None:
     write_decision(rivals, winner="ppo")
     points = [*STEPS, "publishing", "mirroring"]
     copies = [shutil.copytree(rivals.path, rivals.path.parent / point / "small") for point in points]
