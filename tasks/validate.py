@@ -39,7 +39,7 @@ def main(stage: Stage) -> None:
     """Write data/clean, data/quarantine and the counts. Raises DataError when a table is too bad."""
     config = stage.config.validate_
     raw = read_tables(stage.input("data/raw"))
-    unknown = set(config.revoked).difference(*(rows["annotator"] for rows in raw.values() if "annotator" in rows))
+    unknown = strangers(raw, config.revoked)
     left = sum(map(len, raw.values()))
     raw = without(raw, config.revoked)
     left -= sum(map(len, raw.values()))
@@ -65,7 +65,13 @@ def main(stage: Stage) -> None:
     kept, gone = (sum(getattr(count, name) for count in counts.values()) for name in ("kept", "quarantined"))
     said = f"{kept:,} rows kept, {gone:,} quarantined; {len(clean['prompts']):,} prompts"
     said += f"; {left:,} rows of revoked annotators left out" if config.revoked else ""
-    stage.summary(said + (f"; nobody is called {', '.join(sorted(unknown))}" if unknown else ""))
+    stage.summary(said + (f"; nobody is called {', '.join(unknown)}" if unknown else ""))
+
+
+def strangers(tables: dict[str, pd.DataFrame], revoked: Sequence[str]) -> list[str]:
+    """Those of whom no table has a row."""
+    columns = [rows["annotator"] for rows in tables.values() if "annotator" in rows]
+    return [name for name in revoked if not any((column == name).any() for column in columns)]
 
 
 def without(tables: dict[str, pd.DataFrame], revoked: Sequence[str]) -> dict[str, pd.DataFrame]:

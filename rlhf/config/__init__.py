@@ -129,8 +129,6 @@ def _as_number(text: str, *, whole: bool) -> str:
         digits = repr(int(text) if whole else float(text.replace(",", ".")))
     except ValueError:
         return ""
-    if whole:
-        return f". Write {digits}, without quotes"
     return f". Write {digits if '.' in digits else digits.replace('e', '.0e')}, without quotes"
 
 

@@ -62,6 +62,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether the policy is what it must be, beyond doubt."""
         return self.outcome == "pass"
 
     @property

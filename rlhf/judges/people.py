@@ -85,7 +85,7 @@ def add_verdicts(path: Path, found: Mapping[str, Mapping[str, str]], store: Path
     """
     before = read_verdicts(store)
     given = {(one.task, one.annotator.casefold()): one for one in before}
-    known = empty = 0
+    there, known, empty = len(given), 0, 0
     for line, row in _rows(path):
         where = f"{path}, line {line}"
         task = found.get(row["task"])
@@ -103,9 +103,9 @@ def add_verdicts(path: Path, found: Mapping[str, Mapping[str, str]], store: Path
         if old is not verdict and old.winner != verdict.winner:
             raise DataError(f"{where}: {verdict.annotator} has judged task {verdict.task} before, as {old.winner}")
         known += old is not verdict
-    new = list(given.values())[len(before) :]
+    new = list(given.values())[there:]
     if new:
-        lines = (json.dumps(asdict(one), ensure_ascii=False, sort_keys=True) + "\n" for one in given.values())
+        lines = (json.dumps(asdict(one), ensure_ascii=False, sort_keys=True) + "\n" for one in [*before, *new])
         durable.write_text(store, "".join(lines))
     return Imported(len(new), known, empty)
 

@@ -13,8 +13,8 @@ from rlhf.tracking.store import Store, connect, reaching
 
 
 def mirror(workspace: Path, store: Store | None = None) -> list[str]:
-    """Make the aliases of `store`, the workspace's, and the champions' files here, agree with the ledger; return what
-    was changed. Raises ServiceError.
+    """Make the aliases of `store`, or of the workspace's, and the champions' files here, agree with the ledger; return
+    what was changed. Raises ServiceError.
 
     One process at a time: of two, the slower would set what the ledger no longer says.
     """

@@ -227,8 +227,12 @@ def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1: Ann has judged task t-\w+ before, as [AB]"):
         add_verdicts(file, found, store)
     assert store.read_bytes() == before
+    by_hand = before + before.replace(b'"ann"', b'"ANN"')
+    store.write_bytes(by_hand)
     fill(file, lambda row: " TIE ", annotator="bob")
     assert add_verdicts(file, found, store).verdicts == 11
+    assert store.read_bytes().startswith(by_hand), "what was given stays as it was"
+    assert len(read_verdicts(store)) == 33
 
 
 @pytest.mark.parametrize(
