@@ -46,7 +46,7 @@ class Stages:
         if failed:
             result = StageResult("skipped", message=f"waits for {', '.join(failed)}")
         elif self._is_up_to_date(name):
-            result = StageResult("cached", summary="up to date")
+            result = StageResult("cached", summary=_rests(self.graph.stages[name]))
         else:
             try:
                 result = self._work(self.graph.stages[name])
@@ -91,7 +91,7 @@ class Stages:
             return StageResult("failed", outcome.exit, outcome.message, key=outcome.key, seconds=outcome.seconds)
         clear_checkpoints(self.workspace, spec)
         state = "cached" if outcome.state == "skipped" else outcome.state
-        summary = outcome.summary or {"restored": "from the cache", "cached": "up to date"}.get(state, "")
+        summary = outcome.summary or {"restored": "from the cache", "cached": _rests(spec)}.get(state, "")
         return StageResult(state, summary=summary, key=outcome.key, seconds=outcome.seconds)
 
     def _supervise(self, spec: StageSpec) -> Outcome:
@@ -108,6 +108,11 @@ def retry_delays(spec: StageSpec) -> list[float]:
     """Seconds before each retry."""
     first = float(spec.meta.get("retry_delay", RETRY_DELAY))
     return [first * 2**attempt for attempt in range(retries(spec))]
+
+
+def _rests(spec: StageSpec) -> str:
+    """Why a stage is not run."""
+    return "frozen" if spec.frozen else "up to date"
 
 
 def _prefect_state(result: StageResult) -> State:

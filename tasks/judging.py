@@ -86,7 +86,7 @@ def _by_people(stage: Stage, config: People, compared: Compared, bootstrap: dict
     """People, each asked in one order; of pairs that others labelled, and of SFT against itself, nobody asks them."""
     given = verdicts(stage, config)
     judged = {name: people.by_people(given, some) for name, some in compared.items()}
-    tasks = {people.task_name(one) for one in chain(*compared.values())}
+    tasks = {people.name_of(one) for one in chain(*compared.values())}
     counted = [one for one in given if one.task in tasks]
     write(stage, [asdict(one) for one in counted])
     agreement = validity.share(*people.agreements(counted), bootstrap)

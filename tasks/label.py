@@ -14,11 +14,13 @@ import pandas as pd
 
 from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
 from rlhf.data.ids import add_ids, opening_hash, prompt_hash
+from rlhf.data.labelling import sampled
 from rlhf.data.rows import read_rows
 from rlhf.data.splits import REFEREE, is_for_referee
 from rlhf.data.tables import TEXT, of_each_object, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.sheets import task_name
 from rlhf.world import World
 from rlhf.world.annotators import SOURCE, Annotators
 from rlhf.world.gold import CRITERIA
@@ -45,13 +47,13 @@ def main(stage: Stage) -> None:
     if stage.config.label.judge == "world":
         asked = [judge(annotators.by(criterion), samples, stage.seed) for criterion in CRITERIA]
         rankings["samples"] = dealt(pd.concat(asked, ignore_index=True), share)
-    elif samples:
-        unused["sample that nobody judges"] = len(samples)
+    elif unranked := left_unranked(samples, rankings):
+        unused["sample that nobody judges"] = unranked
     rankings = {origin: rows for origin, rows in rankings.items() if len(rows)}
     if not rankings:
         raise DataError(
             "There is nothing to learn preferences from: no feedback in data/clean, and label.judge is `none`. "
-            "Add a source of feedback to `collect.sources`, or set label.judge to `world`"
+            "Add a source of feedback to `collect.sources`, or let people rank the samples: rlhf label export FILE"
         )
     judged = pd.concat(rankings.values(), ignore_index=True)
     write_frame(stage.output("data/judgements"), "rankings", judged, {"split": TEXT})
@@ -115,6 +117,13 @@ def thumbs(tables: Frames, rankings: Frames, unused: dict[str, int]) -> pd.DataF
         given.append(derived)
         unused.update(left_out)
     return pd.concat(given, ignore_index=True)
+
+
+def left_unranked(samples: Sequence[dict[str, Any]], rankings: Frames) -> int:
+    """How many samples nobody has ranked, of those of which anybody could."""
+    given = rankings.get("rankings", pd.DataFrame(columns=["prompt", "responses"]))
+    pairs = zip(given["prompt"], given["responses"], strict=True)
+    return len(sampled(samples, 0).keys() - {task_name(prompt, responses) for prompt, responses in pairs})
 
 
 def judge(annotators: Annotators, samples: Sequence[dict[str, Any]], seed: int) -> pd.DataFrame:

@@ -15,6 +15,7 @@ FOUNDATION = {
     "failpoints",
     "secrets",
     "text",
+    "sheets",
     "telemetry",
     "manifest",
     "garbage",

@@ -2,7 +2,7 @@
 
 import typer
 
-from rlhf.cli import chat, compare, deploy, doctor, init, judge, models, run, scrub, services, status
+from rlhf.cli import chat, compare, deploy, doctor, init, judge, label, models, run, scrub, services, status
 from rlhf.cli.console import Commands, prepare
 
 app = typer.Typer(
@@ -17,4 +17,5 @@ app = typer.Typer(
 for module in (run, compare, init, status, models, chat, services, deploy, doctor, scrub):
     for command in module.COMMANDS:
         app.command()(command)
-app.add_typer(judge.group)
+for group in (label.group, judge.group):
+    app.add_typer(group)

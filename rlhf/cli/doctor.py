@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 import typer
@@ -76,6 +77,12 @@ def _packages(workspace: Path) -> Iterator[Finding]:
 
 
 def _disk(workspace: Path) -> Iterator[Finding]:
+    try:
+        TemporaryFile(dir=workspace).close()
+    except OSError as error:
+        remedy = "Let its owner run this, or mount the disk so that it may be written to"
+        yield Finding("disk", "bad", f"{workspace} cannot be written to: {error.strerror}", remedy)
+        return
     free = shutil.disk_usage(workspace).free
     text = f"{free / 1e9:,.1f} GB free for {workspace}"
     if free < FREE:

@@ -64,7 +64,7 @@ def import_(
             set_params(params, [f"evaluate.judge.sha256='{sha256(store)}'"])
     waiting = len(tasks.keys() - {one.task for one in read_verdicts(store)})
     said = (
-        f"{found.verdicts} new verdicts, {found.known} known before, {found.empty} tasks left empty. "
+        f"{found.new} new verdicts, {found.known} known before, {found.empty} tasks left empty. "
         f"{waiting} of {len(tasks)} comparisons wait for a first verdict. Next: rlhf run"
     )
     out.print(Text(said), soft_wrap=True)

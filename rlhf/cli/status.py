@@ -21,6 +21,7 @@ def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
     from rlhf.config import load_config
     from rlhf.config.reading import PARAMS
     from rlhf.gate.ledger import Ledger
+    from rlhf.pipeline.graph import load_graph
     from rlhf.services.local import recorded
 
     directory = find_workspace(workspace)
@@ -28,6 +29,7 @@ def status(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
     champion, last = Ledger.of(directory).current(), last_run(directory)
     value = {
         "workspace": str(directory),
+        "frozen": [spec.name for spec in load_graph(directory) if spec.frozen],
         "stages": stages_of(directory, last) if last and last["status"] == "running" else stage_reasons(directory),
         "last_run": last,
         "services": {service.server.name: service.pages for service in recorded(directory)},
@@ -53,12 +55,13 @@ def stage_reasons(workspace: Path) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {}
     for spec in graph:
         direct = list(_reasons(changed.get(spec.name, [])))
-        if code.get(spec.program) != kept.get(spec.program) and "its code" not in direct:
-            direct.append("its code")
-        if other and CHAMPION in spec.params and OTHER not in direct:
-            direct.append(OTHER)
-        waits_for = [other for other in graph.upstream[spec.name] if reasons[other]]
-        reasons[spec.name] = direct or [f"{other} runs" for other in waits_for]
+        if not spec.frozen:
+            if code.get(spec.program) != kept.get(spec.program) and "its code" not in direct:
+                direct.append("its code")
+            if other and CHAMPION in spec.params and OTHER not in direct:
+                direct.append(OTHER)
+            direct = direct or [f"{before} runs" for before in graph.upstream[spec.name] if reasons[before]]
+        reasons[spec.name] = direct
     return reasons
 
 
@@ -125,7 +128,8 @@ def _show(value: dict[str, Any]) -> None:
     for name, reasons in value["stages"].items():
         new = "it has not run yet" in reasons
         text = "not run yet" if new else f"{changed}{', '.join(reasons)}"
-        state = Text(text, "yellow") if reasons else Text("up to date", "green")
+        rests = Text("frozen", "yellow") if name in value["frozen"] else Text("up to date", "green")
+        state = Text(text, "yellow") if reasons else rests
         stages.add_row(name, state, last["stages"].get(name, "") if last else "")
     out.print(stages)
     if last:

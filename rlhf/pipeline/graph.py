@@ -1,8 +1,8 @@
 """dvc.yaml read into stages and edges, without DVC: for stages, the flow and the fingerprints.
 
 What is read is DVC's own syntax, and the part of it that pipelines here use: `stages` with cmd, deps, outs, metrics,
-plots, params, meta; `foreach` over a list or a mapping; `${key.path[0]}` from params.yaml. A test compares the result
-with DVC's graph.
+plots, params, meta, frozen; `foreach` over a list or a mapping; `${key.path[0]}` from params.yaml. A test compares the
+result with DVC's graph.
 """
 
 import re
@@ -37,6 +37,7 @@ class StageSpec:
     plots: tuple[str, ...] = ()
     params: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file: dotted keys
     meta: Mapping[str, Any] = field(default_factory=dict)
+    frozen: bool = False  # by `dvc freeze`: it stays as it is, whatever changes before it
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -135,9 +136,33 @@ def _stage(name: str, entry: dict[str, Any], params: dict[str, Any]) -> StageSpe
     for param in entry.get("params", ()):
         for file, names in param.items() if isinstance(param, dict) else [(PARAMS, [param])]:
             keys.setdefault(file, []).extend(names or ())
-    paths = {kind: tuple(map(_path, entry.get(kind, ()))) for kind in ("deps", "outs", "metrics", "plots")}
+    paths: dict[str, Any] = {k: tuple(map(_path, entry.get(k, ()))) for k in ("deps", "outs", "metrics", "plots")}
     declared = {file: tuple(names) for file, names in keys.items()}
-    return StageSpec(name, entry["cmd"], **paths, params=declared, meta=_meta(name, entry.get("meta") or {}))
+    meta, frozen = _meta(name, entry.get("meta") or {}), entry.get("frozen") is True
+    spec = StageSpec(name, entry["cmd"], **paths, params=declared, meta=meta, frozen=frozen)
+    _require_inside(spec)
+    _require_known(spec, params)
+    return spec
+
+
+def _require_inside(spec: StageSpec) -> None:
+    """Raises ConfigError for an output outside the workspace, which DVC cannot keep."""
+    for path in map(PurePosixPath, spec.made):
+        if path.is_absolute() or ".." in path.parts:
+            raise ConfigError(
+                f"dvc.yaml: `{path}`, an output of stage `{spec.name}`, lies outside the workspace. Put it inside"
+            )
+
+
+def _require_known(spec: StageSpec, params: dict[str, Any]) -> None:
+    """Raises ConfigError for a parameter that params.yaml does not hold."""
+    for name in spec.params.get(PARAMS, ()):
+        try:
+            look_up(params, name)
+        except KeyError:
+            raise ConfigError(
+                f"dvc.yaml: stage `{spec.name}` has the parameter `{name}`, which params.yaml does not hold"
+            ) from None
 
 
 def _meta(stage: str, meta: Any) -> dict[str, Any]:

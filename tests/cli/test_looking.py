@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from rlhf.cli.doctor import _disk
 from rlhf.cli.status import _reasons
 from rlhf.errors import DataError
 from rlhf.gate.ledger import Ledger
@@ -86,6 +87,11 @@ def test_doctor_finds_nothing_wrong_in_a_new_workspace(rlhf: Callable[..., Resul
     looked_at = "Python packages disk git DVC GPU computing Prefect MLflow params code inputs"
     assert set(looked_at.split()) == set(findings)
     assert [finding for finding in findings.values() if finding["state"] == "bad"] == []
+
+
+def test_doctor_names_a_disk_that_cannot_be_written_to() -> None:
+    (finding,) = _disk(Path("/proc/self"))
+    assert (finding.state, finding.text[:32]) == ("bad", "/proc/self cannot be written to:")
 
 
 def test_doctor_names_a_version_that_breaks_another(

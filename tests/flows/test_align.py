@@ -18,6 +18,7 @@ from uuid import UUID
 
 import pytest
 
+from rlhf.cli.status import stage_reasons
 from rlhf.errors import Busy, ConfigError, Exit, ServiceError
 from rlhf.gate.ledger import Ledger
 from rlhf.locks import hold
@@ -117,6 +118,16 @@ def test_the_cache_table(finished: Path) -> None:
 
     edit(finished / "source.txt", "three", "two")
     assert states(finished) == dict.fromkeys(ALL, "restored")
+
+
+def test_a_frozen_stage_stays_as_it_is(finished: Path) -> None:
+    edit(finished / "dvc.yaml", "    cmd: python rows.py", "    frozen: true\n    cmd: python rows.py")
+    edit(finished / "source.txt", "two", "three")
+    assert not any(stage_reasons(finished).values())
+    told = Told()
+    assert run(finished, told).exit == Exit.DONE
+    assert told.finished["rows"] == ("cached", "frozen")
+    assert told.finished["gate"] == ("cached", "up to date")
 
 
 def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:

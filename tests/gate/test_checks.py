@@ -372,7 +372,9 @@ def test_an_alarm_about_the_feedback_is_answered_for_by_name(
     assert "flips/annotator/mallory (follows the others -0.70 times as far)" in stopped.reason
     for accepted, passes in (("flips/annotator/mallory", True), ("flips/annotator/alice", False)):
         answered = thresholds.model_copy(update={"accepted_alarms": [accepted]})
-        assert found(alarmed, answered, "feedback_alarms").passed is passes
+        check = found(alarmed, answered, "feedback_alarms")
+        assert check.passed is passes
+        assert ("No alarm has the name flips/annotator/alice of" in check.reason) is not passes
     for lost in ([{"found": "no name"}], [ALARM, ALARM], ["flips"], None):
         broken = with_metric(evidence(), "alarms", value=lost, report="screening")
         assert found(broken, thresholds, "feedback_alarms").outcome == "error"

@@ -25,16 +25,16 @@ from rlhf.gate.evidence import Evidence
 from rlhf.judges.door import Comparison, between
 from rlhf.judges.people import (
     Given,
-    Imported,
     add_verdicts,
     agreements,
     by_people,
+    name_of,
     read_verdicts,
-    task_name,
     tasks,
     write_tasks,
 )
 from rlhf.manifest import sha256
+from rlhf.sheets import Imported
 from tests.conftest import ROOT
 from tests.gate.conftest import JUDGING
 
@@ -162,11 +162,11 @@ def spoil_annotator(row: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_task, "has no task `0000000000000000`"),
+        (spoil_task, "there is no task `0000000000000000`"),
         (spoil_text, "answer_a of task .* is not what was exported"),
         (spoil_order, "answer_a, answer_b of task .* is not what was exported"),
         (spoil_word, "`first` is not a verdict. Write A, B or tie"),
-        (spoil_annotator, "a verdict without annotator"),
+        (spoil_annotator, "nobody has signed this"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_added(
@@ -200,7 +200,7 @@ def test_whatever_a_model_wrote_comes_back_from_a_sheet(between_fields: str, tmp
         writer = csv.DictWriter(sheet, list(rows[0]), delimiter=between_fields)
         writer.writeheader()
         writer.writerows(row | {"winner": "A", "annotator": "ann"} for row in rows)
-    assert add_verdicts(file, found, store).verdicts == len(odd)
+    assert add_verdicts(file, found, store).new == len(odd)
     given = read_verdicts(store)
     assert {one.answer_a for one in given} | {one.answer_b for one in given} == {*odd, "plain"}
 
@@ -217,7 +217,7 @@ def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
     file, store = tmp_path / "tasks.jsonl", tmp_path / "verdicts.jsonl"
     write_tasks(file, found)
     fill(file, policy_wins)
-    assert add_verdicts(file, found, store).verdicts == 11
+    assert add_verdicts(file, found, store).new == 11
     before = store.read_bytes()
     assert add_verdicts(file, found, store).known == 11
     fill(file, lambda row: "tie")
@@ -230,7 +230,7 @@ def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
     by_hand = before + before.replace(b'"ann"', b'"ANN"')
     store.write_bytes(by_hand)
     fill(file, lambda row: " TIE ", annotator="bob")
-    assert add_verdicts(file, found, store).verdicts == 11
+    assert add_verdicts(file, found, store).new == 11
     assert store.read_bytes().startswith(by_hand), "what was given stays as it was"
     assert len(read_verdicts(store)) == 33
 
@@ -252,7 +252,7 @@ def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
 def test_the_majority_of_the_annotators_counts_and_an_even_number_is_a_tie(said: str, points: float) -> None:
     one = Comparison("p", [{"role": "user", "content": "?"}], "x", "y")
     words = {"f": ("y", "x", "B"), "s": ("x", "y", "B"), "t": ("x", "y", "tie")}
-    given = [Given(task_name(one), "?", *words[letter], annotator=str(n)) for n, letter in enumerate(said)]
+    given = [Given(name_of(one), "?", *words[letter], annotator=str(n)) for n, letter in enumerate(said)]
     np.testing.assert_array_equal(by_people(given, [one]).points, [points])
     np.testing.assert_array_equal(by_people(given, [one.turned]).points, [1 - points])
     judged = by_people(given, [one])

@@ -67,12 +67,15 @@ def feedback_alarms(evidence: Evidence, config: GateConfig) -> Check:
     if None in named or len(named) != len(listed):
         raise Unusable("`alarms` of the report of screen does not name each alarm once")
     waiting = [f"{name} ({found})" for name, found in named.items() if name not in config.accepted_alarms]
+    raised_no_more = [name for name in config.accepted_alarms if name not in named]
+    rest = f". No alarm has the name {', '.join(raised_no_more)} of gate.accepted_alarms" if raised_no_more else ""
     return fact(
         not waiting,
         f"{screened:.0f} judgements raise {len(named) or 'no'} alarms"
-        + (", which gate.accepted_alarms names" if named else ""),
+        + (", which gate.accepted_alarms names" if named else "")
+        + rest,
         f"alarms about the feedback: {'; '.join(waiting)}. Name the annotator in validate.revoked of params.yaml, or "
-        "the alarm in gate.accepted_alarms",
+        f"the alarm in gate.accepted_alarms{rest}",
     )
 
 

@@ -1,0 +1,137 @@
+"""Files that people fill in, csv for a spreadsheet or jsonl: a task a row, with texts to read and cells to write in.
+
+A task is named after its texts, and does not say which model wrote them. What comes back with other texts is refused.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf import durable
+from rlhf.errors import DataError
+
+Task = Mapping[str, str]  # `task`, its name, and the texts that are shown, by column
+
+ANNOTATOR = "annotator"  # the column in which people write who they are
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet's formula begins with
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What a sheet brought."""
+
+    new: int
+    known: int  # said before, by the same annotator
+    empty: int  # tasks that nobody has filled in yet
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A row of a sheet that was read back, whose task is known and unchanged."""
+
+    where: str  # file and line, for messages
+    task: Task
+    cells: Mapping[str, str]  # what people wrote, by column
+    annotator: str  # "" in a row without cells
+
+
+def task_name(prompt: Sequence[Mapping[str, str]], answers: Iterable[str]) -> str:
+    """The name of a task: the same in whichever order its answers are shown."""
+    content = json.dumps([shown(prompt), *sorted(answers)])
+    return f"t-{hashlib.sha256(content.encode()).hexdigest()[:16]}"  # no number to a spreadsheet
+
+
+def shown(prompt: Sequence[Mapping[str, str]]) -> str:
+    """A conversation as people read it."""
+    return "\n\n".join(f"{said['role']}: {said['content']}" for said in prompt)
+
+
+def write_sheet(path: Path, tasks: Iterable[Task], columns: Sequence[str]) -> None:
+    """Write tasks as csv, or as jsonl, by the name of the file; a column that a task does not have is empty.
+
+    Raises DataError for another name, and for a file that is there: people may have written into it.
+    """
+    kind, rows = _kind(path), [{name: task.get(name, "") for name in columns} for task in tasks]
+    if path.exists():
+        raise DataError(f"{path} exists, and may have been filled in. Import it first, or name another file")
+    if kind == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone CR ends a row else
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        durable.write_text(path, "\ufeff" + text.getvalue())  # by which spreadsheets know UTF-8
+    else:
+        durable.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_sheet(path: Path, tasks: Mapping[str, Task], columns: Sequence[str], export: str) -> Iterator[Filled]:
+    """The rows of a sheet that was written with `columns`, from the first to the last.
+
+    `tasks` are those that there are, by name; `export` is the command that writes the sheet, for messages. Raises
+    DataError, which names the file and the line, for a task that is not among them, for a text that changed, and for
+    what nobody has signed.
+    """
+    for line, row in _rows(path, columns, export):
+        where = f"{path}, line {line}"
+        task = tasks.get(row["task"])
+        if task is None:
+            raise DataError(f"{where}: there is no task `{row['task']}`. Export the tasks anew: {export}")
+        if changed := [name for name, text in task.items() if row[name].split() != text.split()]:
+            raise DataError(f"{where}: {', '.join(changed)} of task {row['task']} is not what was exported")
+        cells = {name: row[name].strip() for name in columns if name not in task}
+        annotator = cells.pop(ANNOTATOR)
+        if any(cells.values()) and not annotator:
+            raise DataError(f"{where}: nobody has signed this. Write into the column {ANNOTATOR} who says it")
+        yield Filled(where, task, cells, annotator)
+
+
+def _rows(path: Path, columns: Sequence[str], export: str) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a file with their lines, every column a text."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. `{export} {path}` writes the tasks there") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8. Save it with that encoding") from None
+    rows = list[tuple[int, dict[str, Any]]]()
+    if _kind(path) == "csv":
+        header = text.partition("\n")[0]
+        between = max(",;\t", key=header.count)  # spreadsheets of some countries write others than commas
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=between)
+        try:
+            rows = [(reader.line_num, {name: _said(value) for name, value in row.items()}) for row in reader]
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: this is no row of a csv ({error})") from None
+    else:
+        for line, entry in enumerate(text.split("\n"), start=1):
+            try:
+                rows += [(line, json.loads(entry))] if entry.strip() else []
+            except (ValueError, RecursionError):
+                raise DataError(f"{path}, line {line}: this is not JSON") from None
+    if not rows:
+        raise DataError(f"{path} holds no task. `{export}` writes them to a file of another name")
+    for line, row in rows:
+        absent = [name for name in columns if not isinstance(row, dict) or not isinstance(row.get(name), str | int)]
+        if absent:
+            raise DataError(f"{path}, line {line}: no text in {', '.join(absent)}. Keep every column of the export")
+    return [(line, {name: str(row[name]) for name in columns}) for line, row in rows]
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula, nor its own apostrophe for that of another."""
+    return f"'{text}" if text.startswith(("'", *FORMULA)) else text
+
+
+def _said(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and cell[1:].startswith(("'", *FORMULA)) else cell
+
+
+def _kind(path: Path) -> str:
+    if path.suffix not in (".csv", ".jsonl"):
+        raise DataError(f"{path}: tasks are written as .csv or .jsonl. Give the file one of these endings")
+    return path.suffix[1:]

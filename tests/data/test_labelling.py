@@ -1,0 +1,241 @@
+"""People who rank the samples: tasks go out blind, rankings come back checked, and collect reads them as feedback."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from rlhf.cli import app
+from rlhf.config.data import FileSource, LimitsConfig
+from rlhf.data.labelling import STORE, Sampled, add_rankings, columns, read_rankings, sampled
+from rlhf.data.sources import read_source
+from rlhf.errors import DataError, Exit
+from rlhf.sheets import Imported, write_sheet
+from tasks.label import left_unranked
+from tests.conftest import ROOT
+
+Cells = dict[str, str]
+
+
+def made_samples(n: int = 6) -> list[dict[str, Any]]:
+    """Rows of data/samples, whose answers say which is better: the last letter tells."""
+    answers = [["=one a", "two, b", "'three c"], ["x a", "x a ", "", "y b"], ["same", " same"]]
+    return [
+        {
+            "prompt": [{"role": "user", "content": f'Question "{index}";\nnext\u2028line'}],
+            "responses": answers[index % 3],
+        }
+        for index in range(n)
+    ]
+
+
+def rank(row: Cells) -> Cells:
+    """A person's work: the answer with the earlier last letter is better."""
+    answers = {name: text.strip() for name, text in row.items() if name.startswith("answer_") and text}
+    order = sorted(answers, key=lambda name: answers[name][-1])
+    return row | {name.replace("answer", "rank"): str(order.index(name) + 1) for name in order} | {"annotator": "ann"}
+
+
+def read(path: Path) -> list[Cells]:
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+def write(path: Path, rows: list[Cells]) -> None:
+    with path.open("w", newline="") as file:
+        if path.suffix == ".csv":
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def rlhf(*arguments: object) -> Result:
+    """`rlhf ARGUMENTS` in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace that has samples."""
+    directory = tmp_path / "workspace"
+    (directory / "data/samples").mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, directory)
+    pq.write_table(pa.Table.from_pylist(made_samples()), directory / "data/samples/samples.parquet")
+    return directory
+
+
+@pytest.fixture
+def found() -> dict[str, Sampled]:
+    return sampled(made_samples(), 0)
+
+
+def sheet(path: Path, found: dict[str, Sampled]) -> list[Cells]:
+    """What people filled in, whole."""
+    write_sheet(path, (sample.task for sample in found.values()), columns(found))
+    write(path, rows := [rank(row) for row in read(path)])
+    return rows
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_samples_go_out_and_come_back_as_a_source_of_rankings(ending: str, workspace: Path, tmp_path: Path) -> None:
+    file = tmp_path / f"tasks.{ending}"
+    said = rlhf("label", "export", file, "--prompts", 3, "-C", workspace).output
+    assert said.startswith("3 prompts are in"), "of six, two have only one answer"
+    rows = read(file)
+    beside = [f"{name}_{place}" for place in (1, 2, 3) for name in ("answer", "rank")]
+    assert list(rows[0]) == ["task", "prompt", *beside, "annotator"]
+    assert [sum(row[f"answer_{place}"] != "" for place in (1, 2, 3)) for row in rows] == [3, 2, 3]
+
+    write(file, [rank(rows[0]), rank(rows[1]), rows[2]])
+    said = rlhf("label", "import", file, "-C", workspace).output
+    assert said.startswith(
+        "2 new rankings, 0 known before, 1 tasks left empty. 2 of 4 prompts wait for a first ranking."
+    )
+    assert "- {kind: file, path: feedback/rankings.jsonl, table: rankings, columns: {}}" in said
+
+    source = FileSource(kind="file", path=str(STORE), table="rankings", columns={})
+    collected = read_source(source, workspace, LimitsConfig(row=10**6, source=10**6)).tables["rankings"]
+    assert [row["defects"] for row in collected] == [[], []]
+    for row, sample in zip(collected, made_samples(), strict=False):
+        assert (row["prompt"], row["annotator"], row["criterion"]) == (sample["prompt"], "ann", "overall")
+        best_first = [answer for _, answer in sorted(zip(row["ranks"], row["responses"], strict=True))]
+        assert [answer.strip()[-1] for answer in best_first] == ["a", "b", "c"][: len(best_first)]
+        assert set(best_first) <= set(sample["responses"]), "to the letter as they were sampled"
+
+    again = tmp_path / f"again.{ending}"
+    assert rlhf("label", "export", again, "-C", workspace).output.startswith("2 prompts are in")
+    other = rlhf("label", "export", tmp_path / f"other.{ending}", "--criterion", "helpful", "-C", workspace).output
+    assert other.startswith("4 prompts are in")
+    assert "rlhf label import" in other
+    assert "--criterion helpful" in " ".join(other.split())
+
+
+def test_once_the_file_is_a_source_the_next_step_is_a_run(workspace: Path, tmp_path: Path) -> None:
+    params = workspace / "params.yaml"
+    world = "    - kind: world"
+    line = "    - {kind: file, path: feedback/rankings.jsonl, table: rankings, columns: {}}\n"
+    params.write_text(params.read_text().replace(world, line + world))
+    rlhf("label", "export", tmp_path / "tasks.csv", "-C", workspace)
+    said = rlhf("label", "import", tmp_path / "tasks.csv", "-C", workspace).output
+    assert " ".join(said.split()).endswith("4 of 4 prompts wait for a first ranking. Next: rlhf run")
+
+
+def test_answers_are_shown_in_an_order_that_is_drawn() -> None:
+    rows = [
+        {"prompt": [{"role": "user", "content": str(index)}], "responses": ["one", "two", "three"]}
+        for index in range(200)
+    ]
+    found = sampled(rows, 0)
+    assert [found[name].prompt for name in found] == [row["prompt"] for row in rows]
+    first = [sample.answers[0] for sample in found.values()]
+    assert all(45 <= first.count(answer) <= 90 for answer in ("one", "two", "three"))
+    turned = [row | {"responses": row["responses"][::-1]} for row in rows]
+    assert sampled(turned, 0) == found, "which says nothing of the order in which they were sampled"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"rank_1": "first"}, "rank_1 is `first`. Rank every answer, from 1, the best, to 3"),
+        ({"rank_2": ""}, "rank_2 is empty. Rank every answer"),
+        ({"rank_3": "4"}, "rank_3 is `4`"),
+        ({"rank_1": "0"}, "rank_1 is `0`"),
+        ({"rank_1": "1.5"}, "rank_1 is `1.5`"),
+        ({"annotator": " "}, "nobody has signed this"),
+        ({"answer_2": "another"}, "answer_2 of task .* is not what was exported"),
+        ({"task": "t-0"}, "there is no task `t-0`"),
+    ],
+)
+def test_a_bad_row_is_named_and_nothing_is_added(
+    spoil: Cells, message: str, found: dict[str, Sampled], tmp_path: Path
+) -> None:
+    file, store = tmp_path / "tasks.jsonl", tmp_path / "rankings.jsonl"
+    rows = sheet(file, found)
+    write(file, [*rows[:2], rows[2] | spoil, *rows[3:]])
+    with pytest.raises(DataError, match=rf"tasks.jsonl, line 3: {message}"):
+        add_rankings(file, found, store, "overall")
+    assert not store.exists()
+
+
+def test_a_rank_beside_no_answer_is_named(found: dict[str, Sampled], tmp_path: Path) -> None:
+    rows = sheet(tmp_path / "tasks.jsonl", found)
+    write(tmp_path / "tasks.jsonl", [rows[0], rows[1] | {"rank_3": "3"}])
+    with pytest.raises(DataError, match=r"line 2: rank_3 is `3`, and there is no answer 3. Empty it"):
+        add_rankings(tmp_path / "tasks.jsonl", found, tmp_path / "rankings.jsonl", "overall")
+
+
+def test_ties_and_whole_numbers_of_json_are_read(found: dict[str, Sampled], tmp_path: Path) -> None:
+    file, store = tmp_path / "tasks.jsonl", tmp_path / "rankings.jsonl"
+    rows = sheet(file, found)
+    tied: dict[str, Any] = {"rank_1": 2, "rank_2": 1, "rank_3": 1, "annotator": 7}
+    file.write_text(json.dumps(rows[0] | tied))
+    assert add_rankings(file, found, store, "overall") == Imported(1, 0, 0)
+    (given,) = read_rankings(store)
+    assert (given["ranks"], given["annotator"]) == ([2, 1, 1], "7")
+
+
+def test_a_person_ranks_a_task_once_by_each_criterion(found: dict[str, Sampled], tmp_path: Path) -> None:
+    file, store = tmp_path / "tasks.jsonl", tmp_path / "rankings.jsonl"
+    rows = sheet(file, found)
+    assert add_rankings(file, found, store, "overall") == Imported(4, 0, 0)
+    assert add_rankings(file, found, store, "overall") == Imported(0, 4, 0)
+    assert add_rankings(file, sampled(made_samples(), 0), store, "helpful") == Imported(4, 0, 0)
+    before = store.read_text()
+    write(
+        file, [{**row, "annotator": "ANN"} | {name: "1" for name in row if name.startswith("rank")} for row in rows[:1]]
+    )
+    with pytest.raises(DataError, match=r"line 1: ANN has ranked task t-\w+ before, and otherwise"):
+        add_rankings(file, found, store, "overall")
+    assert store.read_text() == before
+    write(file, [row | {"annotator": "bob"} for row in rows])
+    assert add_rankings(file, found, store, "overall").new == 4
+    assert store.read_text().startswith(before)
+
+
+def test_another_order_of_the_answers_is_the_same_ranking(found: dict[str, Sampled], tmp_path: Path) -> None:
+    """Another seed shows them in another order."""
+    other = sampled(made_samples(), 1)
+    assert found.keys() == other.keys()
+    assert any(found[name].answers != other[name].answers for name in found)
+    store = tmp_path / "rankings.jsonl"
+    sheet(tmp_path / "one.jsonl", found)
+    sheet(tmp_path / "two.jsonl", other)
+    assert add_rankings(tmp_path / "one.jsonl", found, store, "overall").new == 4
+    assert add_rankings(tmp_path / "two.jsonl", other, store, "overall") == Imported(0, 4, 0)
+
+
+def test_without_samples_and_with_none_left_there_is_nothing_to_rank(workspace: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.csv"
+    rlhf("label", "export", file, "-C", workspace)
+    write(file, [rank(row) for row in read(file)])
+    rlhf("label", "import", file, "-C", workspace)
+    done = rlhf("label", "export", tmp_path / "more.csv", "-C", workspace)
+    assert (done.exit_code, "Every sample has been ranked by `overall`" in done.stderr) == (Exit.DATA, True)
+    assert not (tmp_path / "more.csv").exists()
+    (workspace / STORE).write_text('{"task": "t"}\n')
+    damaged = rlhf("label", "export", tmp_path / "more.csv", "-C", workspace)
+    assert (damaged.exit_code, "rankings.jsonl is damaged" in damaged.stderr) == (Exit.DATA, True)
+    shutil.rmtree(workspace / "data")
+    nothing = rlhf("label", "export", tmp_path / "more.csv", "-C", workspace)
+    assert (nothing.exit_code, "holds no prompt with different answers" in nothing.stderr) == (Exit.DATA, True)
+
+
+def test_label_counts_the_samples_that_nobody_has_ranked(found: dict[str, Sampled], tmp_path: Path) -> None:
+    assert left_unranked(made_samples(), {}) == 4
+    sheet(tmp_path / "tasks.jsonl", found)
+    add_rankings(tmp_path / "tasks.jsonl", found, tmp_path / "rankings.jsonl", "overall")
+    given = pd.DataFrame(read_rankings(tmp_path / "rankings.jsonl"))
+    assert left_unranked(made_samples(), {"rankings": given}) == 0
+    assert left_unranked(made_samples(), {"rankings": given.iloc[1:]}) == 1
