@@ -7,7 +7,7 @@ process of its own, and this one imports neither torch nor MLflow.
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
+from flows.promote import ended
 from flows.records import Sender, gate_report, promote_apart, record, sending, settled
 from flows.results import Reporter, RunResult, Silent, StageResult
 from flows.server import (
@@ -84,9 +85,9 @@ def pipeline(workspace: str = ".", promote: bool = True) -> State:
     if session:
         return _run(session)
     directory = Path(workspace).resolve()
-    holding = hold_workspace(directory, SCHEDULED)
-    with sending(directory) as sender, _open(directory, holding, Silent(), promote, sender) as session:
-        return _run(session)
+    require_workspace(directory)
+    with hold_workspace(directory, SCHEDULED), sending(directory) as sender:  # which gives up where another sends
+        return _run(_open(directory, Silent(), promote, sender))
 
 
 def run(
@@ -108,8 +109,10 @@ def run(
     """
     quiet_console()
     directory = workspace.resolve()
+    require_workspace(directory)
     holding = nullcontext() if held else hold_workspace(directory)
-    with _open(directory, holding, reporter or Silent(), promote, sender) as session:
+    with holding:
+        session = _open(directory, reporter or Silent(), promote, sender)
         token, state = _SESSION.set(session), None
         try:
             with session.shown.ending():
@@ -124,29 +127,24 @@ def run(
     return session.result
 
 
-@contextmanager
-def _open(
-    workspace: Path, holding: AbstractContextManager[None], reporter: Reporter, promote: bool, sender: Sender
-) -> Iterator[Session]:
-    """Hold the workspace and put in order what a run that was killed left behind."""
-    require_workspace(workspace)
-    with holding:
-        versioning.clear_dead_locks(workspace)
-        with client() as connected:
-            ensure_limits(connected)
-            require_limits(connected)
-            ensure_automation(connected)
-            own = flow_run.get_id()
-            crash_dead_runs(connected, workspace, FLOW, UUID(own) if own else None)
-            release_left_over(connected, workspace / ".rlhf" / "leases")
-        fingerprint.refresh(workspace)
-        graph = load_graph(workspace)
-        if removed := versioning.remove_unmade(workspace, graph):
-            reporter.message(f"removed, since no stage makes it any more: {', '.join(removed)}")
+def _open(workspace: Path, reporter: Reporter, promote: bool, sender: Sender) -> Session:
+    """Put in order what a run that was killed left behind, in a workspace that the caller holds."""
+    versioning.clear_dead_locks(workspace)
+    with client() as connected:
+        ensure_limits(connected)
+        require_limits(connected)
+        ensure_automation(connected)
+        own = flow_run.get_id()
+        crash_dead_runs(connected, workspace, FLOW, UUID(own) if own else None)
+        release_left_over(connected, workspace / ".rlhf" / "leases")
+    fingerprint.refresh(workspace)
+    graph = load_graph(workspace)
+    if removed := versioning.remove_unmade(workspace, graph):
+        reporter.message(f"removed, since no stage makes it any more: {', '.join(removed)}")
+    stale = versioning.stale_stages(workspace)
+    if champion.refresh(workspace, stale):
         stale = versioning.stale_stages(workspace)
-        if champion.refresh(workspace, stale):
-            stale = versioning.stale_stages(workspace)
-        yield Session(workspace, reporter, promote, sender, graph, stale, Shown(reporter.message))
+    return Session(workspace, reporter, promote, sender, graph, stale, Shown(reporter.message))
 
 
 def _run(session: Session) -> State:
@@ -165,7 +163,7 @@ def _run(session: Session) -> State:
             if promotion:
                 journal.write("promotion", exit=promoted, message=promotion)
             results = {name: stages.results[name] for name in graph.stages}
-            state = _final_state(results, session.stop.is_set())
+            state = _final_state(results, session.stop.is_set(), promotion, promoted)
             journal.write("end", status=str(state.name).lower())
         sender.finish()
     if not sender.synced:
@@ -236,8 +234,7 @@ def _promote(session: Session, decision: Standing | None) -> tuple[str | None, E
 
     def promote() -> State:
         outcome.append(promote_apart(workspace))
-        code, line = outcome[0]
-        return Completed(message=line) if code == Exit.DONE else Failed(message=f"{code.name}: {line}")
+        return ended(*outcome[0])
 
     forgetful(promote, PROMOTE)(return_state=True)
     code, line = outcome[0]
@@ -246,12 +243,14 @@ def _promote(session: Session, decision: Standing | None) -> tuple[str | None, E
     return line, Exit.DONE if code == Exit.SERVICE else code
 
 
-def _final_state(results: dict[str, StageResult], stopped: bool) -> State:
+def _final_state(results: dict[str, StageResult], stopped: bool, promotion: str | None, promoted: Exit) -> State:
     failed = {name: result for name, result in results.items() if result.state == "failed"}
     if stopped:
         return Cancelled(name="Stopped", message="stopped by a signal; the next run goes on")
     if failed:
         return Failed(message="; ".join(f"{name}: {result.message}" for name, result in failed.items()))
+    if promoted != Exit.DONE:
+        return Failed(message=f"{PROMOTE}: {promotion}")
     return Completed()
 
 

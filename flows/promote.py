@@ -38,15 +38,16 @@ def promote(workspace: str = ".", approval: bool = False) -> State:
         return Failed(message=f"{Exit.GATE_REFUSED.name}: {verdict} Nothing is promoted")
     rules = load_promotion(place / PARAMS)
     if not approval or rules.approval == "signed":  # a signature says more than a form
-        return _state(*promote_apart(place))
+        return ended(*promote_apart(place))
     report = gate_report(shown.said)
     create_markdown_artifact(report, key="approval", description=shown.said.sentence)
     form = Approval.with_initial_data(description=report, approve=False)
     answer = pause_flow_run(wait_for_input=form, timeout=int(rules.expires_days * DAY), poll_interval=1)
     if not answer.approve:
         return Failed(message=f"{Exit.GATE_REFUSED.name}: {answer.approver} refused. {answer.comment}".strip())
-    return _state(*promote_apart(place, answer.approver, shown.digest))
+    return ended(*promote_apart(place, answer.approver, shown.digest))
 
 
-def _state(code: Exit, line: str) -> State:
+def ended(code: Exit, line: str) -> State:
+    """The state that Prefect shows of a promotion, by its exit code and what it said."""
     return Completed(message=line) if code == Exit.DONE else Failed(message=f"{code.name}: {line}")

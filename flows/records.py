@@ -11,7 +11,7 @@ from typing import IO
 
 from rlhf import durable
 from rlhf.errors import Exit
-from rlhf.gate.ledger import Ledger
+from rlhf.gate.ledger import Ledger, rolled_back
 from rlhf.gate.records import Check, Decision
 from rlhf.pipeline.fingerprint import packages
 from rlhf.text import markdown
@@ -51,8 +51,8 @@ def sending(workspace: Path) -> Iterator[Sender]:
     try:
         yield sender
     finally:
-        if sender.exit is None and sender.process.poll() is None:
-            sender.process.kill()
+        if sender.process.poll() is None:
+            sender.process.kill()  # what it has not sent stays in the journals
         sender.process.wait()
 
 
@@ -62,22 +62,20 @@ def promote_apart(workspace: Path, approver: str = "", decision: str | None = No
     `decision` is the digest of the one that `approver` has just approved; None: nobody was asked.
     """
     approved = [] if decision is None else [f"--approved={decision}"]
-    process = _module(
-        ["flows.promoting", str(workspace), f"--approver={approver}", *approved],
-        workspace,
-        stdin=None,
-        output=subprocess.PIPE,
-    )
-    said = process.communicate()[0].decode("utf-8", "replace").strip().splitlines()
+    command = ["flows.promoting", str(workspace), f"--approver={approver}", *approved]
+    file = log_file(workspace, "promote")
+    with open(file, "ab") as log:
+        process = _module(command, workspace, stdin=None, output=subprocess.PIPE, errors=log)
+        said = process.communicate()[0].decode("utf-8", "replace").strip().splitlines()
     code = process.returncode
-    return Exit(code) if code in set(Exit) else Exit.FAILED, said[-1] if said else f"it ended with exit code {code}"
+    line = said[-1] if said else f"The program that promotes ended with exit code {code}. See {file}"
+    return Exit(code) if code in set(Exit) else Exit.FAILED, line
 
 
 def settled(workspace: Path, decision: Standing) -> bool:
     """Whether its winner is in use, or was rolled back: only a person brings back what was taken out of use."""
-    book = Ledger.of(workspace)
-    current = book.current()
-    return decision.said.policy in book.rolled_back() | ({current.policy} if current else set())
+    history = Ledger.of(workspace).history()
+    return decision.said.policy in rolled_back(history) | {champion.policy for champion in history[-1:]}
 
 
 def record(workspace: Path, decision: Standing) -> None:
@@ -114,7 +112,11 @@ def log_file(workspace: Path, name: str) -> Path:
 
 
 def _module(
-    command: list[str], workspace: Path, stdin: int | None, output: int | IO[bytes]
+    command: list[str],
+    workspace: Path,
+    stdin: int | None,
+    output: int | IO[bytes],
+    errors: int | IO[bytes] = subprocess.STDOUT,
 ) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-m", *command],
@@ -122,7 +124,7 @@ def _module(
         env={**os.environ, **packages()},
         stdin=stdin or subprocess.DEVNULL,
         stdout=output,
-        stderr=subprocess.STDOUT,
+        stderr=errors,
         umask=0o077,  # the store that it makes is this user's alone
         start_new_session=True,  # Ctrl-C is for the run, which then ends this one in order
     )

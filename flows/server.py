@@ -38,7 +38,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings
 from prefect.states import Crashed, State
 from pydantic import ValidationError
 
-from rlhf.errors import ServiceError
+from rlhf.errors import ServiceError, first_line
 from rlhf.pipeline.process import gpus
 
 GPU = "gpu"  # the global concurrency limit that stages with `meta.gpu` occupy
@@ -65,7 +65,7 @@ def client() -> Iterator[SyncPrefectClient]:
         said = f"answers HTTP {error.response.status_code} to {error.request.url.path}"
         raise ServiceError(f"The Prefect server at {url} {said}. {ANEW}") from None
     except (JSONDecodeError, ValidationError) as error:
-        raise ServiceError(f"What answers at {url} is no Prefect server ({_line(error)}). {ANEW}") from None
+        raise ServiceError(f"What answers at {url} is no Prefect server ({first_line(error)}). {ANEW}") from None
 
 
 @dataclass
@@ -206,10 +206,6 @@ def crash_dead_runs(connected: SyncPrefectClient, workspace: Path, flow: str, ow
         connected.set_task_run_state(task.id, crashed, force=True)
     for run in dead:
         connected.set_flow_run_state(run, crashed, force=True)
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def quiet_console() -> None:

@@ -35,6 +35,7 @@ from rlhf.errors import DataError
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_policy, load_reward_model, load_tokenizer, save_model
 from rlhf.models.lora import AdapterOff, adapt
+from rlhf.models.recomputation import recompute_layers
 from rlhf.models.scoring import turn_log_probs
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
@@ -95,8 +96,12 @@ class Run:
     def noise(self, objective: nn.Module, steps: Iterable[Step]) -> dict[str, Any]:
         """A metric: the noise of the gradient at the untrained policy, of the first `align.noise_steps` of `steps`."""
         wanted = self.stage.config.align.noise_steps
+        if not wanted:
+            return {}
+        if self.config.loop.gradient_checkpointing:
+            recompute_layers(objective)
         with self.stage.aside():
-            found = gradient_noise(objective, self.policy, islice(steps, wanted)) if wanted else None
+            found = gradient_noise(objective, self.policy, islice(steps, wanted))
         return {"gradient_noise": asdict(found)} if found else {}
 
     def train(self, objective: nn.Module, steps: Steps, total: int, loop: LoopConfig) -> Curves:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batching.encoding import decode, encode_prompts, encode_turns
+from rlhf.batching.encoding import Turn, decode, encode_prompts, encode_turns
 from rlhf.batching.ragged import Ragged
-from rlhf.evaluation.answers import Answers, answer, of_samples, samples_of, score
+from rlhf.evaluation.answers import Answers, answer, judge, of_samples, samples_of
 from rlhf.evaluation.serving import greedy
 from rlhf.manifest import sha256
 from rlhf.models.cached import arithmetic, cached
@@ -127,6 +127,11 @@ def judged_by(stage: Stage) -> list[str]:
     return [stage.inputs[f"models/{name}"] for name in names]
 
 
+def as_cut(turn: Turn, whole: bool) -> Turn:
+    """An answer that was encoded as a whole one; without the end-of-turn token where it is not, but never empty."""
+    return turn if whole or len(turn.response) == 1 else Turn(turn.prompt, turn.response[:-1])
+
+
 def champion_of(stage: Stage, champion: Path) -> Speaker:
     """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept."""
     config = stage.config
@@ -177,9 +182,10 @@ def answer_as_champion(
         texts = [
             {"prompt": p["prompt"], "response": decode(own, s.response)} for p, s in zip(prompts, samples, strict=True)
         ]
-        turns = encode_turns(tokenizer, texts)
-        ours = [Sample(list(t.response), s.terminated) for t, s in zip(turns, samples, strict=True)]
-        found = score(list(turns), reference, reference, judges, config)
+        ended = [sample.terminated for sample in samples]
+        turns = [as_cut(turn, whole) for turn, whole in zip(encode_turns(tokenizer, texts), ended, strict=True)]
+        ours = [Sample(list(turn.response), whole) for turn, whole in zip(turns, ended, strict=True)]
+        found = judge(turns, judges, config.batch_size, reference.device)
         return of_samples(ours) | found | {name: torch.full((len(ours),), torch.nan) for name in ("kl", "entropy")}
 
     return Answers.of(cached(path, compute))

@@ -5,7 +5,7 @@ from rlhf.config.data import Source, WorldSource
 from rlhf.data.ids import add_ids
 from rlhf.data.sources import Collected, local_path, read_source, require_distinct, source_name
 from rlhf.data.tables import COLUMNS, Row, write_rows
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, DataError
 from rlhf.pipeline.stage import Stage, run_stage
 
 
@@ -28,6 +28,8 @@ def main(stage: Stage) -> None:
         if rows:
             add_ids(rows)
             write_rows(stage.output("data/raw"), table, rows)
+    if not any(tables.values()):
+        raise DataError("No source of collect.sources in params.yaml has a row for any table. Add one that has")
     totals = {table: len(rows) for table, rows in tables.items() if rows}
     stage.report("reports/collect.json", {"sources": report, "rows": totals})
     stage.summary(", ".join(f"{count:,} {table}" for table, count in totals.items()))

@@ -34,7 +34,7 @@ from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards, load_judge
 from tasks.answering import Speaker, answer_again, answer_all, answer_as_champion, answer_probes, champion_of, in_turn
 from tasks.judging import judge
-from tasks.people import believe, follow
+from tasks.people import beside_people
 from tasks.probes import probe
 
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ def main(stage: Stage) -> None:
     reference, policy = load_policy(sft), load_policy(policy_path)
     draw = sampler(stage.config.decoding, sft, stage.config.tokens, stage.config.evaluate.batch_size)
     models = {"sft": reference, "policy": policy}
-    held, followed = believe(stage, draw, tokenizer, models), follow(stage, tokenizer, models)
+    held, followed = beside_people(stage, draw, tokenizer, models)
     directory = stage.output(f"reports/evaluate/{stage.item}/rows")
     served = serve(stage, policy_path, policy, tokenizer, prompts, encoded, directory)
     speakers = {

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf import durable, manifest
-from rlhf.batching.batches import pad
 from rlhf.batching.encoding import encode_turns
 from rlhf.config.judges import Endpoint, People
 from rlhf.data.ids import prompt_hash
@@ -26,7 +25,7 @@ from rlhf.judges.door import Comparison, Judge, Judged, between, by_scores, in_b
 from rlhf.judges.endpoint import EndpointJudge
 from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_reward_model
-from rlhf.models.scoring import rewards
+from rlhf.models.scoring import rewards, scored
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.rewards import Rewards
 
@@ -159,14 +158,10 @@ def scorer(
         )
         return cached(path, lambda: {"scores": compute(answers)})["scores"].double().numpy()
 
-    @torch.no_grad()
     def compute(answers: list[tuple[Any, str]]) -> Tensor:
         turns = encode_turns(tokenizer, [{"prompt": prompt, "response": text} for prompt, text in answers])
-        found = [
-            reward.total(reward(pad(turns[start : start + batch_size]).to(reference.device)))
-            for start in range(0, len(turns), batch_size)
-        ]
-        return torch.cat(found) if found else torch.zeros(0)
+        found = scored(reward, [[turn] for turn in turns], batch_size, reference.device)
+        return reward.total(torch.cat(found)) if found else torch.zeros(0)
 
     def judge(comparisons: Sequence[Comparison]) -> Judged:
         first, second = ([(one.prompt, getattr(one, side)) for one in comparisons] for side in ("first", "second"))

@@ -16,11 +16,11 @@ from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.batching.rankings import Rankings
 from rlhf.errors import DataError
-from rlhf.evaluation.preferences import answer_scores, untied_pairs
+from rlhf.evaluation.preferences import untied_pairs
 from rlhf.gate.statistics import calibration, pairwise_accuracy, resampling
 from rlhf.models.loading import load_tokenizer, save_model, scalar_model_from
 from rlhf.models.lora import adapt
-from rlhf.models.scoring import rewards
+from rlhf.models.scoring import rewards, scored
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import in_words, of_training, tail_mean, write_curves
@@ -93,7 +93,7 @@ def learn(stage: Stage, name: str, split: str, criteria: Sequence[str], *, seed:
 def judge(stage: Stage, name: str, model: PreTrainedModel, unseen: Rankings) -> dict[str, Any]:
     """Accuracy, calibration and length bias on comparisons of prompts that the model never saw."""
     size = stage.config.reward.loop.micro_batch_size
-    scores = answer_scores(partial(rewards, model), unseen, size, model.device)
+    scores = scored(partial(rewards, model), [group.answers for group in unseen], size, model.device)
     margins, prompts, longer = untied_pairs(unseen, scores)
     if not len(margins):
         raise DataError(

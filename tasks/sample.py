@@ -22,7 +22,7 @@ def main(stage: Stage) -> None:
     config, tokens = stage.config.sample, stage.config.tokens
     sft = stage.input("models/sft")
     tokenizer, policy = load_tokenizer(sft), load_policy(sft)
-    rows = sorted(read_rows(stage.input("data/clean"), "prompts"), key=draw)
+    rows = sorted(read_rows(stage.input("data/clean/prompts.parquet").parent, "prompts"), key=draw)
     encoded = encode_prompts(tokenizer, (row["prompt"] for row in rows))
     fits = encoded.lengths <= tokens.prompt
     chosen, too_long = np.flatnonzero(fits)[: config.prompts], int((~fits).sum())

@@ -1,14 +1,10 @@
 """sft: teach the base model to answer from demonstrations, learning the answer's tokens only (lecture 001, step 1)."""
 
-import torch
-
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
-from rlhf.batching.batches import pad
-from rlhf.batching.encoding import Turns
 from rlhf.errors import DataError
 from rlhf.models.loading import load_policy, load_tokenizer, save_model
 from rlhf.models.lora import adapt
-from rlhf.models.machine import precision
+from rlhf.models.scoring import turn_log_probs
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import in_words, of_training, write_curves
@@ -40,21 +36,15 @@ def main(stage: Stage) -> None:
 
     values = of_training(history) | {"rows": len(kept["train"]), "too_long": too_long}
     if kept["validation"]:
-        values["validation_loss"] = mean_loss(objective, kept["validation"], config.loop.micro_batch_size)
+        unseen = kept["validation"]
+        nats = -turn_log_probs(model, unseen, config.loop.micro_batch_size).sum()
+        values["validation_loss"] = float(nats) / int(unseen.responses.lengths.sum())
     stage.metrics(values)
     stage.summary(
         f"{len(kept['train']):,} demonstrations, {too_long} too long, loss {values['loss']:.3f}"
         + (f", on unseen prompts {values['validation_loss']:.3f}" if kept["validation"] else "")
         + in_words(history)
     )
-
-
-@torch.no_grad()
-def mean_loss(objective: LikelihoodObjective, turns: Turns, size: int) -> float:
-    """Mean loss in nats a token over all of `turns`."""
-    batches = [pad(turns[i : i + size]) for i in range(0, len(turns), size)]
-    with precision(objective.policy.device):
-        return sum(float(objective(batch)[0]) for batch in batches) / sum(batch.count for batch in batches)
 
 
 if __name__ == "__main__":

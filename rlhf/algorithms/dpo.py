@@ -8,17 +8,18 @@ log-probabilities never change, so they are computed once, before training.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from rlhf.batching.batches import RankedTurns, RankingBatch, pad_rankings
+from rlhf.batching.batches import RankedTurns, RankingBatch
 from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import DpoConfig
-from rlhf.models.processes import shared_out
-from rlhf.models.scoring import sequence_log_probs
+from rlhf.models.scoring import scored, sequence_log_probs
 from rlhf.objectives import Metrics
 from rlhf.objectives.preference import bradley_terry, implicit_rewards
 
@@ -59,20 +60,11 @@ def answer_log_probs(policy: PreTrainedModel, batch: RankingBatch, reference: Te
     return log_probs, to_device(reference[:, : batch.mask.shape[1]], log_probs.device), lengths
 
 
-@torch.no_grad()
 def reference_log_probs(reference: PreTrainedModel, groups: Sequence[RankedTurns], batch_size: int) -> Tensor:
     """log pi_ref(y | x) of every answer of every prompt, (prompts, K), zero where there is none."""
-
-    def score(rows: Sequence[int]) -> Tensor:
-        batch = pad_rankings([groups[i] for i in rows]).to(reference.device)
-        return batch.per_answer(sequence_log_probs(reference, batch.sequences)).cpu()
-
-    table = torch.zeros(len(groups), max(len(g.ranks) for g in groups))
-    order = sorted(range(len(groups)), key=lambda i: groups[i].tokens)
-    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    for rows, values in zip(parts, shared_out(score, parts), strict=True):
-        table[rows, : values.shape[1]] = values
-    return table
+    answers = [group.answers for group in groups]
+    each = scored(partial(sequence_log_probs, reference), answers, batch_size, reference.device)
+    return pad_sequence(each, batch_first=True)
 
 
 def _ends(ranks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

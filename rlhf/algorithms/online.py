@@ -232,24 +232,13 @@ class OnlineSource:
 
     def _first_pass(self, batch: SequenceBatch, iteration: int) -> list[Tensor]:
         """Every answer once, in the micro-batches in which the first pass learns from them."""
-        size = self._config.loop.batch_size
-        return [
-            part
-            for number in range(-(-len(batch) // size))
-            for part in self._micro_batches(batch, number, iteration, first_pass=True)
-        ]
+        steps = len(batch) // self._config.loop.batch_size
+        return [part for number in range(steps) for part in self._micro_batches(batch, number, iteration)]
 
-    def _micro_batches(
-        self, batch: SequenceBatch, number: int, iteration: int, *, first_pass: bool = False
-    ) -> list[Tensor]:
-        """Rows of the micro-batches of an iteration's step, answers to one prompt side by side.
-
-        In `first_pass`, without those of the second.
-        """
-        size = self._config.loop.batch_size
-        answers = self._config.rollout.answers
+    def _micro_batches(self, batch: SequenceBatch, number: int, iteration: int) -> list[Tensor]:
+        """Rows of the micro-batches of an iteration's step, answers to one prompt side by side."""
+        size, answers = self._config.loop.batch_size, self._config.rollout.answers
         rows = rows_of_step(number, len(batch), size, _mix(self._seed, iteration), together=answers)
-        rows = rows[: len(batch) - number * size] if first_pass else rows
         lengths = batch.attention.sum(dim=1).numpy()
         parts = micro_batches(rows, lengths, self._config.loop.micro_batch_size, together=answers)
         return [torch.from_numpy(part) for part in parts]
@@ -277,9 +266,7 @@ class OnlineSource:
         if not self._text:
             return [None] * len(parts)
         rows = rows_of_step(step, len(self._text), sum(len(p.batch) for p in parts), self._seed)
-        return [
-            pad([self._text[i] for i in chosen]) if len(chosen) else None for chosen in np.array_split(rows, len(parts))
-        ]
+        return [pad([self._text[i] for i in chosen]) for chosen in np.array_split(rows, len(parts))]
 
 
 def _of_each_token(

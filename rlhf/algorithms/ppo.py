@@ -27,6 +27,7 @@ class Ppo(OnlineAlgorithm):
     """Policy and critic."""
 
     kl_coefficient: Tensor  # beta, which an adaptive penalty moves; with the weights in a checkpoint
+    applied: Tensor  # that of the iteration which is learned from
 
     def __init__(self, policy: PreTrainedModel, critic: PreTrainedModel | None, config: PpoConfig) -> None:
         """critic: None puts a linear head on the policy in its place."""
@@ -35,12 +36,17 @@ class Ppo(OnlineAlgorithm):
         if critic is None:
             self.value_head = linear_head(policy)
         self.register_buffer("kl_coefficient", torch.tensor(config.kl_coefficient, dtype=torch.float64))
+        self.register_buffer("applied", self.kl_coefficient.clone(), persistent=False)
 
     def credit(self, rollouts: Rollouts) -> dict[str, Tensor]:
         """Advantages, the critic's values, and the returns it regresses on."""
         config, batch = self._config, rollouts.batch
-        rewards = rollouts.penalized(float(self.kl_coefficient) if config.kl_placement == "reward" else 0.0)
+        in_reward = config.kl_placement == "reward"
+        self.applied.copy_(self.kl_coefficient)
+        rewards = rollouts.penalized(float(self.applied) if in_reward else 0.0)
         self._adapt(rollouts)
+        if not in_reward:
+            self.applied.copy_(self.kl_coefficient)
         values = rollouts.of_each_token(self._values)
         advantages, returns = generalized_advantages(
             rewards,
@@ -68,9 +74,9 @@ class Ppo(OnlineAlgorithm):
             divergence, kl_metrics = kl_loss(
                 scores.log_probs, old["log_probs"], old["reference"], batch.mask, estimator=config.kl_placement
             )
-            loss, metrics = loss + self.kl_coefficient.to(divergence) * divergence, metrics | kl_metrics
+            loss, metrics = loss + self.applied.to(divergence) * divergence, metrics | kl_metrics
         if config.kl_target is not None:
-            metrics["kl_coefficient"] = (self.kl_coefficient, torch.ones_like(self.kl_coefficient))
+            metrics["kl_coefficient"] = (self.applied.clone(), torch.ones_like(self.applied))
         if scores.entropy is not None:
             loss = loss - config.entropy_coefficient * scores.entropy.sum()
             metrics["entropy"] = (scores.entropy.sum().detach(), batch.mask.sum())

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
-from rlhf.errors import ConfigError, Exit, UserError
+from rlhf.errors import ConfigError, Exit, UserError, first_line
 from rlhf.secrets import is_secret, redact
 
 FREE = 2e9  # bytes of disk under which a run of the small world may not end
@@ -30,10 +30,13 @@ class Finding:
     remedy: str = ""
 
 
+Look = Callable[[Path], Iterator[Finding]]
+
+
 def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> None:
     """Look at what a run needs and say how to mend what is missing. Exit code 10 when a run could not succeed."""
     directory = find_workspace(workspace)
-    findings = [finding for look in LOOKS for finding in look(directory)]
+    findings = [finding for look in LOOKS for finding in _found(look, directory)]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -44,6 +47,15 @@ def doctor(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> No
             out.print(line, soft_wrap=True)
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(int(Exit.CONFIG))
+
+
+def _found(look: Look, workspace: Path) -> list[Finding]:
+    """What a look finds, or that it could not look: what is broken here is what people ask about."""
+    try:
+        return list(look(workspace))
+    except (ImportError, OSError) as error:
+        name = look.__name__.strip("_")
+        return [Finding(name, "bad", f"{type(error).__name__}: {first_line(error)}", "Mend this, then look again")]
 
 
 def _python(workspace: Path) -> Iterator[Finding]:
@@ -239,7 +251,7 @@ def _said(*command: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-LOOKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
+LOOKS: tuple[Look, ...] = (
     _python,
     _packages,
     _disk,

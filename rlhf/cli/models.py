@@ -9,6 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
+from rlhf.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlhf.tracking.lineage import Node
@@ -63,7 +64,9 @@ def approve(
     from rlhf.tracking.promotion import approve as give
 
     directory = find_workspace(workspace)
-    decision, approval, path = give(directory, approver or git_user(directory) or "", key, comment)
+    if not (name := approver or git_user(directory)):
+        raise ConfigError("git has no user.email here. Say who approves: --approver a@b.c")
+    decision, approval, path = give(directory, name, key, comment)
     if as_json:
         print_json({"path": str(path), **asdict(approval)})
     else:

@@ -119,6 +119,11 @@ def _reasons(changes: list[Any]) -> Iterator[str]:
             yield f"{path} was {'edited' if found == 'modified' else 'removed'}"
 
 
+def _when(seconds: float) -> str:
+    """A time since 1970 as people read it, in the zone of this machine, which it names."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+
+
 def _show(value: dict[str, Any]) -> None:
     stages = Table(box=SIMPLE_HEAD)
     for name in ("stage", "state", "last run"):
@@ -133,7 +138,7 @@ def _show(value: dict[str, Any]) -> None:
         stages.add_row(name, state, last["stages"].get(name, "") if last else "")
     out.print(stages)
     if last:
-        began = datetime.fromtimestamp(last["started"]).strftime("%Y-%m-%d %H:%M")
+        began = _when(last["started"])
         out.print(f"last run  {last['status']}, {began}, {last['seconds']:.0f} s ({last['id']})", soft_wrap=True)
     else:
         out.print("last run  none yet: rlhf run")
@@ -141,7 +146,7 @@ def _show(value: dict[str, Any]) -> None:
     out.print(f"services  {services or 'none runs: rlhf up'}", soft_wrap=True)
     champion = value["champion"]
     if champion:
-        since = datetime.fromtimestamp(champion["time"]).strftime("%Y-%m-%d %H:%M")
+        since = _when(champion["time"])
         by = f", by {champion['approver']}" if champion["approver"] else ""
         said = f"{champion['version']}, generation {champion['generation']}, since {since} ({champion['action']}{by})"
         out.print(f"champion  {said}", soft_wrap=True)

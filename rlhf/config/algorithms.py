@@ -35,12 +35,12 @@ class OnlineConfig(Section):
         return self.epochs == 1 and self.loop.batch_size == self.rollout.prompts * self.rollout.answers
 
     @model_validator(mode="after")
-    def _fills_a_step(self) -> Self:
+    def _fills_whole_steps(self) -> Self:
         answers = self.rollout.prompts * self.rollout.answers
-        if self.loop.batch_size > answers:
+        if answers % self.loop.batch_size:
             raise ValueError(
                 f"loop.batch_size is {self.loop.batch_size}, and an iteration has {answers} answers (rollout.prompts * "
-                "rollout.answers): a step would learn from each more than once. Lower it, or sample more"
+                "rollout.answers), which are no whole number of steps: each would not be learned from equally often"
             )
         return self
 

@@ -18,7 +18,7 @@ from pyarrow import types
 
 from rlhf.data import strict
 from rlhf.data.records import Entry, Record, Unreadable, too_long
-from rlhf.errors import DataError, Exit
+from rlhf.errors import DataError, Exit, first_line
 
 CELL = 8  # bytes that a value counts for at least, so that values without bytes are counted
 ROWS = 1000  # that are decoded at once
@@ -83,8 +83,7 @@ def _read(paths: Sequence[Path], row: int, whole: int) -> Iterator[list[Entry]]:
         except MemoryError:  # Arrow's is an ArrowException besides
             raise
         except (OSError, pa.ArrowException, ValueError, OverflowError, LookupError) as error:
-            said = str(error).strip().partition("\n")[0]
-            raise DataError(f"{path} is not {_kind(path)} that can be read: {said[:200]}") from None
+            raise DataError(f"{path} is not {_kind(path)} that can be read: {first_line(error)[:200]}") from None
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:

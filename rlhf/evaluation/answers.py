@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.batching.batches import pad
+from rlhf.batching.batches import SequenceBatch
 from rlhf.batching.encoding import Turn
 from rlhf.batching.ragged import Ragged
 from rlhf.config.training import EvaluateConfig
-from rlhf.models.machine import precision
-from rlhf.models.scoring import token_divergence
+from rlhf.models.scoring import scored, token_divergence
 from rlhf.rollouts.rewards import Judge, Rewards
 from rlhf.rollouts.sampling import Sample, Sampler
 
@@ -75,7 +74,6 @@ def answer(
     return of_samples(samples) | score(turns, policy, reference, judges, config)
 
 
-@torch.no_grad()
 def score(
     turns: Sequence[Turn],
     policy: PreTrainedModel,
@@ -83,24 +81,23 @@ def score(
     judges: tuple[Rewards, Judge],
     config: EvaluateConfig,
 ) -> dict[str, Tensor]:
-    """Of each turn, in the order of `turns`: `rewards` (B, C), the score of the `referee` (B,), the divergence `kl`
-    (B,), and the mean `entropy` of the policy at its tokens (B,)."""
+    """Of each turn, in the order of `turns`: what `judge` gives, the divergence `kl` (B,), and the mean `entropy` of
+    the policy at its tokens (B,)."""
+
+    def divergence(batch: SequenceBatch) -> Tensor:
+        kl, entropy = token_divergence(policy, reference, batch, temperature=config.temperature)
+        return torch.stack([kl.sum(dim=1), entropy.sum(dim=1) / batch.mask.sum(dim=1)], dim=1)
+
+    each = torch.cat(scored(divergence, [[turn] for turn in turns], config.batch_size, policy.device))
+    return judge(turns, judges, config.batch_size, policy.device) | {"kl": each[:, 0], "entropy": each[:, 1]}
+
+
+def judge(turns: Sequence[Turn], judges: tuple[Rewards, Judge], size: int, device: torch.device) -> dict[str, Tensor]:
+    """Of each turn: `rewards` (B, C), and the score of the `referee` (B,)."""
     reward, referee = judges
-    names = ("referee", "kl", "entropy")
-    found = {"rewards": torch.zeros(len(turns), len(reward.judges))} | {name: torch.zeros(len(turns)) for name in names}
-    order = sorted(range(len(turns)), key=lambda i: turns[i].tokens)
-    for start in range(0, len(order), config.batch_size):
-        rows = order[start : start + config.batch_size]
-        batch = pad([turns[i] for i in rows]).to(policy.device)
-        with precision(policy.device):
-            kl, entropy = token_divergence(policy, reference, batch, temperature=config.temperature)
-            rewards, refereed = reward(batch), referee(batch)
-        here = {
-            "rewards": rewards,
-            "referee": refereed,
-            "kl": kl.sum(dim=1),
-            "entropy": entropy.sum(dim=1) / batch.mask.sum(dim=1),
-        }
-        for name, values in here.items():
-            found[name][rows] = values.cpu()
-    return found
+
+    def scores(batch: SequenceBatch) -> Tensor:
+        return torch.cat([reward(batch), referee(batch)[:, None]], dim=1)
+
+    each = torch.cat(scored(scores, [[turn] for turn in turns], size, device))
+    return {"rewards": each[:, :-1], "referee": each[:, -1]}

@@ -1,20 +1,17 @@
 """What a policy believes beside what people believe, and whose preferences it follows."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.batching.batches import pad
-from rlhf.batching.beliefs import Poll, encode_poll, find_statement, pad_polls
+from rlhf.batching.beliefs import Poll, encode_poll, find_statement
 from rlhf.batching.encoding import decode, encode_prompt
-from rlhf.batching.rankings import encode_rankings
 from rlhf.config.training import EvaluateConfig
-from rlhf.models.machine import precision
-from rlhf.models.scoring import sequence_log_probs
+from rlhf.models.scoring import scored, sequence_log_probs
 from rlhf.rollouts.sampling import Sampler
 
 Row = dict[str, Any]
@@ -87,18 +84,11 @@ def _stated(
     return [np.mean(each, axis=0) if each else None for each in found], len(polls) / max(1, len(samples))
 
 
-@torch.no_grad()
 def belief_shares(policy: PreTrainedModel, polls: Sequence[Poll], batch_size: int) -> list[NDArray[np.float64]]:
     """pi(b | x) among the beliefs of each poll, (K,) each."""
-    shares = []
-    for start in range(0, len(polls), batch_size):
-        some = polls[start : start + batch_size]
-        batch = pad_polls(some).to(policy.device)
-        with precision(policy.device):
-            log_probs = batch.per_belief(sequence_log_probs(policy, batch.statements))
-        found = log_probs.masked_fill(~batch.mask, -torch.inf).softmax(dim=1).double().cpu().numpy()
-        shares += [row[: len(poll.votes)] for row, poll in zip(found, some, strict=True)]
-    return shares
+    statements = [poll.statements for poll in polls]
+    found = scored(partial(sequence_log_probs, policy), statements, batch_size, policy.device)
+    return [log_probs.softmax(dim=0).double().numpy() for log_probs in found]
 
 
 def jensen_shannon_distance(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
@@ -115,32 +105,18 @@ def jensen_shannon_distance(p: NDArray[np.float64], q: NDArray[np.float64]) -> f
     return float(np.sqrt(max(0.0, divergence(p) / 2 + divergence(q) / 2)))
 
 
-@torch.no_grad()
-def contested_margins(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rankings: Iterable[tuple[Row, Row | None]],
-    limits: Any,
-) -> tuple[Margins, Margins]:
+def contested_margins(rankings: Iterable[tuple[Row, Row, Sequence[float]]]) -> tuple[Margins, Margins]:
     """Margins h(better) - h(worse), h = log pi(y | x) / pi_ref(y | x), of the pairs of answers that state different
     beliefs: those that side with fewer people than the other answer does, and those that side with more.
 
-    rankings: rows of table `rankings`, each with the row of table `beliefs` that has its prompt, or None; those with an
-    answer that is too long are passed over.
+    rankings: rows of table `rankings`, each with the row of table `beliefs` that has its prompt, and h of its answers.
     """
     minority: Margins = ([], [])
     majority: Margins = ([], [])
-    for owner, (row, poll) in enumerate(rankings):
-        groups, _, too_long = encode_rankings(tokenizer, [row] if poll else [], limits)
-        if poll is None or too_long:
-            continue
-        batch = pad(groups[0].answers).to(policy.device)
-        with precision(policy.device):
-            ratios = sequence_log_probs(policy, batch) - sequence_log_probs(reference, batch)
+    for owner, (row, poll, ratios) in enumerate(rankings):
         stated = [find_statement(text, poll["statements"]) for text in row["responses"]]
         held = [None if one is None else poll["votes"][one.belief] for one in stated]
-        for side, found in zip((minority, majority), sides(row["ranks"], held, ratios.tolist()), strict=True):
+        for side, found in zip((minority, majority), sides(row["ranks"], held, ratios), strict=True):
             side[0].extend(found)
             side[1].extend([owner] * len(found))
     return minority, majority

@@ -20,6 +20,7 @@ from rlhf.errors import ConfigError, GateRefused
 APPROVALS = ".rlhf/approvals"
 NAMESPACE = "rlhf-promotion"  # a signature made for anything else does not count
 DAY = 24 * 3600.0  # seconds
+SKEW = 60.0  # seconds by which the clock of whoever signs may be ahead
 _ADDRESS = re.compile(r"<([^<>]*)>\s*$")  # of `Ada <ada@b.c>`
 _NAME = re.compile(r"[\w+@-][\w.+@-]*")  # what may name a file and a signer
 
@@ -48,7 +49,10 @@ def check(approval: Approval, wanted: Approval, trainers: Collection[str], days:
         raise GateRefused("nobody answers for it: it names no approver")
     if [getattr(approval, name) for name in bound] != [getattr(wanted, name) for name in bound]:
         raise GateRefused(f"what {who} approved is not this decision ({wanted.decision[:12]})")
-    if not 0 <= time.time() - approval.time <= days * DAY:
+    age = time.time() - approval.time
+    if age < -SKEW:
+        raise GateRefused(f"{who} approved {-age:.0f} s in the future. Compare the clocks of the two machines")
+    if age > days * DAY:
         raise GateRefused(f"the approval of {who} does not hold now: it holds for {days:g} days from when it was given")
     if not trainers:
         raise GateRefused(

@@ -16,7 +16,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -73,6 +73,20 @@ class Champion:
     time: float
 
 
+def previous(history: Sequence[Champion]) -> Champion | None:
+    """Of every generation, the newest before the last whose policy is another one and was not rolled back."""
+    gone = rolled_back(history)
+    return next((c for c in reversed(history) if c.policy != history[-1].policy and c.policy not in gone), None)
+
+
+def rolled_back(history: Iterable[Champion]) -> set[str]:
+    """Digests of the policies that a rollback took out of use, and that nobody has promoted since."""
+    gone = set[str]()
+    for before, after in pairwise(history):
+        gone = gone | {before.policy} if after.action == "rollback" else gone - {after.policy}
+    return gone
+
+
 class Ledger:
     """The ledger in the SQLite file `path`.
 
@@ -101,15 +115,7 @@ class Ledger:
 
     def previous(self) -> Champion | None:
         """What `rollback` would bring back: the newest champion before the current one that was not rolled back."""
-        history, gone = self.history(), self.rolled_back()
-        return next((c for c in reversed(history) if c.policy != history[-1].policy and c.policy not in gone), None)
-
-    def rolled_back(self) -> set[str]:
-        """Digests of the policies that a rollback took out of use, and that nobody has promoted since."""
-        gone = set[str]()
-        for before, after in pairwise(self.history()):
-            gone = gone | {before.policy} if after.action == "rollback" else gone - {after.policy}
-        return gone
+        return previous(self.history())
 
     def promote(
         self,

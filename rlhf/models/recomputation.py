@@ -12,13 +12,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def recompute_layers(module: nn.Module) -> None:
-    """Have every layer of the transformers in `module` compute its activations again in the backward pass.
+    """Have every layer of the transformers in `module` compute its activations again in the backward pass, if it does
+    not yet.
 
     transformers' own switch takes effect in training mode alone, where models drop out, and takes the cache away from
     sampling. This one takes effect wherever a gradient is recorded.
     """
     for layer in layers_of(module):
-        layer.forward = partial(_forward, layer.forward)
+        if getattr(layer.forward, "func", None) is not _forward:
+            layer.forward = partial(_forward, layer.forward)
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:

@@ -5,6 +5,7 @@ A head is applied to the hidden states that a loss needs: logits of prompts and 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Turn
 from rlhf.batching.order import micro_batches
 from rlhf.models.kernels import packed_inputs, reads_packed
+from rlhf.models.machine import precision
 from rlhf.models.processes import shared_out
 from rlhf.models.vocabulary import chosen_log_probs, divergence
 from rlhf.objectives.advantages import last_index
@@ -69,17 +71,30 @@ def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 
 
 @torch.no_grad()
+def scored(
+    score: Callable[[SequenceBatch], Tensor], groups: Sequence[Sequence[Turn]], size: int, device: torch.device
+) -> list[Tensor]:
+    """What `score` gives for the turns of each group, (turns, ...), on the CPU.
+
+    score: takes a batch on `device` to (B, ...). A group is of one prompt, which is read once. `size` groups of like
+    length are scored at a time, in the precision of learning, and each batch by one process.
+    """
+
+    def work(part: np.ndarray) -> Tensor:
+        with precision(device):
+            return score(pad([turn for i in part for turn in groups[i]]).to(device)).cpu()
+
+    lengths = np.array([len(g[0].prompt) + sum(len(turn.response) for turn in g) for g in groups], dtype=np.int64)
+    parts, found = micro_batches(np.arange(len(groups)), lengths, size), dict[int, Tensor]()
+    for part, values in zip(parts, shared_out(work, parts), strict=True):
+        found.update(zip(part.tolist(), values.split([len(groups[i]) for i in part]), strict=True))
+    return [found[i] for i in range(len(groups))]
+
+
 def turn_log_probs(policy: PreTrainedModel, turns: Sequence[Turn], batch_size: int) -> Tensor:
     """log pi(y | x) of each turn, (rows,), on the CPU."""
-
-    def score(part: np.ndarray) -> Tensor:
-        return sequence_log_probs(policy, pad([turns[i] for i in part]).to(policy.device)).cpu()
-
-    lengths, values = np.array([turn.tokens for turn in turns]), torch.zeros(len(turns))
-    parts = micro_batches(np.arange(len(turns)), lengths, batch_size)
-    for part, found in zip(parts, shared_out(score, parts), strict=True):
-        values[part] = found
-    return values
+    each = scored(partial(sequence_log_probs, policy), [[turn] for turn in turns], batch_size, policy.device)
+    return torch.cat(each) if each else torch.zeros(0)
 
 
 def token_values(critic: PreTrainedModel, batch: SequenceBatch) -> Tensor:

@@ -70,6 +70,8 @@ class Graph:
 def load_graph(workspace: Path) -> Graph:
     """Read dvc.yaml and params.yaml. Raises ConfigError, which names the stage and the key that is wrong."""
     declared = read_yaml(workspace / "dvc.yaml").get("stages") or {}
+    if not isinstance(declared, dict):
+        raise ConfigError(f"dvc.yaml: `stages` must be a mapping from names to stages, not {declared!r:.80}")
     params = read_yaml(workspace / PARAMS)
     _refuse_blind_keys(params, ())
     specs = {spec.name: spec for name, entry in declared.items() for spec in _stages(name, entry, params)}
@@ -133,16 +135,25 @@ def _stage(name: str, entry: dict[str, Any], params: dict[str, Any]) -> StageSpe
     if "wdir" in entry:
         raise ConfigError(f"dvc.yaml: stage `{name}` has a `wdir`, and stages run in the workspace. Take it out")
     keys: dict[str, list[str]] = {}
-    for param in entry.get("params", ()):
+    for param in _listed(name, entry, "params"):
         for file, names in param.items() if isinstance(param, dict) else [(PARAMS, [param])]:
             keys.setdefault(file, []).extend(names or ())
-    paths: dict[str, Any] = {k: tuple(map(_path, entry.get(k, ()))) for k in ("deps", "outs", "metrics", "plots")}
+    kinds = ("deps", "outs", "metrics", "plots")
+    paths: dict[str, Any] = {kind: tuple(map(_path, _listed(name, entry, kind))) for kind in kinds}
     declared = {file: tuple(names) for file, names in keys.items()}
     meta, frozen = _meta(name, entry.get("meta") or {}), entry.get("frozen") is True
     spec = StageSpec(name, entry["cmd"], **paths, params=declared, meta=meta, frozen=frozen)
     _require_inside(spec)
     _require_known(spec, params)
     return spec
+
+
+def _listed(stage: str, entry: dict[str, Any], key: str) -> list[Any]:
+    """What stands at a key of a stage. Raises ConfigError for what is no list."""
+    found = entry.get(key)
+    if not isinstance(found, list | None):
+        raise ConfigError(f"dvc.yaml: `{key}` of stage `{stage}` must be a list, not {found!r:.80}")
+    return found or []
 
 
 def _require_inside(spec: StageSpec) -> None:
@@ -209,9 +220,13 @@ def _upstream(spec: StageSpec, specs: dict[str, StageSpec]) -> Iterator[str]:
             yield name
 
 
+def within(path: str, place: str) -> bool:
+    """Whether a path is that of a place, or of what lies in it."""
+    return PurePosixPath(path).is_relative_to(place)
+
+
 def _touch(one: str, other: str) -> bool:
-    a, b = PurePosixPath(one), PurePosixPath(other)
-    return a == b or a in b.parents or b in a.parents
+    return within(one, other) or within(other, one)
 
 
 def _reading(spec: StageSpec, made: Sequence[str]) -> StageSpec:

@@ -7,14 +7,14 @@ import subprocess
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf import durable, manifest
 from rlhf.errors import Busy, ConfigError, DataError, ServiceError
 from rlhf.garbage import loading
 from rlhf.pipeline.cache import TREE, is_object, members, move_away, object_fault
-from rlhf.pipeline.graph import Graph, StageSpec, load_graph
+from rlhf.pipeline.graph import Graph, StageSpec, load_graph, within
 from rlhf.pipeline.process import is_alive
 from rlhf.pipeline.readable import require_deps
 from rlhf.tracking.outputs import DvcLock, damaged_lock
@@ -121,21 +121,21 @@ def remove_unmade(workspace: Path, graph: Graph) -> list[str]:
     such as models/reward; return the paths.
 
     DVC hashes all that lies there, and pushes what a stage makes: another clone could never have the same directory.
-    What begins with a dot stays.
+    What dvc.lock does not know as an output of a stage is somebody's, and stays.
     """
-    made = [PurePosixPath(path) for spec in graph for path in spec.made]
-    shared = {dep for spec in graph for dep in spec.deps if any(PurePosixPath(dep) in path.parents for path in made)}
-    removed = []
-    waiting = [workspace / dep for dep in sorted(shared) if (workspace / dep).is_dir()]
-    while waiting:
-        for child in sorted(waiting.pop().glob("[!.]*")):
-            path = PurePosixPath(child.relative_to(workspace))
-            if any(path in one.parents for one in made):
-                waiting.append(child)
-            elif not any(one == path or one in path.parents for one in made):
-                durable.remove(child)
-                removed.append(str(path))
-    return removed
+    recorded = {out["path"] for stage in DvcLock(workspace).stages.values() for out in stage.get("outs", ())}
+    deps, made = ({path for spec in graph for path in getattr(spec, kind)} for kind in ("deps", "made"))
+    left = [
+        path
+        for path in sorted(recorded)
+        if any(within(path, dep) for dep in deps)
+        and not any(within(dep, path) for dep in deps)
+        and not any(within(path, out) or within(out, path) for out in made)
+        and (workspace / path).exists()
+    ]
+    for path in left:
+        durable.remove(workspace / path)
+    return left
 
 
 def drop_damaged(workspace: Path, spec: StageSpec) -> str | None:

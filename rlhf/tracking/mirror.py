@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from rlhf.errors import DataError, GateRefused
-from rlhf.gate.ledger import Ledger
+from rlhf.gate.ledger import Ledger, previous
 from rlhf.locks import hold
 from rlhf.tracking import champions
 from rlhf.tracking.registry import find, model_name
@@ -20,8 +20,8 @@ def mirror(workspace: Path, store: Store | None = None) -> list[str]:
     """
     store = store or connect(workspace)
     with repairing(workspace), reaching(store.uri):
-        book = Ledger.of(workspace)
-        entries = {"champion": book.current(), "previous": book.previous()}
+        history = Ledger.of(workspace).history()
+        entries = {"champion": history[-1] if history else None, "previous": previous(history)}
         named = {alias: (entry.candidate_key, entry.policy) for alias, entry in entries.items() if entry}
         with suppress(GateRefused, DataError):  # no candidate: the alias stays with the last one
             output = candidate(workspace, passing(workspace))
@@ -43,5 +43,5 @@ def mirror(workspace: Path, store: Store | None = None) -> list[str]:
 
 
 def repairing(workspace: Path) -> AbstractContextManager[None]:
-    """Held by the one process that changes aliases and champions' files."""
+    """Held by the one process that changes aliases, champions' files, or who is the champion."""
     return hold(workspace / ".rlhf/mirror.lock", f"The list of champions of {workspace}", 600.0)

@@ -74,7 +74,9 @@ def steps(workspace: Path, approver: str = "", approval: Approval | None = None)
     yield "served"
     name = approval.approver if approval else approver
     generation, _ = decision.champion
-    champion = book.promote(output.key, decision.said.policy, str(registered), decision.digest, generation, name)
+    with repairing(workspace), reaching(store.uri):
+        champions.fetch(workspace, store, registered)  # who repaired meanwhile took its files for those of no champion
+        champion = book.promote(output.key, decision.said.policy, str(registered), decision.digest, generation, name)
     yield "written"
     said = f"{output.path} is the champion, generation {champion.generation} ({registered})"
     return Promotion(True, champion, said + _mirrored(workspace, store))

@@ -12,10 +12,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from rlhf import telemetry
-from rlhf.errors import ServiceError
+from rlhf.errors import ServiceError, first_line
 from rlhf.failpoints import reach
 from rlhf.locks import hold
-from rlhf.secrets import redact
 from rlhf.tracking import artifacts
 from rlhf.tracking.identity import experiment_name, identity
 from rlhf.tracking.sent import tracking_uri
@@ -106,7 +105,7 @@ def reaching(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError) as error:
-        reason = redact(str(error)).strip().splitlines()[0][:300]
+        reason = first_line(error)[:300]
         raise ServiceError(
             f"MLflow at {uri} does not take the records: {reason}. "
             "Nothing is lost: start the server (`rlhf up`) or correct MLFLOW_TRACKING_URI, then run `rlhf sync`"

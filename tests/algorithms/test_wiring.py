@@ -223,12 +223,15 @@ def test_beta_rises_above_the_target_and_falls_below_it(placement: str, nats: in
     """
     config = two("ppo", 0.5, kl_placement=placement, kl_target=2.0, kl_horizon=10)
     algorithm = Ppo(speaker(), critic(), config)
-    steps, found = source(algorithm, config).steps(0), []
+    steps, found, logged = source(algorithm, config).steps(0), [], []
     for p in (0.6, 0.3, 0.3):
         algorithm.policy.load_state_dict(speaker(p).state_dict())
         (each,) = next(steps).micro_batches
-        found.append(float(algorithm(each)[0].detach()) / (nats * math.log(5 * p)))
+        loss, metrics = algorithm(each)
+        found.append(float(loss.detach()) / (nats * math.log(5 * p)))
+        logged.append(metrics["kl_coefficient"])
     assert found == pytest.approx(expected, rel=3e-6)
+    assert [float(used / count) for used, count in logged] == pytest.approx(expected, rel=1e-9)
 
 
 def test_an_answer_that_did_not_end_is_worth_less() -> None:

@@ -42,7 +42,7 @@ def test_status_shows_the_champion_and_what_will_be_compared_with_another(
     }
     assert value["champion"]["policy"] == "aa"
     shown = rlhf("status", "-C", small_world).stdout
-    assert re.search(r"small-policy/1, generation 1, since \d{4}-\d\d-\d\d \d\d:\d\d \(promote, by ada\)", shown)
+    assert re.search(r"small-policy/1, generation 1, since \d{4}-\d\d-\d\d \d\d:\d\d \S+ \(promote, by ada\)", shown)
 
 
 def test_status_tells_what_a_run_has_done_while_it_goes_on(rlhf: Callable[..., Result], small_world: Path) -> None:
@@ -92,6 +92,24 @@ def test_doctor_finds_nothing_wrong_in_a_new_workspace(rlhf: Callable[..., Resul
 def test_doctor_names_a_disk_that_cannot_be_written_to() -> None:
     (finding,) = _disk(Path("/proc/self"))
     assert (finding.state, finding.text[:32]) == ("bad", "/proc/self cannot be written to:")
+
+
+def test_doctor_tells_the_rest_where_a_look_breaks(
+    rlhf: Callable[..., Result], small_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = metadata.version
+
+    def without_torch(name: str) -> str:
+        if name == "torch":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", without_torch)
+    result = rlhf("doctor", "-C", small_world)
+    assert result.exit_code == 10
+    assert "torch is missing" in result.stdout
+    assert re.search(r"✗ gpu +PackageNotFoundError: No package metadata was found for torch", result.stdout)
+    assert re.search(r"✓ inputs", result.stdout)
 
 
 def test_doctor_names_a_version_that_breaks_another(

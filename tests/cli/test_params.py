@@ -101,6 +101,7 @@ def test_any_positive_float_survives(tmp_path_factory: pytest.TempPathFactory, v
             "`align.grpo`: rollout.answers must be 2 or more",
         ),
         ("align.ppo.loop.batch_size=10000", "`align.ppo`: loop.batch_size is 10000, and an iteration has"),
+        ("align.ppo.loop.batch_size=48", "which are no whole number of steps: each would not be learned from equally"),
         ("collect.sources=[{kind: text, path: x}]", "`label.judge` and `evaluate.truth` must be `none`"),
         ("align.algorithms.9=dpo", "entries 0 to 1"),
         ("reward.criteria={}", "`reward.criteria`"),

@@ -232,7 +232,7 @@ def test_dialogues(tmp_path: Path) -> None:
         (user("Hi", "Hello", "Tell me:\n\nwhat is it?"), "Yes.", "", None, []),
         (user("Hi"), None, None, [], ["rejected dialogue is not text"]),
     ]
-    assert picked(tables["demonstrations"], "response", "use_case") == [("Yes.", ""), (None, "")]
+    assert picked(tables["demonstrations"], "response", "use_case", "defects") == [("Yes.", "", []), (None, "", [])]
 
 
 def test_pairs_that_are_no_dialogues(tmp_path: Path) -> None:

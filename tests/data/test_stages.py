@@ -209,6 +209,14 @@ def test_a_source_that_is_not_there(workspace: Workspace) -> None:
     assert not (workspace.path / "data").exists() or not list((workspace.path / "data").iterdir())
 
 
+def test_sources_without_a_row_of_any_table(workspace: Workspace) -> None:
+    answer = {"message_id": "a", "parent_id": None, "role": "assistant", "text": "Nobody asked."}
+    (workspace.path / "rows.jsonl").write_text(json.dumps(answer))
+    workspace.params["collect"]["sources"] = [{"kind": "trees", "path": "rows.jsonl", "revision": None, "split": None}]
+    done = workspace.run("collect")
+    assert (done.returncode, "has a row for any table" in done.stderr) == (Exit.DATA, True)
+
+
 def test_shares_that_do_not_sum_to_one(workspace: Workspace) -> None:
     workspace.params["validate"]["splits"]["train"] = 0.9
     done = workspace.run("collect")

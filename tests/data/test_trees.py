@@ -53,7 +53,14 @@ def test_trees(tmp_path: Path, records: list[Row]) -> None:
         (user("Hi", "Hello", "Again"), "x y"),
     ]
     assert [row["prompt"][-1]["content"] for row in collected.tables["prompts"]] == ["Hi", "More", "Again", "Alone"]
-    assert collected.counts == {"messages": 12, "synthetic": 1, "deleted": 0, "unranked_groups": 1, "without_parent": 0}
+    assert collected.counts == {
+        "messages": 12,
+        "synthetic": 1,
+        "deleted": 0,
+        "unranked_groups": 1,
+        "without_parent": 0,
+        "repeated": 0,
+    }
 
 
 def test_trees_of_which_messages_are_missing(tmp_path: Path) -> None:
@@ -73,3 +80,14 @@ def test_trees_of_which_messages_are_missing(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(MESSAGES[1]))
     with pytest.raises(DataError, match="no tree begins"):
         gave(tmp_path, kind="trees", path="rows.jsonl")
+
+
+def test_messages_that_come_twice_count_once(tmp_path: Path) -> None:
+    """As in two exports that overlap. A message that is its own parent begins no tree, and no walk is without end."""
+    chain = [message(f"p{depth}", f"p{depth - 1}" if depth else None, f"turn {depth}") for depth in range(40)]
+    own = message("own", "own", "my own parent")
+    nameless = [message("x", None, "?") | {"message_id": name} for name in (["p0"], None, "")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*chain, *chain, own, own, *nameless])))
+    collected = gave(tmp_path, kind="trees", path="rows.jsonl")
+    assert (collected.counts["messages"], collected.counts["repeated"]) == (40, 41)
+    assert len(collected.tables["prompts"]) == 40

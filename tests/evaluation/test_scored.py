@@ -1,15 +1,14 @@
 """What is read off a model agrees with its full softmax, in the order that was asked for."""
 
-import numpy as np
 import pytest
 import torch
 
-from rlhf.batching.batches import RankedTurns
+from rlhf.batching.batches import RankedTurns, SequenceBatch
 from rlhf.batching.encoding import Turn
 from rlhf.evaluation.answers import Answers, of_samples, score
 from rlhf.evaluation.documents import encode_documents
 from rlhf.evaluation.preferences import untied_pairs
-from rlhf.models.scoring import turn_log_probs
+from rlhf.models.scoring import scored, turn_log_probs
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample
 from tests.algorithms.tiny import PARAMS, tiny_policy, tiny_tokenizer
@@ -17,7 +16,7 @@ from tests.algorithms.tiny import PARAMS, tiny_policy, tiny_tokenizer
 
 def test_pairs_of_several_rankings_of_one_prompt_are_of_one_prompt() -> None:
     asked = [RankedTurns((Turn([prompt], [8, 1]), Turn([prompt], [9])), (1, 2)) for prompt in (5, 6, 5, 5)]
-    margins, prompts, longer = untied_pairs(asked, [np.array([1.0, 0.5])] * 4)
+    margins, prompts, longer = untied_pairs(asked, [torch.tensor([1.0, 0.5])] * 4)
     assert prompts.tolist() == [0, 1, 0, 0]
     assert (margins.tolist(), longer.tolist()) == ([0.5] * 4, [1] * 4)
 
@@ -46,6 +45,28 @@ def test_nats_of_a_document_are_those_of_all_its_tokens_and_its_end() -> None:
     longest = max(len(one.response) for one in documents)
     assert len(encode_documents(tokenizer, texts, longest)) == 2, "with its beginning the longest does not fit"
     assert encode_documents(tokenizer, [], 64) == turn_log_probs(policy, [], 2).tolist() == []
+
+
+def test_groups_are_scored_in_batches_of_like_length_and_come_back_in_their_order() -> None:
+    groups = [[Turn([7] * p, [8] * r) for r in range(1, k + 1)] for p, k in ((9, 2), (1, 1), (5, 4), (2, 3), (1, 2))]
+    batches = list[int]()
+
+    def lengths(batch: SequenceBatch) -> torch.Tensor:
+        batches.append(len(batch))
+        return torch.stack([batch.starts, batch.attention.sum(dim=1)], dim=1)
+
+    found = scored(lengths, groups, 2, torch.device("cpu"))
+    assert [each.tolist() for each in found] == [[[len(t.prompt), t.tokens] for t in group] for group in groups]
+    assert batches == [3, 5, 4], "two groups at a time, by their tokens"
+
+
+def test_what_is_scored_is_computed_in_the_precision_of_learning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, autocast in (("bf16", 1.0), ("fp32", 0.0)):
+        monkeypatch.setenv("RLHF_PRECISION", name)
+        (found,) = scored(
+            lambda batch: torch.tensor([torch.is_autocast_enabled("cpu")]), [[Turn([7], [8])]], 1, torch.device("cpu")
+        )
+        assert found.item() == autocast
 
 
 def test_the_entropy_of_an_answer_is_the_mean_over_its_tokens() -> None:

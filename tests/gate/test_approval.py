@@ -107,7 +107,7 @@ REFUSED = {
     "another's key": (signed(ADA, TRAINER), f"is not that of {ADA}"),
     "no approver": (signed("stranger", "stranger"), "is not that of stranger"),
     "expired": (signed(ADA, ADA, time=time.time() - 7.1 * DAY), "does not hold now"),
-    "of tomorrow": (signed(ADA, ADA, time=time.time() + DAY), "does not hold now"),
+    "of tomorrow": (signed(ADA, ADA, time=time.time() + DAY), "s in the future. Compare the clocks"),
     "the trainer": (signed(TRAINER, TRAINER), "trained the policy; another person"),
     "another policy": (signed(ADA, ADA, policy="q" * 64), "is not this decision"),
     "another generation": (signed(ADA, ADA, generation=4), "is not this decision"),

@@ -42,7 +42,8 @@ def test_a_champion_of_another_vocabulary_answers_as_it_reads_and_is_measured_as
     assert found["champion_digest"] == digest
     rows = pq.read_table(workspace / "reports/evaluate/kto/rows/rows.parquet").to_pydict()
     texts = [{"prompt": p, "response": r} for p, r in zip(rows["prompt"], rows["champion_response"], strict=True)]
-    assert rows["champion_length"] == [len(turn.response) for turn in encode_turns(tiny_tokenizer(), texts)]
+    lengths = [len(turn.response) for turn in encode_turns(tiny_tokenizer(), texts)]
+    assert rows["champion_length"] == [length - 1 for length in lengths], "what did not end has no end-of-turn token"
     points = win_points(np.array(rows["policy_reward"]), np.array(rows["champion_reward"]))
     assert rows["points_champion"] == points.tolist()
     assert found["champion_win_rate"]["value"] == pytest.approx(points.mean(), rel=1e-4)

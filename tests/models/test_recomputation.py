@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.batches import SequenceBatch, pad
+from rlhf.models.recomputation import layers_of, recompute_layers
 from rlhf.rollouts.sampling import sample
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import train
@@ -48,3 +49,12 @@ def test_layers_that_are_computed_again_learn_the_same_and_keep_less(name: str, 
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     assert answers[0] == answers[1]
     assert kept[1] < kept[0] / 3
+
+
+def test_layers_that_do_so_already_stay_as_they_are() -> None:
+    policy = AutoModelForCausalLM.from_config(MODELS["gpt2"])
+    recompute_layers(policy)
+    once = [layer.forward for layer in layers_of(policy)]
+    recompute_layers(policy)
+    assert [layer.forward for layer in layers_of(policy)] == once
+    assert len(once) == 4

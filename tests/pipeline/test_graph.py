@@ -138,6 +138,9 @@ def test_revoking_an_annotator_runs_all_that_stands_on_the_feedback_and_nothing_
         ("stages: {a: {cmd: x, outs: [/tmp/rows]}}", ["`/tmp/rows`, an output of stage `a`", "Put it inside"]),
         ("stages: {a: {cmd: x, metrics: [../m.json]}}", ["`../m.json`", "outside the workspace"]),
         ("stages: {a: {cmd: x, params: [seed, model.dim]}}", ["stage `a`", "`model.dim`", "params.yaml does not hold"]),
+        ("stages: {a: {cmd: x, outs: models/x}}", ["`outs` of stage `a` must be a list, not 'models/x'"]),
+        ("stages: {a: {cmd: x, params: 5}}", ["`params` of stage `a` must be a list, not 5"]),
+        ("stages: [a, b]", ["`stages` must be a mapping", "['a', 'b']"]),
         ("stages: {a: {cmd: x, meta: [gpu]}}", ["a", "meta", "mapping"]),
         ("stages: [", ["dvc.yaml", "not YAML"]),
         ("- a", ["dvc.yaml", "list"]),
@@ -147,6 +150,11 @@ def test_a_wrong_file_is_named_with_the_stage_and_the_key(tmp_path: Path, stages
     with pytest.raises(ConfigError) as caught:
         load_graph(write(tmp_path, stages))
     assert all(name in str(caught.value) for name in names), str(caught.value)
+
+
+def test_a_key_with_nothing_behind_it_is_an_empty_list(tmp_path: Path) -> None:
+    (stage,) = load_graph(write(tmp_path, "stages: {a: {cmd: x, deps: , params: , outs: [y]}}"))
+    assert (stage.deps, stage.params, stage.outs) == ((), {}, ("y",))
 
 
 def test_a_parameter_that_dvcs_run_cache_does_not_see_is_refused(tmp_path: Path) -> None:

@@ -152,6 +152,21 @@ stage.metrics({})
     assert not (workspace / "data/rows").exists()
 
 
+def test_what_was_made_of_an_input_that_changed_meanwhile_is_not_kept(workspace: Path, run_program: Run) -> None:
+    """DVC hashes inputs after a stage: it would take what was read for what stands there now."""
+    body = """
+source = stage.input("source.txt")
+source.write_text(source.read_text() + "one more\\n")
+(stage.output("data/rows") / "rows.txt").write_text("- one")
+stage.metrics({})
+"""
+    rewrite(workspace, "rows", body)
+    done = run_program("rows.py")
+    assert (done.returncode, done.stdout) == (Exit.RETRYABLE, "")
+    assert "source.txt changed while `rows` ran, and what it made is not kept" in done.stderr
+    assert not (workspace / "data/rows").exists()
+
+
 def test_an_unknown_stage_is_told_what_there_is(run_program: Run) -> None:
     done = run_program("model.py", "huge")
     assert done.returncode == Exit.CONFIG

@@ -40,14 +40,31 @@ def dvc(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_what_no_stage_makes_any_more_goes_where_another_stage_reads(finished: Path) -> None:
     """Or a clone, which gets what stages make, could never have the same dep."""
     (finished / "models/.gitignore").write_text("/small")
-    (finished / "models/group").mkdir()
-    (finished / "models/group/old.txt").write_text("of a stage that dvc.yaml had")
-    assert versioning.remove_unmade(finished, load_graph(finished)) == ["models/group"]
+    (finished / "models/notes.md").write_text("by a person")
+    assert versioning.remove_unmade(finished, load_graph(finished)) == []
     edit(finished / "params.yaml", "[small, large]", "[small]")
     assert versioning.remove_unmade(finished, load_graph(finished)) == ["models/large"]
     assert versioning.remove_unmade(finished, load_graph(finished)) == []
-    assert sorted(path.name for path in (finished / "models").iterdir()) == [".gitignore", "small"]
+    assert sorted(path.name for path in (finished / "models").iterdir()) == [".gitignore", "notes.md", "small"]
     assert (finished / "reports/model/large.csv").exists(), "nobody reads the directory"
+
+
+def test_what_a_stage_reads_or_makes_stays(finished: Path) -> None:
+    """Even where an earlier dvc.yaml had it, or what it lies in, as an output of another stage."""
+    edit(
+        finished / "dvc.lock",
+        "stages:\n",
+        "stages:\n  old:\n    cmd: x\n    outs:\n"
+        + "".join(
+            f"    - path: {path}\n" for path in ("data", "models/old.json", "models/read.csv", "models/small/weights")
+        ),
+    )
+    edit(finished / "dvc.yaml", "deps: [models]", "deps: [., models, models/read.csv]")
+    for name in ("models/old.json", "models/read.csv", "models/small/weights", "own.txt"):
+        (finished / name).write_text("kept")
+    assert versioning.remove_unmade(finished, load_graph(finished)) == ["models/old.json"]
+    assert (finished / "data/rows").exists()
+    assert (finished / "own.txt").exists()
 
 
 def test_a_new_workspace_is_ready_and_making_it_again_changes_nothing(tmp_path: Path) -> None:

@@ -75,6 +75,18 @@ def test_two_promoters_at_once_in_a_hundred_interleavings(rivals: Workspace) -> 
     assert {("ppo",), ("grpo",)} < seen.keys()
 
 
+def test_the_files_of_the_champion_are_here_whoever_repairs_just_before(rivals: Workspace) -> None:
+    write_decision(rivals, winner="ppo")
+    work, digest = steps(rivals.path), rivals.digests["models/policy/ppo"]
+    while next(work) != "served":
+        pass
+    assert champions.whole(rivals.path, digest)
+    mirror(rivals.path)
+    assert not champions.whole(rivals.path, digest), "it is no champion yet"
+    assert next(work) == "written"
+    assert champions.whole(rivals.path, digest), "before MLflow is asked again"
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -21,13 +21,13 @@ def dialogue_tables(records: Iterable[Entry], criterion: str, name: str) -> dict
             comparisons.append(record.row(place))
             demonstrations.append(record.row(place))
             continue
-        defects = Defects()
-        chosen = text(record.get("chosen"), "chosen dialogue", defects) or ""
-        rejected = text(record.get("rejected"), "rejected dialogue", defects) or ""
+        own, other = Defects(), Defects()
+        chosen = text(record.get("chosen"), "chosen dialogue", own) or ""
+        rejected = text(record.get("rejected"), "rejected dialogue", other) or ""
         dialogues = dialogues or _TURN.search(chosen) is not None
-        comparisons.append(_comparison(turns(chosen), turns(rejected)) | {"row": place, "defects": defects})
+        comparisons.append(_comparison(turns(chosen), turns(rejected)) | {"row": place, "defects": [*own, *other]})
         prompt, response = _last(turns(chosen))
-        demonstrations.append({"prompt": prompt, "response": response, "row": place, "defects": defects})
+        demonstrations.append({"prompt": prompt, "response": response, "row": place, "defects": own})
     if not dialogues:
         raise DataError(
             f"{name}: no `chosen` holds a turn that opens with an empty line and `Human:` or `Assistant:`. "

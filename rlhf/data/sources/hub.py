@@ -1,13 +1,12 @@
 """Records of a data set of the Hugging Face hub at a pinned commit, or of one that `datasets` saved to a directory."""
 
-import errno
 import json
 from pathlib import Path
 
 from rlhf.config.data import LimitsConfig
 from rlhf.data.binary import binary_records
 from rlhf.data.records import Entry
-from rlhf.errors import DataError, Retryable, first_line
+from rlhf.errors import DataError, DiskFull, Retryable, first_line
 
 _TABLES = "data-*.arrow"  # what save_to_disk calls them, in their order
 
@@ -22,8 +21,10 @@ def hub_records(path: str, revision: str, split: str, limits: LimitsConfig) -> l
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{path} at {revision}, split {split}: {first_line(error)}") from None
     except OSError as error:  # what the network and the hub say are OSErrors; a full disk is another matter
-        if error.errno == errno.ENOSPC:
+        if DiskFull.behind(error, Path.cwd()):
             raise
+        if isinstance(error, PermissionError):
+            raise DataError(f"{path} cannot be kept: {first_line(error)}. See to who may write there") from None
         raise Retryable(
             f"{path} cannot be read from the hub: {first_line(error)}. Or download it and give its directory"
         ) from None

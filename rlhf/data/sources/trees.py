@@ -17,8 +17,8 @@ _NOT_WORDS = re.compile(r"[\W_]+")
 
 
 def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], dict[str, int]]:
-    """Tables rankings, demonstrations and prompts, and counts of messages (all, synthetic, deleted, and those whose
-    parent is not there) and of groups.
+    """Tables rankings, demonstrations and prompts, and counts of messages (all, synthetic, deleted, those whose parent
+    is not there, and those of an id that another has) and of groups.
 
     `row` is the place of the tree; a record that was not read stands among the prompts, by its own place.
     Raises DataError when the records are no message trees.
@@ -26,8 +26,8 @@ def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], 
     records = [entry for entry in entries if not isinstance(entry, Unreadable)]
     unread = [entry.row(place) for place, entry in enumerate(entries) if isinstance(entry, Unreadable)]
     tables: dict[str, list[Row]] = {"rankings": [], "demonstrations": [], "prompts": unread}
-    counts = {"messages": 0, "synthetic": 0, "deleted": 0, "unranked_groups": 0, "without_parent": 0}
-    roots, counts["without_parent"] = _roots(records, name)
+    counts = {"messages": 0, "synthetic": 0, "deleted": 0, "unranked_groups": 0}
+    roots, counts["without_parent"], counts["repeated"] = _roots(records, name)
     for place, root in enumerate(roots):
         for path in _paths(root):
             message = path[-1]
@@ -90,25 +90,34 @@ def _replies(message: Record) -> list[Record]:
     return [reply for reply in replies if isinstance(reply, dict)] if isinstance(replies, list) else []
 
 
-def _roots(records: list[Record], name: str) -> tuple[list[Record], int]:
-    """The first message of every tree, `prompt` of a nested tree or a message that names no parent; and how many
-    messages name one that is not there."""
+def _roots(records: list[Record], name: str) -> tuple[list[Record], int, int]:
+    """The first message of every tree, `prompt` of a nested tree or a message that names no parent; how many messages
+    name one that is not there; and how many repeat an id, of which the first counts."""
     nested = [record["prompt"] for record in records if isinstance(record.get("prompt"), dict)]
     if nested:
-        return nested, 0
-    flat = [record for record in records if "message_id" in record and "text" in record]
-    if not flat:
+        return nested, 0, 0
+    flat = [record for record in records if "text" in record and _named(record.get("message_id"))]
+    by_id: dict[object, Record] = {}
+    for record in flat:
+        by_id.setdefault(record["message_id"], record)
+    if not by_id:
         raise DataError(
             f"{name}: no row is a message tree (`prompt` with `replies`) or a message (`message_id`, `parent_id`, "
             "`text`)"
         )
     children: dict[object, list[Record]] = defaultdict(list)
-    for record in flat:
-        children[record.get("parent_id") or None].append(record)  # in a csv nobody is ""
-    lost = sum(len(children[parent]) for parent in children.keys() - {None} - {record["message_id"] for record in flat})
+    for record in by_id.values():
+        parent = record.get("parent_id")
+        children[parent if _named(parent) else None].append(record)
+    lost = sum(len(children[parent]) for parent in children.keys() - {None} - by_id.keys())
     if not (roots := _grown(children)):
         raise DataError(f"{name}: every message names a parent, so that no tree begins. Add the first message of each")
-    return roots, lost
+    return roots, lost, len(flat) - len(by_id)
+
+
+def _named(value: object) -> bool:
+    """Whether a value is the id of a message; in a csv nobody is ""."""
+    return isinstance(value, str | int) and value != ""
 
 
 def _grown(children: dict[object, list[Record]]) -> list[Record]:

@@ -12,7 +12,7 @@ from typing import Any
 from rlhf import durable, manifest
 from rlhf.config import Config, load_config
 from rlhf.config.section import Section
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, Retryable
 from rlhf.locks import hold
 from rlhf.pipeline import champion, fingerprint
 from rlhf.pipeline.declared import declared_params, declared_sections, declared_view
@@ -161,6 +161,7 @@ class Stage:
             try:
                 yield
                 self._require_same_params()
+                self._require_same_inputs()
                 for path, digest in publish(self.workspace, self._spec, self.receipt):
                     self._record("output", path=path, digest=digest)
                 status = "done"
@@ -191,6 +192,12 @@ class Stage:
                 f"{', '.join(changed)} changed while `{self.name}` ran, and what it made is not kept. Run again; set "
                 "back to what it began with, it goes on from its last checkpoint"
             )
+
+    def _require_same_inputs(self) -> None:
+        """Raises Retryable where DVC, which hashes inputs after a stage, would note others than it has read."""
+        for path, digest in self.inputs.items():
+            if manifest.digest(self.workspace / path) != digest:
+                raise Retryable(f"{path} changed while `{self.name}` ran, and what it made is not kept. Run again")
 
     def _record(self, kind: str, **fields: Any) -> None:
         if self._journal:
