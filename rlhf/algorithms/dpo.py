@@ -36,8 +36,8 @@ class Dpo(nn.Module):
         """Sum over the prompts of a micro-batch."""
         config, batch = self._config, micro_batch[1].to(self.policy.device)
         log_probs, reference, lengths = answer_log_probs(self.policy, batch, self._reference[micro_batch[0]])
-        each = lengths if config.length_normalized else torch.ones_like(lengths)
-        rewards = implicit_rewards(log_probs / each, reference / each, beta=config.beta)
+        each = lengths if config.length_normalized else 1.0
+        rewards = implicit_rewards(log_probs, reference, beta=config.beta) / each
         loss, metrics = bradley_terry(rewards, batch.ranks, batch.mask, label_smoothing=config.label_smoothing)
         best, worst = _ends(batch.ranks, batch.mask)
         if config.sft_coefficient:

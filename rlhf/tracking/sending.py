@@ -117,8 +117,9 @@ class Sender:
             return
         run_id = confirmed.run or self._run(tail.start)
         if batch:
-            self._describe(tail, batch)
-            log(self.store, run_id, batch, DvcLock(self.workspace))
+            lock = DvcLock(self.workspace)
+            self._describe(tail, batch, lock)
+            log(self.store, run_id, batch, lock)
             if batch.decision:
                 self._log_decision(run_id, batch.decision)
         status = tail.status()
@@ -165,9 +166,9 @@ class Sender:
             return self.runs.stage(start["stage"], start["key"])
         return self.runs.pipeline(start["run_id"])
 
-    def _describe(self, tail: Tail, batch: Batch) -> None:
+    def _describe(self, tail: Tail, batch: Batch, lock: DvcLock) -> None:
         """Add what the last start record says, and for a pipeline run the table of its stages."""
-        start, lock = tail.start or {}, DvcLock(self.workspace)
+        start = tail.start or {}
         commit = commit_name(start.get("git"))
         if "key" in start:
             facts = stage_facts(start, commit, lock)

@@ -1,6 +1,5 @@
 """People who rank the samples: tasks go out blind, rankings come back checked, and collect reads them as feedback."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner, Result
 
-from rlhf.cli import app
 from rlhf.config.data import FileSource, LimitsConfig
 from rlhf.data.labelling import STORE, Sampled, add_rankings, columns, read_rankings, sampled
 from rlhf.data.sources import read_source
@@ -20,6 +17,7 @@ from rlhf.errors import DataError, Exit
 from rlhf.sheets import Imported, write_sheet
 from tasks.label import left_unranked
 from tests.conftest import ROOT
+from tests.judges.test_people import read, rlhf, write
 
 Cells = dict[str, str]
 
@@ -41,28 +39,6 @@ def rank(row: Cells) -> Cells:
     answers = {name: text.strip() for name, text in row.items() if name.startswith("answer_") and text}
     order = sorted(answers, key=lambda name: answers[name][-1])
     return row | {name.replace("answer", "rank"): str(order.index(name) + 1) for name in order} | {"annotator": "ann"}
-
-
-def read(path: Path) -> list[Cells]:
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
-
-
-def write(path: Path, rows: list[Cells]) -> None:
-    with path.open("w", newline="") as file:
-        if path.suffix == ".csv":
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        else:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def rlhf(*arguments: object) -> Result:
-    """`rlhf ARGUMENTS` in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 @pytest.fixture
