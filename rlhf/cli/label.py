@@ -95,7 +95,7 @@ def _next(workspace: Path) -> str:
     return (
         "No source reads them yet. Add this line to collect.sources of params.yaml\n"
         f"    - {{kind: file, path: {STORE}, table: rankings, columns: {{}}}}\n"
-        f"and this path to the deps of the stage collect in dvc.yaml, which may have no deps yet\n"
+        "and this path to the deps of the stage collect in dvc.yaml, which may have no deps yet\n"
         f"    deps: [{STORE}]\n"
         "Then: rlhf run"
     )
