@@ -90,9 +90,8 @@ class Stages:
         if outcome.exit != Exit.DONE:
             return StageResult("failed", outcome.exit, outcome.message, key=outcome.key, seconds=outcome.seconds)
         clear_checkpoints(self.workspace, spec)
-        state = "cached" if outcome.state == "skipped" else outcome.state
-        summary = outcome.summary or {"restored": "from the cache", "cached": _rests(spec)}.get(state, "")
-        return StageResult(state, summary=summary, key=outcome.key, seconds=outcome.seconds)
+        summary = outcome.summary or {"restored": "from the cache", "cached": _rests(spec)}.get(outcome.state, "")
+        return StageResult(outcome.state, summary=summary, key=outcome.key, seconds=outcome.seconds)
 
     def _supervise(self, spec: StageSpec) -> Outcome:
         progress = partial(self.reporter.progress, spec.name)

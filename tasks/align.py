@@ -26,7 +26,7 @@ from rlhf.algorithms.reinforce import Reinforce
 from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import pack
 from rlhf.batching.beliefs import encode_conditioned
-from rlhf.batching.encoding import Turn, encode_prompts, encode_texts
+from rlhf.batching.encoding import Turn, encode_ended, encode_prompts
 from rlhf.batching.rankings import Rankings
 from rlhf.config.training import LoopConfig, LoraConfig
 from rlhf.data.ids import prompt_hash
@@ -192,8 +192,7 @@ def pretraining_text(run: Run) -> list[Turn]:
             f"align.{run.stage.item}.pretraining_coefficient is above 0, but data/clean has no texts. "
             "Set it to 0, or add a text source to collect.sources"
         )
-    encoded = encode_texts(run.tokenizer, [row["text"] for row in texts])
-    documents = [[*ids, run.tokenizer.eos_token_id] for ids in encoded]
+    documents = encode_ended(run.tokenizer, (row["text"] for row in texts))
     return pack(documents, run.stage.config.tokens.prompt + run.stage.config.tokens.response)
 
 

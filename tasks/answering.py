@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.encoding import Turn, decode, encode_prompts, encode_turns
 from rlhf.batching.ragged import Ragged
-from rlhf.evaluation.answers import Answers, answer, judge, of_samples, samples_of
+from rlhf.evaluation.answers import Answers, answer, of_samples, rewards_of, samples_of
 from rlhf.evaluation.serving import greedy
 from rlhf.manifest import sha256
 from rlhf.models.cached import arithmetic, cached
@@ -20,7 +20,7 @@ from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.champion import POLICY
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.engine import sampler
-from rlhf.rollouts.rewards import Judge, Rewards
+from rlhf.rollouts.rewards import RewardFunction, Rewards
 from rlhf.rollouts.sampling import Sample, Sampler
 
 Row = dict[str, Any]
@@ -55,7 +55,7 @@ def answer_all(
     draw: Sampler,
     reference: PreTrainedModel,
     models: Iterable[tuple[str, str, PreTrainedModel]],
-    judges: tuple[Rewards, Judge],
+    rewards: tuple[Rewards, RewardFunction],
     prompts: Sequence[list[int]],
     eos: int,
 ) -> dict[str, Answers]:
@@ -68,7 +68,7 @@ def answer_all(
             answer,
             policy=digest,
             reference=stage.inputs["models/sft"],
-            judges=judged_by(stage),
+            rewards=rewarded_by(stage),
             arithmetic=arithmetic(model),
             prompts=prompts,
             config=config.model_dump(exclude=UNHEARD),
@@ -76,7 +76,7 @@ def answer_all(
             **settings,
         )
         progress = partial(stage.progress, label=name)
-        compute = partial(answer, draw, model, reference, judges, prompts, config, progress=progress, **settings)
+        compute = partial(answer, draw, model, reference, rewards, prompts, config, progress=progress, **settings)
         return Answers.of(cached(path, compute))
 
     return {
@@ -121,7 +121,7 @@ def answer_probes(
     return [ids.tolist() for ids in Ragged.named(kept, "answers")]
 
 
-def judged_by(stage: Stage) -> list[str]:
+def rewarded_by(stage: Stage) -> list[str]:
     """The digests of the models that score answers, in the order of their scores."""
     names = (*(f"reward/{criterion}" for criterion in stage.config.reward.criteria), "referee")
     return [stage.inputs[f"models/{name}"] for name in names]
@@ -148,7 +148,7 @@ def answer_as_champion(
     stage: Stage,
     champion: Speaker,
     reference: PreTrainedModel,
-    judges: tuple[Rewards, Judge],
+    rewards: tuple[Rewards, RewardFunction],
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Row],
 ) -> Answers:
@@ -159,7 +159,7 @@ def answer_as_champion(
         answer_as_champion,
         champion=champion.digest,
         tokenizer=stage.inputs["models/sft"],
-        judges=judged_by(stage),
+        rewards=rewarded_by(stage),
         arithmetic=arithmetic(reference),
         prompts=[prompt["prompt"] for prompt in prompts],
         config=config.model_dump(exclude=UNHEARD),
@@ -185,7 +185,7 @@ def answer_as_champion(
         ended = [sample.terminated for sample in samples]
         turns = [as_cut(turn, whole) for turn, whole in zip(encode_turns(tokenizer, texts), ended, strict=True)]
         ours = [Sample(list(turn.response), whole) for turn, whole in zip(turns, ended, strict=True)]
-        found = judge(turns, judges, config.batch_size, reference.device)
+        found = rewards_of(turns, rewards, config.batch_size, reference.device)
         return of_samples(ours) | found | {name: torch.full((len(ours),), torch.nan) for name in ("kl", "entropy")}
 
     return Answers.of(cached(path, compute))

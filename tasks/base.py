@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
-from rlhf.batching.encoding import encode_conversations, encode_texts
+from rlhf.batching.encoding import encode_conversations, encode_ended
 from rlhf.config.training import HubModel, LocalModel, Pretrain
 from rlhf.data.rows import read_rows
 from rlhf.errors import ConfigError, DataError
@@ -67,8 +67,7 @@ def pretrain(stage: Stage, config: Pretrain) -> None:
         raise DataError("Nothing to pretrain on: data/clean has neither texts nor demonstrations in the train split")
     contents = [message["content"] for dialogue in dialogues for message in dialogue]
     tokenizer = train_tokenizer([*texts, *contents], config.vocab_size)
-    documents = [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]
-    documents += encode_conversations(tokenizer, dialogues, opens=False)
+    documents = [*encode_ended(tokenizer, texts), *encode_conversations(tokenizer, dialogues, opens=False)]
 
     context = tokens.prompt + tokens.response
     blocks = pack([documents[i] for i in shuffled(len(documents), stage.seed)], context)

@@ -31,7 +31,7 @@ from rlhf.pipeline.champion import POLICY
 from rlhf.pipeline.receipt import content_key
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
-from rlhf.rollouts.rewards import Rewards, load_judge
+from rlhf.rollouts.rewards import Rewards, load_reward
 from tasks.answering import Speaker, answer_again, answer_all, answer_as_champion, answer_probes, champion_of, in_turn
 from tasks.judging import judge
 from tasks.people import beside_people
@@ -62,14 +62,14 @@ def main(stage: Stage) -> None:
         speakers["champion"] = champion_of(stage, stage.champion)
     probed = probe(stage, speakers, prompts, arithmetic(reference), directory)
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
-    judges = reward, load_judge(stage.input("models/referee"))
+    rewards = reward, load_reward(stage.input("models/referee"))
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
     answers = answer_all(
-        stage, draw, reference, in_turn(stage, reference, policy, kept), judges, encoded, tokenizer.eos_token_id
+        stage, draw, reference, in_turn(stage, reference, policy, kept), rewards, encoded, tokenizer.eos_token_id
     )
     along = {file.stem: answers.pop(file.stem) for file in kept}
     if stage.champion:
-        answers["champion"] = answer_as_champion(stage, speakers["champion"], reference, judges, tokenizer, prompts)
+        answers["champion"] = answer_as_champion(stage, speakers["champion"], reference, rewards, tokenizer, prompts)
     rows = answer_rows(prompts, encoded, answers, reward, tokenizer)
     if stage.config.evaluate.truth == "world":
         judge_by_gold(rows, list(answers))

@@ -137,7 +137,7 @@ def scorer(
 ) -> Callable[[Sequence[Comparison]], Judged]:
     """The judge that scores answers one by one, by their texts."""
     batch_size = stage.config.evaluate.batch_size
-    names = [f"models/reward/{criterion}" for criterion in reward.judges]
+    names = [f"models/reward/{criterion}" for criterion in reward.functions]
     if kind == "referee":
         names = ["models/referee"]
         reward = Rewards({kind: partial(rewards, load_reward_model(stage.input(*names)))}, {kind: 1.0}, "before")
@@ -150,7 +150,7 @@ def scorer(
         path = stage.kept(
             scorer,
             rewards=[stage.inputs[name] for name in names],
-            weights=[reward.weights[name] for name in reward.judges],
+            weights=[reward.weights[name] for name in reward.functions],
             tokenizer=stage.inputs["models/sft"],
             arithmetic=arithmetic(reference),
             answers=answers,

@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.algorithms.online import Minibatch, OnlineAlgorithm, Rollouts
+from rlhf.algorithms.online import MicroBatch, OnlineAlgorithm, Rollouts
 from rlhf.config.algorithms import ActorCriticConfig
 from rlhf.models.scoring import token_values
 from rlhf.objectives import Metrics
@@ -35,9 +35,9 @@ class ActorCritic(OnlineAlgorithm):
         )
         return {"advantages": advantages, "returns": returns}
 
-    def forward(self, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         """Sum over answers."""
-        old, batch = minibatch.experience, minibatch.experience.batch
-        loss = policy_gradient(self.score(minibatch).log_probs, old["advantages"], batch.mask)
+        old, batch = micro_batch.experience, micro_batch.experience.batch
+        loss = policy_gradient(self.score(micro_batch).log_probs, old["advantages"], batch.mask)
         error, metrics = squared_error(token_values(self.critic, batch), old["returns"], batch.mask)
         return loss + self._config.value_coefficient * error, metrics

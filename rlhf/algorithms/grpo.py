@@ -15,7 +15,7 @@ Dr. GRPO is `normalize: false` with `mean_over: constant`; DAPO has `mean_over: 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.algorithms.online import Minibatch, OnlineAlgorithm, Rollouts
+from rlhf.algorithms.online import MicroBatch, OnlineAlgorithm, Rollouts
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import GrpoConfig
 from rlhf.objectives import Metrics
@@ -37,10 +37,10 @@ class Grpo(OnlineAlgorithm):
         advantages = group_relative(rollouts.scores, rollouts.answers, normalize=self._config.normalize)
         return {"advantages": on_tokens(advantages, rollouts.batch.mask)}
 
-    def forward(self, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         """Sum over answers, or over tokens with `mean_over: token`."""
-        config, old, mask = self._config, minibatch.experience, minibatch.experience.batch.mask
-        log_probs, weights = self.score(minibatch).log_probs, self._weights(mask)
+        config, old, mask = self._config, micro_batch.experience, micro_batch.experience.batch.mask
+        log_probs, weights = self.score(micro_batch).log_probs, self._weights(mask)
         old_log_probs = old["log_probs"] if self.uses_old_log_probs else log_probs.detach()
         surrogate, metrics = clipped_surrogate(
             log_probs, old_log_probs, old["advantages"] * weights, mask, clip=config.clip, clip_high=config.clip_high

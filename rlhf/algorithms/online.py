@@ -87,7 +87,7 @@ class Experience:
 
 
 @dataclass(frozen=True, slots=True)
-class Minibatch:
+class MicroBatch:
     """A micro-batch of experience, and pretraining text beside it when the mix is on."""
 
     experience: Experience
@@ -108,7 +108,7 @@ class OnlineAlgorithm(nn.Module, ABC):
         """What the loss needs of every token, (B, T) each; `advantages` among it."""
 
     @abstractmethod
-    def forward(self, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         """Sum over a micro-batch of what `count` counts."""
 
     def count(self, batch: SequenceBatch) -> float:
@@ -120,11 +120,11 @@ class OnlineAlgorithm(nn.Module, ABC):
         """Whether credit or loss depend on what the policy gave the answers before it learned from any of them."""
         return True
 
-    def score(self, minibatch: Minibatch, *, entropy: bool = False) -> TokenScores:
+    def score(self, micro_batch: MicroBatch, *, entropy: bool = False) -> TokenScores:
         """The current policy's scores of a micro-batch."""
-        old = minibatch.experience
+        old = micro_batch.experience
         scores = token_log_probs(self.policy, old.batch, temperature=self._temperature, entropy=entropy)
-        if minibatch.first and self.uses_old_log_probs:
+        if micro_batch.first and self.uses_old_log_probs:
             _check_ratio(scores.log_probs.detach(), old["log_probs"])
         return scores
 
@@ -246,20 +246,20 @@ class OnlineSource:
     def _minibatches(self, experience: Experience, metrics: dict[str, float], iteration: int) -> Iterator[Step]:
         for number in range(self.steps_an_iteration):
             parts = self._parts(experience, self._micro_batches(experience.batch, number, iteration))
-            minibatches, count = self._with_text(parts, iteration * self.steps_an_iteration + number, first=number == 0)
-            yield Step(minibatches, count, metrics, self.steps_an_iteration)
+            step = iteration * self.steps_an_iteration + number
+            yield Step(*self._with_text(parts, step, first=number == 0), metrics, self.steps_an_iteration)
 
     def _parts(self, experience: Experience, rows: Sequence[Tensor]) -> list[Experience]:
         """Some of the answers at a time, where the policy is."""
         return [experience.rows(some).to(self._algorithm.policy.device) for some in rows]
 
-    def _with_text(self, parts: Sequence[Experience], step: int, *, first: bool) -> tuple[list[Minibatch], float]:
+    def _with_text(self, parts: Sequence[Experience], step: int, *, first: bool) -> tuple[list[MicroBatch], float]:
         """The micro-batches of a step with the text beside them, and what their loss is a mean over."""
         count = sum(self._algorithm.count(p.batch) for p in parts)
         texts = self._text_of_step(step, parts)
         text_tokens = sum(t.count for t in texts if t is not None)
         weight = count / text_tokens if text_tokens else 0.0
-        return [Minibatch(part, first, text, weight) for part, text in zip(parts, texts, strict=True)], count
+        return [MicroBatch(part, first, text, weight) for part, text in zip(parts, texts, strict=True)], count
 
     def _text_of_step(self, step: int, parts: Sequence[Experience]) -> list[SequenceBatch | None]:
         """As many blocks of text as answers, beside each micro-batch; none when the mix is off."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.algorithms.online import Minibatch, OnlineAlgorithm, Rollouts
+from rlhf.algorithms.online import MicroBatch, OnlineAlgorithm, Rollouts
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import PpoConfig
 from rlhf.models.scoring import linear_head, linear_values, states_before, token_log_probs, token_values
@@ -59,10 +59,10 @@ class Ppo(OnlineAlgorithm):
             advantages = whiten(advantages, batch.mask)
         return {"advantages": advantages, "values": values, "returns": returns}
 
-    def forward(self, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         """Sum over the response tokens of a micro-batch."""
-        config, old, batch = self._config, minibatch.experience, minibatch.experience.batch
-        scores = self.score(minibatch, entropy=config.entropy_coefficient > 0)
+        config, old, batch = self._config, micro_batch.experience, micro_batch.experience.batch
+        scores = self.score(micro_batch, entropy=config.entropy_coefficient > 0)
         loss, metrics = clipped_surrogate(
             scores.log_probs, old["log_probs"], old["advantages"], batch.mask, clip=config.clip, clip_high=config.clip
         )
@@ -80,10 +80,10 @@ class Ppo(OnlineAlgorithm):
         if scores.entropy is not None:
             loss = loss - config.entropy_coefficient * scores.entropy.sum()
             metrics["entropy"] = (scores.entropy.sum().detach(), batch.mask.sum())
-        if minibatch.text is not None:
-            text = minibatch.text.to(self.policy.device)
+        if micro_batch.text is not None:
+            text = micro_batch.text.to(self.policy.device)
             likelihood, _ = negative_log_likelihood(token_log_probs(self.policy, text).log_probs, text.mask)
-            loss = loss + config.pretraining_coefficient * minibatch.text_weight * likelihood
+            loss = loss + config.pretraining_coefficient * micro_batch.text_weight * likelihood
             metrics["text_loss"] = (likelihood.detach(), text.mask.sum())
         return loss, metrics
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.algorithms.online import Minibatch, OnlineAlgorithm, Rollouts
+from rlhf.algorithms.online import MicroBatch, OnlineAlgorithm, Rollouts
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import ReinforceConfig
 from rlhf.models.scoring import linear_head, linear_values, states_before
@@ -45,10 +45,10 @@ class Reinforce(OnlineAlgorithm):
             baseline = rollouts.of_each_token(lambda some: self._values(some, states_before(self.policy, some)))
         return {"advantages": (returns - baseline) * mask, "returns": returns}
 
-    def forward(self, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         """Sum over answers."""
-        old, batch = minibatch.experience, minibatch.experience.batch
-        scores = self.score(minibatch)
+        old, batch = micro_batch.experience, micro_batch.experience.batch
+        scores = self.score(micro_batch)
         loss = policy_gradient(scores.log_probs, old["advantages"], batch.mask)
         if not self._learned:
             return loss, {}

@@ -8,7 +8,7 @@ loss   = -sum_t A_i log pi(a_t | s_t)     one step an iteration
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf.algorithms.online import Minibatch, OnlineAlgorithm, Rollouts
+from rlhf.algorithms.online import MicroBatch, OnlineAlgorithm, Rollouts
 from rlhf.config.algorithms import RlooConfig
 from rlhf.objectives import Metrics
 from rlhf.objectives.advantages import leave_one_out, on_tokens
@@ -27,7 +27,7 @@ class Rloo(OnlineAlgorithm):
         rewards = rollouts.penalized(self._kl_coefficient).sum(dim=1)
         return {"advantages": on_tokens(leave_one_out(rewards, rollouts.answers), rollouts.batch.mask)}
 
-    def forward(self, minibatch: Minibatch) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
         """Sum over answers."""
-        old = minibatch.experience
-        return policy_gradient(self.score(minibatch).log_probs, old["advantages"], old.batch.mask), {}
+        old = micro_batch.experience
+        return policy_gradient(self.score(micro_batch).log_probs, old["advantages"], old.batch.mask), {}

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from rlhf.algorithms.passes import Rows, passes
 from rlhf.batching.batches import SequenceBatch, pad
-from rlhf.batching.encoding import Turn
+from rlhf.batching.encoding import Ids, Turn
 from rlhf.config.training import LoopConfig
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives import Metrics
@@ -39,7 +39,7 @@ def supervised_steps(turns: Sequence[Turn], config: LoopConfig, *, epochs: float
     return passes(np.array([turn.tokens for turn in turns]), config, make, epochs=epochs, seed=seed)
 
 
-def pack(documents: Sequence[list[int]], length: int) -> list[Turn]:
+def pack(documents: Sequence[Ids], length: int) -> list[Turn]:
     """Documents end to end, cut into blocks of `length` tokens; every token of a block but its first is learned."""
     stream = np.concatenate([np.asarray(d, dtype=np.int64) for d in documents])
     blocks = [stream[i : i + length].tolist() for i in range(0, len(stream), length)]

@@ -14,10 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.batching.batches import SequenceBatch, arranged, pad
-from rlhf.batching.encoding import Turn, encode_prompts, encode_responses
+from rlhf.batching.encoding import Turn, encode_ended, encode_prompts
 from rlhf.batching.ragged import Ragged
 from rlhf.batching.rankings import Rankings
 from rlhf.batching.transfer import to_device
+from rlhf.config.training import TokensConfig
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def find_statement(response: str, statements: Sequence[str]) -> Stated | None:
     return Stated(before, belief, after)
 
 
-def encode_poll(tokenizer: PreTrainedTokenizerBase, prompt: list[int], before: str, poll: dict[str, Any]) -> Poll:
+def encode_poll(tokenizer: PreTrainedTokenizerBase, prompt: list[int], before: str, poll: Row) -> Poll:
     """A row of table `beliefs`, asked after `prompt` (ids) and `before`."""
     turns = []
     for statement in poll["statements"]:
@@ -82,46 +85,52 @@ def encode_poll(tokenizer: PreTrainedTokenizerBase, prompt: list[int], before: s
 
 
 def encode_conditioned(
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Iterable[tuple[dict[str, Any], dict[str, Any] | None]],
-    limits: Any,
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[tuple[Row, Row | None]], limits: TokensConfig
 ) -> tuple[Rankings, list[Poll | None], int]:
     """Rankings given the belief of the best answer that states one, the poll that each is calibrated to, and how many
     answers were too long.
 
-    Every answer that states a belief states that of the best one instead, and the statement is given (lecture 000:
-    y_c > y_r under b_c). An answer that states none stays as it is, as does a ranking without a statement or a poll.
     rows: of table `rankings`, each with the row of table `beliefs` that has its prompt, or None.
     """
-    rankings, texts, given = list[dict[str, Any]](), list[str](), list[tuple[int, int]]()
-    asked = list[tuple[str, dict[str, Any]] | None]()  # what stands before the best one's statement, and the poll
-    for row, poll in rows:
-        statements = poll["statements"] if poll else []
-        stated = [find_statement(text, statements) for text in row["responses"]]
-        stating = [place for place, own in enumerate(stated) if own]
-        best = stated[min(stating, key=lambda place: row["ranks"][place])] if stating else None
-        for text, own in zip(row["responses"], stated, strict=True):
-            if own is None or best is None:
-                texts.append(text)
-                given.append((0, 0))
-            else:
-                statement = statements[best.belief]
-                texts.append(own.before + statement + own.after)
-                given.append(_encode_span(tokenizer, own.before, statement, own.after)[1])
-        rankings.append(row)
-        asked.append((best.before, poll) if poll and best else None)
+    conditioned = [_conditioned(tokenizer, row, poll) for row, poll in rows]
     groups, kept, too_long = Rankings(
-        encode_prompts(tokenizer, (row["prompt"] for row in rankings)),
-        encode_responses(tokenizer, texts),
-        Ragged.of(row["ranks"] for row in rankings),
-        np.array(given, dtype=np.int32).reshape(-1, 2),
+        encode_prompts(tokenizer, (one.row["prompt"] for one in conditioned)),
+        encode_ended(tokenizer, (text for one in conditioned for text in one.responses)),
+        Ragged.of(one.row["ranks"] for one in conditioned),
+        np.array([span for one in conditioned for span in one.given], dtype=np.int32).reshape(-1, 2),
     ).fitting(limits)
-    of_kept = (asked[place] for place in np.flatnonzero(kept))
+    asked = (conditioned[place].asked for place in np.flatnonzero(kept))
     polls = [
         encode_poll(tokenizer, prompt.tolist(), *found) if found else None
-        for prompt, found in zip(groups.prompts, of_kept, strict=True)
+        for prompt, found in zip(groups.prompts, asked, strict=True)
     ]
     return groups, polls, too_long
+
+
+@dataclass(frozen=True, slots=True)
+class _Conditioned:
+    """A ranking whose answers state one belief."""
+
+    row: Row  # of table `rankings`
+    responses: list[str]
+    given: list[tuple[int, int]]  # of each, the tokens that state the belief; (0, 0) where none do
+    asked: tuple[str, Row] | None  # what stands before the best one's statement, and the poll
+
+
+def _conditioned(tokenizer: PreTrainedTokenizerBase, row: Row, poll: Row | None) -> _Conditioned:
+    """Every answer that states a belief states that of the best one instead, and the statement is given (lecture 000:
+    y_c > y_r under b_c). One that states none stays as it is, as does a ranking without a statement or a poll."""
+    stated = [find_statement(text, poll["statements"]) if poll else None for text in row["responses"]]
+    ranked = [(rank, own) for rank, own in zip(row["ranks"], stated, strict=True) if own]
+    if poll is None or not ranked:
+        return _Conditioned(row, row["responses"], [(0, 0)] * len(stated), None)
+    _, best = min(ranked, key=lambda one: one[0])
+    statement = poll["statements"][best.belief]
+    responses = [
+        own.before + statement + own.after if own else text for text, own in zip(row["responses"], stated, strict=True)
+    ]
+    given = [_encode_span(tokenizer, own.before, statement, own.after)[1] if own else (0, 0) for own in stated]
+    return _Conditioned(row, responses, given, (best.before, poll))
 
 
 def _encode_span(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.batching.ragged import Ragged, Rows
+from rlhf.config.training import TokensConfig
 from rlhf.errors import DataError
 
 Messages = Sequence[Mapping[str, str]]
@@ -56,7 +57,7 @@ class Turns(Rows[Turn]):
         """All that there is, by name."""
         return self.prompts.arrays("prompts") | self.responses.arrays("responses")
 
-    def fit(self, limits: Any) -> NDArray[np.bool_]:
+    def fit(self, limits: TokensConfig) -> NDArray[np.bool_]:
         """(N,) whether each keeps within `limits.prompt` and `limits.response` tokens."""
         return (self.prompts.lengths <= limits.prompt) & (self.responses.lengths <= limits.response)
 
@@ -103,15 +104,15 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> It
         yield from tokenizer(some, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def encode_responses(tokenizer: PreTrainedTokenizerBase, responses: Iterable[str]) -> Ragged:
-    """Ids of answers, each with the end-of-turn token."""
-    return Ragged.of([*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, responses))
+def encode_ended(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Ragged:
+    """Ids of each text, an answer or a document, with the token that ends it."""
+    return Ragged.of([*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts))
 
 
 def encode_turns(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> Turns:
     """Ids of rows that hold a `prompt` and a `response`."""
     prompts = encode_prompts(tokenizer, (row["prompt"] for row in rows))
-    return Turns(prompts, encode_responses(tokenizer, (row["response"] for row in rows)))
+    return Turns(prompts, encode_ended(tokenizer, (row["response"] for row in rows)))
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, response: list[int]) -> str:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.batching.batches import RankedTurns
-from rlhf.batching.encoding import Turn, encode_prompts, encode_responses
+from rlhf.batching.encoding import Turn, encode_ended, encode_prompts
 from rlhf.batching.ragged import Ragged, Rows
+from rlhf.config.training import TokensConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +34,7 @@ class Rankings(Rows[RankedTurns]):
         tables = self.prompts.arrays("prompts") | self.answers.arrays("answers") | self.ranks.arrays("ranks")
         return tables | {"given": self.given}
 
-    def fitting(self, limits: Any) -> tuple[Self, NDArray[np.bool_], int]:
+    def fitting(self, limits: TokensConfig) -> tuple[Self, NDArray[np.bool_], int]:
         """Without the answers that do not fit `limits`, and without the rankings of which fewer than two are left.
 
         Returns the rankings, which of these they are, (N,), and how many answers did not fit.
@@ -59,7 +60,7 @@ class Rankings(Rows[RankedTurns]):
 
 
 def encode_rankings(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], limits: Any
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], limits: TokensConfig
 ) -> tuple[Rankings, NDArray[np.bool_], int]:
     """Rankings whose every answer fits `limits`, which of the rows they are, and how many answers were too long.
 
@@ -67,7 +68,7 @@ def encode_rankings(
     """
     rankings = Rankings(
         encode_prompts(tokenizer, (row["prompt"] for row in rows)),
-        answers := encode_responses(tokenizer, (text for row in rows for text in row["responses"])),
+        answers := encode_ended(tokenizer, (text for row in rows for text in row["responses"])),
         Ragged.of(row["ranks"] for row in rows),
         np.zeros((len(answers), 2), dtype=np.int32),
     )

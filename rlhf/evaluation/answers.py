@@ -13,7 +13,7 @@ from rlhf.batching.encoding import Turn
 from rlhf.batching.ragged import Ragged
 from rlhf.config.training import EvaluateConfig
 from rlhf.models.scoring import scored, token_divergence
-from rlhf.rollouts.rewards import Judge, Rewards
+from rlhf.rollouts.rewards import RewardFunction, Rewards
 from rlhf.rollouts.sampling import Sample, Sampler
 
 
@@ -50,7 +50,7 @@ def answer(
     draw: Sampler,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    judges: tuple[Rewards, Judge],
+    rewards: tuple[Rewards, RewardFunction],
     prompts: Sequence[list[int]],
     config: EvaluateConfig,
     *,
@@ -71,30 +71,32 @@ def answer(
         progress=progress,
     )
     turns = [Turn(p, s.response) for p, s in zip(prompts, samples, strict=True)]
-    return of_samples(samples) | score(turns, policy, reference, judges, config)
+    return of_samples(samples) | score(turns, policy, reference, rewards, config)
 
 
 def score(
     turns: Sequence[Turn],
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    judges: tuple[Rewards, Judge],
+    rewards: tuple[Rewards, RewardFunction],
     config: EvaluateConfig,
 ) -> dict[str, Tensor]:
-    """Of each turn, in the order of `turns`: what `judge` gives, the divergence `kl` (B,), and the mean `entropy` of
-    the policy at its tokens (B,)."""
+    """Of each turn, in the order of `turns`: what `rewards_of` gives, the divergence `kl` (B,), and the mean `entropy`
+    of the policy at its tokens (B,)."""
 
     def divergence(batch: SequenceBatch) -> Tensor:
         kl, entropy = token_divergence(policy, reference, batch, temperature=config.temperature)
         return torch.stack([kl.sum(dim=1), entropy.sum(dim=1) / batch.mask.sum(dim=1)], dim=1)
 
     each = torch.cat(scored(divergence, [[turn] for turn in turns], config.batch_size, policy.device))
-    return judge(turns, judges, config.batch_size, policy.device) | {"kl": each[:, 0], "entropy": each[:, 1]}
+    return rewards_of(turns, rewards, config.batch_size, policy.device) | {"kl": each[:, 0], "entropy": each[:, 1]}
 
 
-def judge(turns: Sequence[Turn], judges: tuple[Rewards, Judge], size: int, device: torch.device) -> dict[str, Tensor]:
+def rewards_of(
+    turns: Sequence[Turn], rewards: tuple[Rewards, RewardFunction], size: int, device: torch.device
+) -> dict[str, Tensor]:
     """Of each turn: `rewards` (B, C), and the score of the `referee` (B,)."""
-    reward, referee = judges
+    reward, referee = rewards
 
     def scores(batch: SequenceBatch) -> Tensor:
         return torch.cat([reward(batch), referee(batch)[:, None]], dim=1)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.batching.beliefs import Poll, encode_poll, find_statement
 from rlhf.batching.encoding import decode, encode_prompt
-from rlhf.config.training import EvaluateConfig
+from rlhf.config.training import EvaluateConfig, TokensConfig
 from rlhf.models.scoring import scored, sequence_log_probs
 from rlhf.rollouts.sampling import Sampler
 
@@ -24,7 +24,7 @@ def belief_distances(
     tokenizer: PreTrainedTokenizerBase,
     polls: Sequence[Row],
     config: EvaluateConfig,
-    limits: Any,
+    limits: TokensConfig,
     *,
     seed: int,
 ) -> tuple[dict[str, list[float]], dict[str, float]]:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.batching.encoding import Turn, encode_texts
+from rlhf.batching.encoding import Turn, encode_ended
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int) -> list[Turn]:
     """Each text with its end, to be predicted from the end of another as in pretraining; those of more than `longest`
     tokens are left out."""
-    end = tokenizer.eos_token_id
-    return [Turn([end], [*ids, end]) for ids in encode_texts(tokenizer, texts) if len(ids) + 2 <= longest]
+    documents = encode_ended(tokenizer, texts)
+    return [Turn([tokenizer.eos_token_id], ids) for ids in documents if len(ids) + 1 <= longest]

@@ -36,7 +36,7 @@ def answer_rows(
             row |= {
                 f"{name}_response": response,
                 f"{name}_reward": totals[name][index],
-                **{f"{name}_reward_{c}": float(r) for c, r in zip(reward.judges, found.rewards[index], strict=True)},
+                **{f"{name}_reward_{c}": float(r) for c, r in zip(reward.functions, found.rewards[index], strict=True)},
                 f"{name}_referee": found.referee[index],
                 f"{name}_gold": float("nan"),
                 f"{name}_correct": float("nan"),

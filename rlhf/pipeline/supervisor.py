@@ -28,7 +28,7 @@ from rlhf.pipeline.receipt import RUN
 from rlhf.pipeline.watchdog import where
 from rlhf.secrets import redact
 
-State = Literal["ran", "restored", "skipped"]
+State = Literal["ran", "restored", "cached"]
 Cause = Literal["time", "stalled", "stop"]  # why a stage was ended
 POLL = 0.1  # seconds between two looks at the process and its events
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -59,7 +59,7 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
     for dep in spec.deps:
         if not (workspace / dep).exists():
             message = refusal(workspace / dep, "does not exist", spec)
-            return Outcome(spec.name, "skipped", Exit.DATA, message, "", None, 0.0)
+            return Outcome(spec.name, "cached", Exit.DATA, message, "", None, 0.0)
     log = workspace / ".rlhf" / "logs" / f"{spec.name}.log"
     listener = Listener(workspace, spec.name, on_progress)
     limit, silence = (float(spec.meta.get(name, "inf")) for name in ("timeout", "stalled"))
@@ -80,7 +80,7 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
         )
     else:
         code, message = _verdict(process.returncode, listener, said, cause)
-    state: State = "ran" if "Running stage" in said else "restored" if "is cached" in said else "skipped"
+    state: State = "ran" if "Running stage" in said else "restored" if "is cached" in said else "cached"
     seconds = time.monotonic() - started
     return Outcome(spec.name, state, code, message, listener.summary, listener.key, seconds)
 

@@ -23,7 +23,7 @@ from rlhf.algorithms.gr_dpo import GroupRobustDpo
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
-from rlhf.algorithms.online import Experience, Minibatch, OnlineAlgorithm, OnlineSource
+from rlhf.algorithms.online import Experience, MicroBatch, OnlineAlgorithm, OnlineSource
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reinforce import Reinforce
@@ -332,7 +332,7 @@ def test_in_one_step_an_iteration_grpo_needs_no_pass_of_an_older_policy(sft: Pat
         algorithm, source, _ = online_source("grpo", sft, loop(batch_size=16, micro_batch_size=8), epochs=epochs)
         passes[epochs] = count_calls(algorithm.policy.base_model, partial(source.collect, 0))
         step = next(source.steps(0))
-        totals = [algorithm(aside(minibatch) if epochs == 1 else minibatch) for minibatch in step.micro_batches]
+        totals = [algorithm(aside(micro_batch) if epochs == 1 else micro_batch) for micro_batch in step.micro_batches]
         sum(total for total, _ in totals).backward()
         found[epochs] = torch.cat([p.grad.flatten() for p in algorithm.policy.parameters()])
         gaps = [metrics["sampler_gap"] for _, metrics in totals if "sampler_gap" in metrics]
@@ -344,10 +344,10 @@ def test_in_one_step_an_iteration_grpo_needs_no_pass_of_an_older_policy(sft: Pat
     assert torch.equal(found[1], found[2])
 
 
-def aside(minibatch: Minibatch) -> Minibatch:
+def aside(micro_batch: MicroBatch) -> MicroBatch:
     """The same, from a sampler that gives each token another probability than the policy does."""
-    old = minibatch.experience
-    return replace(minibatch, experience=Experience(old.batch, old.tokens | {"log_probs": old["log_probs"] - 0.25}))
+    old = micro_batch.experience
+    return replace(micro_batch, experience=Experience(old.batch, old.tokens | {"log_probs": old["log_probs"] - 0.25}))
 
 
 def count_calls(module: nn.Module, run: Callable[[], object]) -> int:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.algorithms.dpo import Dpo
 from rlhf.algorithms.grpo import Grpo
-from rlhf.algorithms.online import Experience, Minibatch
+from rlhf.algorithms.online import Experience, MicroBatch
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.supervised import LikelihoodObjective
 from rlhf.batching import layout
@@ -84,8 +84,8 @@ def test_supervised_and_grpo(model: Callable[[type], nn.Module]) -> None:
     torch.manual_seed(1)
     old = {name: torch.randn(batch.ids.shape) for name in ("log_probs", "reference", "advantages")}
 
-    def experience(some: SequenceBatch) -> Minibatch:
-        return Minibatch(Experience(some, old), first=False)
+    def experience(some: SequenceBatch) -> MicroBatch:
+        return MicroBatch(Experience(some, old), first=False)
 
     agree(Grpo(policy, PARAMS.align.grpo, max_tokens=9), experience(batch), experience(apart(batch)))
 

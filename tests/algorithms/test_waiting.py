@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlhf.algorithms.online import Minibatch
+from rlhf.algorithms.online import MicroBatch
 from rlhf.training.optimizer import make_optimizer
 from rlhf.training.step import Learner, in_precision_of, make_accelerator
 from tests.algorithms.test_invariants import ALGORITHMS, make
@@ -73,7 +73,7 @@ def test_a_step_asks_its_device_for_nothing(name: str, sft: Path) -> None:
     accelerator = make_accelerator()
     objective.to(accelerator.device)
     step = next(in_precision_of(accelerator, steps(0)))
-    later = [replace(each, first=False) if isinstance(each, Minibatch) else each for each in step.micro_batches]
+    later = [replace(each, first=False) if isinstance(each, MicroBatch) else each for each in step.micro_batches]
     learner = Learner(objective, make_optimizer(objective, config.optimizer), accelerator, config.optimizer, total)
     learner.learn(0, step)  # makes the optimizer's moments
     with asks_nothing():

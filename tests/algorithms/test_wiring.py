@@ -22,7 +22,7 @@ from rlhf.algorithms.dpo import Dpo
 from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
-from rlhf.algorithms.online import Experience, Minibatch, OnlineAlgorithm, OnlineSource, Rollouts
+from rlhf.algorithms.online import Experience, MicroBatch, OnlineAlgorithm, OnlineSource, Rollouts
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.reinforce import Reinforce
 from rlhf.batching.batches import RankedTurns, SequenceBatch, pad, pad_rankings
@@ -72,9 +72,9 @@ def two(name: str, beta: float = 0.0, **changes: Any) -> Any:
     return settings(name, beta, prompts=2, answers=1, **(flat | terms if name == "ppo" else {}) | changes)
 
 
-def minibatch(**of_tokens: Tensor) -> Minibatch:
+def micro_batch(**of_tokens: Tensor) -> MicroBatch:
     nothing = {name: tokens([0.0] * 3, [0.0] * 3) for name in ("advantages", "returns", "values", "reference")}
-    return Minibatch(Experience(BATCH, nothing | {"log_probs": BATCH.mask * math.log(0.6)} | of_tokens), first=False)
+    return MicroBatch(Experience(BATCH, nothing | {"log_probs": BATCH.mask * math.log(0.6)} | of_tokens), first=False)
 
 
 def source(
@@ -176,7 +176,7 @@ def test_ppo_clips_ratio_and_value_each_by_its_own_limit() -> None:
     surrogate = -1.2 * 2 - 0.5 * 2 - 1.2 * 2 + 1.5 + 0.8 + 0.9
     value_loss = 0.5 * (1.5**2 + 1.0 + 1.0 + 1.0 + 0.5**2 + 1.0)
     algorithm = Ppo(speaker(0.6), critic(), two("ppo", clip=0.2, value_clip=0.5, value_coefficient=0.4))
-    loss, metrics = algorithm(minibatch(values=values, returns=returns, **MOVED))
+    loss, metrics = algorithm(micro_batch(values=values, returns=returns, **MOVED))
     agree(loss, surrogate + 0.4 * value_loss)
     agree(metrics["value_loss"][0], value_loss)
     assert metrics["clip_share"] == (5, 6)
@@ -185,7 +185,7 @@ def test_ppo_clips_ratio_and_value_each_by_its_own_limit() -> None:
 def test_grpo_has_another_limit_above_one() -> None:
     changes = {"mean_over": "token", "clip": 0.2, "clip_high": 0.4}
     config = settings("grpo", 0.0, prompts=2, answers=2, steps=2, **changes)
-    loss, metrics = Grpo(speaker(0.6), config, max_tokens=3)(minibatch(**MOVED))
+    loss, metrics = Grpo(speaker(0.6), config, max_tokens=3)(micro_batch(**MOVED))
     agree(loss, -1.4 * 2 - 0.5 * 2 - 1.3 * 2 + 1.5 + 0.8 + 0.9)
     assert metrics["clip_share"] == (4, 6)
 
@@ -195,7 +195,7 @@ def test_ppo_is_rewarded_for_entropy(coefficient: float) -> None:
     """Each of six tokens was one of five: one of probability 0.6, four of 0.1."""
     entropy = -6 * (0.6 * math.log(0.6) + 0.4 * math.log(0.1))
     sections = (two("ppo", entropy_coefficient=c) for c in (coefficient, 0.0))
-    with_it, without = (Ppo(speaker(0.6), critic(), section)(minibatch())[0] for section in sections)
+    with_it, without = (Ppo(speaker(0.6), critic(), section)(micro_batch())[0] for section in sections)
     agree(with_it - without, -coefficient * entropy)
 
 
@@ -274,7 +274,7 @@ def test_a_learned_baseline_leaves_the_policy_alone(baseline: str) -> None:
     config = two("reinforce", baseline=baseline)
     algorithm = Reinforce(tiny_policy(), config)
     torch.nn.init.ones_(algorithm.baseline.weight)
-    algorithm(minibatch(returns=RETURNS))[0].backward()
+    algorithm(micro_batch(returns=RETURNS))[0].backward()
     assert all(p.grad is None or not p.grad.any() for p in algorithm.policy.parameters())
     assert algorithm.baseline.weight.grad.any()
     assert algorithm.baseline.bias.grad.any()
@@ -285,7 +285,7 @@ def test_actor_critic_weighs_what_its_critic_learns() -> None:
     config = two("actor_critic", value_coefficient=0.3)
     algorithm = ActorCritic(speaker(0.6), critic(), config)
     returns = tokens([1.0, 2.0, -1.0], [0.0, 1.0, 3.0])
-    loss, _ = algorithm(minibatch(advantages=tokens([0.0, 1.0, 2.0], [-1.0, 0.5, 0.0]), returns=returns))
+    loss, _ = algorithm(micro_batch(advantages=tokens([0.0, 1.0, 2.0], [-1.0, 0.5, 0.0]), returns=returns))
     agree(loss, -2.5 * math.log(0.6) + 0.3 * 8.0)
 
 

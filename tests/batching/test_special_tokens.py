@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from rlhf.batching.encoding import decode, encode_prompt, encode_responses, encode_texts
+from rlhf.batching.encoding import decode, encode_ended, encode_prompt, encode_texts
 from rlhf.errors import DataError
 from tests.algorithms.tiny import tiny_tokenizer
 
@@ -49,7 +49,7 @@ def test_a_conversation_holds_the_special_tokens_of_its_template_alone(name: str
 @given(text=SAID)
 def test_an_answer_holds_its_last_token_alone(text: str) -> None:
     tokenizer = TOKENIZERS["own"]
-    (ids,) = encode_responses(tokenizer, [text])
+    (ids,) = encode_ended(tokenizer, [text])
     assert not set(ids[:-1].tolist()) & set(tokenizer.added_tokens_decoder)
     assert ids[-1] == tokenizer.eos_token_id
     assert decode(tokenizer, ids.tolist()) == text.strip()

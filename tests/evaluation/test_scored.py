@@ -33,15 +33,16 @@ def test_nats_of_a_document_are_those_of_all_its_tokens_and_its_end() -> None:
     texts = ["red green blue one two", "north", "south two three red one blue north red"]
     documents = encode_documents(tokenizer, texts, longest=64)
     end = tokenizer.eos_token_id
-    assert [(one.prompt, one.response) for one in documents] == [
+    assert [(one.prompt, list(one.response)) for one in documents] == [
         ([end], [*tokenizer(t)["input_ids"], end]) for t in texts
     ]
     expected = [
-        -log_softmax_of(policy, one).gather(1, torch.tensor(one.response)[:, None]).sum().item() for one in documents
+        -log_softmax_of(policy, one).gather(1, torch.as_tensor(one.response).long()[:, None]).sum().item()
+        for one in documents
     ]
     assert (-turn_log_probs(policy, documents, 2)).tolist() == pytest.approx(expected, rel=1e-5)
     (spelled,) = encode_documents(tokenizer, ["red<|end|>"], 64)
-    assert spelled.response.count(end) == 1, "what a text spells is text"
+    assert list(spelled.response).count(end) == 1, "what a text spells is text"
     longest = max(len(one.response) for one in documents)
     assert len(encode_documents(tokenizer, texts, longest)) == 2, "with its beginning the longest does not fit"
     assert encode_documents(tokenizer, [], 64) == turn_log_probs(policy, [], 2).tolist() == []

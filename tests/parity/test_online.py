@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhf.algorithms.grpo import Grpo
-from rlhf.algorithms.online import Experience, Minibatch, Rollouts
+from rlhf.algorithms.online import Experience, MicroBatch, Rollouts
 from rlhf.algorithms.rloo import Rloo
 from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Turn
@@ -72,7 +72,7 @@ def rollouts(batch: SequenceBatch) -> Rollouts:
 def our_loss(algorithm: Any, made: Rollouts, log_probs: Tensor) -> Tensor:
     """The loss on experience whose policy has since moved to `algorithm.policy`."""
     tokens = {"log_probs": log_probs, "reference": made.reference} | algorithm.credit(made)
-    total, _ = algorithm(Minibatch(Experience(made.batch, tokens), first=False))
+    total, _ = algorithm(MicroBatch(Experience(made.batch, tokens), first=False))
     return total / algorithm.count(made.batch)
 
 

@@ -36,7 +36,7 @@ def test_ran_skipped_and_restored_are_told_apart(workspace: Path) -> None:
     assert (first.state, first.exit, first.summary) == ("ran", Exit.DONE, "2 rows")
     assert first.key
     assert (workspace / ".work" / first.key).is_dir()
-    assert bring(workspace, "rows").state == "skipped"
+    assert bring(workspace, "rows").state == "cached"
     (workspace / "data/rows/rows.txt").unlink()
     assert bring(workspace, "rows").state == "restored"
     assert (workspace / "data/rows/rows.txt").read_text() == "- one\n- two\n"
