@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from rlhf.gate.records import Interval, finite
 
+ROUNDING = 1e-5  # reports hold six significant digits
+
 
 class Unusable(Exception):
     """Something that should be there is missing, mistyped or not finite: the check, and with it the gate, is ERROR."""

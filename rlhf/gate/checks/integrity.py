@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
 from rlhf.gate.checks.quality import better_than_champion, better_than_sft
-from rlhf.gate.evidence import Evidence, Unusable, column, judged, number, prompt_ids
+from rlhf.gate.evidence import ROUNDING, Evidence, Unusable, column, judged, number, prompt_ids
 from rlhf.gate.findings import fact, opponents
 from rlhf.gate.records import Check
-
-ROUNDING = 1e-5  # reports hold six significant digits
-
 
 TAUGHT = "data/clean/demonstrations.parquet"  # the table of data/clean that sft reads by itself
 

@@ -6,12 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf.config.gate import GateConfig
-from rlhf.gate.evidence import Evidence, Unmeasured, Unusable, column, number
+from rlhf.gate.evidence import ROUNDING, Evidence, Unmeasured, Unusable, column, number
 from rlhf.gate.findings import against, opponents, worst
 from rlhf.gate.records import Check
 from rlhf.gate.statistics import binomial_interval, paired_difference
 
-ROUNDING = 1e-5  # of the numbers in the report
 Did = Callable[[str], NDArray[np.float64]]  # of policy, sft or champion: (N,) 1 where it did so, 0 where not
 
 
