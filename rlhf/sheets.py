@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Filled:
 
     where: str  # file and line, for messages
     task: Task
-    cells: Mapping[str, str]  # what people wrote, by column
+    cells: Mapping[str, str]  # what people wrote, by column; "" where they wrote nothing
     annotator: str  # "" in a row without cells
 
 
@@ -51,15 +51,19 @@ def shown(prompt: Sequence[Mapping[str, str]]) -> str:
     return "\n\n".join(f"{said['role']}: {said['content']}" for said in prompt)
 
 
-def write_sheet(path: Path, tasks: Iterable[Task], columns: Sequence[str]) -> None:
-    """Write tasks as csv, or as jsonl, by the name of the file; a column that a task does not have is empty.
-
-    Raises DataError for another name, and for a file that is there: people may have written into it.
-    """
-    kind, rows = _kind(path), [{name: task.get(name, "") for name in columns} for task in tasks]
+def require_new(path: Path) -> None:
+    """Raises DataError for a name that no sheet has, and for a file that is there: people may have written into it."""
+    _kind(path)
     if path.exists():
         raise DataError(f"{path} exists, and may have been filled in. Import it first, or name another file")
-    if kind == "csv":
+
+
+def write_sheet(path: Path, tasks: Iterable[Task], columns: Sequence[str]) -> None:
+    """Write tasks as csv, or as jsonl, by the name of the file; a column that a task does not have is empty. Raises as
+    `require_new`."""
+    require_new(path)
+    rows = [{name: task.get(name, "") for name in columns} for task in tasks]
+    if _kind(path) == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone CR ends a row else
         writer.writeheader()
@@ -69,36 +73,49 @@ def write_sheet(path: Path, tasks: Iterable[Task], columns: Sequence[str]) -> No
         durable.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_sheet(path: Path, tasks: Mapping[str, Task], columns: Sequence[str], export: str) -> Iterator[Filled]:
-    """The rows of a sheet that was written with `columns`, from the first to the last.
+def read_sheet(
+    path: Path, tasks: Mapping[str, Task], to_fill: Callable[[Task], Sequence[str]], export: str
+) -> Iterator[Filled]:
+    """The rows of a sheet, from the first to the last.
 
-    `tasks` are those that there are, by name; `export` is the command that writes the sheet, for messages. Raises
-    DataError, which names the file and the line, for a task that is not among them, for a text that changed, and for
-    what nobody has signed.
+    `tasks` are those that there are, by name; `to_fill` gives the columns that people write in beside a task, but for
+    their name; `export` is the command that writes the sheet, for messages. Raises DataError, which names the file and
+    the line, for a task that is not among them, for a text that changed, and for what nobody has signed.
     """
-    for line, row in _rows(path, columns, export):
+    for line, row in _rows(path, export):
         where = f"{path}, line {line}"
-        task = tasks.get(row["task"])
-        if task is None:
-            raise DataError(f"{where}: there is no task `{row['task']}`. Export the tasks anew: {export}")
-        if changed := [name for name, text in task.items() if row[name].split() != text.split()]:
-            raise DataError(f"{where}: {', '.join(changed)} of task {row['task']} is not what was exported")
-        cells = {name: row[name].strip() for name in columns if name not in task}
-        annotator = cells.pop(ANNOTATOR)
-        if any(cells.values()) and not annotator:
+        (name,) = _texts(row, ["task"], where)
+        if (task := tasks.get(name)) is None:
+            raise DataError(f"{where}: there is no task `{name}`. Export the tasks anew: {export}")
+        found = _texts(row, list(task), where)
+        if changed := [
+            column for column, text in zip(task, found, strict=True) if text.split() != task[column].split()
+        ]:
+            raise DataError(f"{where}: {', '.join(changed)} of task {name} is not what was exported")
+        columns = to_fill(task)
+        *said, annotator = (text.strip() for text in _texts(row, [*columns, ANNOTATOR], where))
+        if any(said) and not annotator:
             raise DataError(f"{where}: nobody has signed this. Write into the column {ANNOTATOR} who says it")
-        yield Filled(where, task, cells, annotator)
+        yield Filled(where, task, dict(zip(columns, said, strict=True)), annotator)
 
 
-def _rows(path: Path, columns: Sequence[str], export: str) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a file with their lines, every column a text."""
+def _texts(row: Any, columns: Sequence[str], where: str) -> list[str]:
+    """What stands in some columns of a row. Raises DataError, which names those that have nothing."""
+    absent = [name for name in columns if not isinstance(row, dict) or not isinstance(row.get(name), str | int)]
+    if absent:
+        raise DataError(f"{where}: no text in {', '.join(absent)}. Keep every column of the export")
+    return [str(row[name]) for name in columns]
+
+
+def _rows(path: Path, export: str) -> list[tuple[int, Any]]:
+    """The rows of a file with their lines, as they stand there."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. `{export} {path}` writes the tasks there") from None
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8. Save it with that encoding") from None
-    rows = list[tuple[int, dict[str, Any]]]()
+    rows = list[tuple[int, Any]]()
     if _kind(path) == "csv":
         header = text.partition("\n")[0]
         between = max(",;\t", key=header.count)  # spreadsheets of some countries write others than commas
@@ -115,11 +132,7 @@ def _rows(path: Path, columns: Sequence[str], export: str) -> list[tuple[int, di
                 raise DataError(f"{path}, line {line}: this is not JSON") from None
     if not rows:
         raise DataError(f"{path} holds no task. `{export}` writes them to a file of another name")
-    for line, row in rows:
-        absent = [name for name in columns if not isinstance(row, dict) or not isinstance(row.get(name), str | int)]
-        if absent:
-            raise DataError(f"{path}, line {line}: no text in {', '.join(absent)}. Keep every column of the export")
-    return [(line, {name: str(row[name]) for name in columns}) for line, row in rows]
+    return rows
 
 
 def _cell(text: str) -> str:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf import manifest
 from rlhf.batching.encoding import decode, encode_prompts
 from rlhf.config.judges import Endpoint
+from rlhf.data.ids import lot
 from rlhf.data.rows import read_rows
 from rlhf.errors import ConfigError, DataError
 from rlhf.evaluation.answers import Answers
@@ -106,8 +107,8 @@ def main(stage: Stage) -> None:
 
 
 def test_prompts(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], list[list[int]], int]:
-    """Prompts of the test split with their ids, in the order of their id, and how many were too long."""
-    rows = sorted(read_rows(stage.input("data/clean"), "prompts", "test"), key=lambda row: row["id"])
+    """Prompts of the test split with their ids, in an order that is drawn, and how many were too long."""
+    rows = sorted(read_rows(stage.input("data/clean"), "prompts", "test"), key=lambda row: lot(row["id"], "evaluate"))
     encoded = encode_prompts(tokenizer, (row["prompt"] for row in rows))
     fits = encoded.lengths <= stage.config.tokens.prompt
     chosen = np.flatnonzero(fits)[: stage.config.evaluate.prompts]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
 from rlhf.data.ids import add_ids, opening_hash, prompt_hash
-from rlhf.data.labelling import sampled
+from rlhf.data.labelling import grouped
 from rlhf.data.rows import read_rows
 from rlhf.data.splits import REFEREE, is_for_referee
 from rlhf.data.tables import TEXT, of_each_object, read_tables, write_frame
@@ -123,7 +123,7 @@ def left_unranked(samples: Sequence[dict[str, Any]], rankings: Frames) -> int:
     """How many samples nobody has ranked, of those of which anybody could."""
     given = rankings.get("rankings", pd.DataFrame(columns=["prompt", "responses"]))
     pairs = zip(given["prompt"], given["responses"], strict=True)
-    return len(sampled(samples, 0).keys() - {task_name(prompt, responses) for prompt, responses in pairs})
+    return len(grouped(samples, policy="").keys() - {task_name(prompt, responses) for prompt, responses in pairs})
 
 
 def judge(annotators: Annotators, samples: Sequence[dict[str, Any]], seed: int) -> pd.DataFrame:

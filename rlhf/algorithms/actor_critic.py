@@ -2,6 +2,8 @@
 
 A_t    = G_t - V(s_t)                     G_t and r_t as in REINFORCE
 loss   = -sum_t A_t log pi(a_t | s_t) + c1 sum_t 1/2 (V(s_t) - G_t)^2
+
+With `gae_lambda` below 1 it bootstraps (lecture 001, tweaks): A_t is the generalized advantage, and G_t = A_t + V(s_t).
 """
 
 from functools import partial
@@ -31,7 +33,7 @@ class ActorCritic(OnlineAlgorithm):
             rollouts.of_each_token(partial(token_values, self.critic)),
             rollouts.batch.mask,
             discount=self._config.discount,
-            gae_lambda=1.0,
+            gae_lambda=self._config.gae_lambda,
         )
         return {"advantages": advantages, "returns": returns}
 

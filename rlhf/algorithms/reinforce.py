@@ -1,13 +1,14 @@
 """REINFORCE: raise the log-probability of what was better than expected (Williams 1992; lecture 001).
 
     r_t    = -beta (log pi - log pi_sft) at every token, plus R(x, y) at the last
-    G_t    = r_t + gamma r_{t+1} + ...        the reward to go
+    G_t    = r_t + gamma r_{t+1} + ...        the reward to go; with `credit: trajectory` G_1 at every token
     A_t    = G_t - b                          the baseline b: none, the mean return of the batch, or learned
     loss   = -sum_t A_t log pi(a_t | s_t)     one step an iteration: there is no ratio to correct for an older policy
 
 A learned baseline is linear in the policy's own hidden state (Ranzato et al. 2016): that of the prompt, one for the
-whole answer, or that of each token. It does not train the policy's body. The batch mean holds the answer's own return,
-so it shrinks the gradient by 1 - 1/B; the other baselines leave its mean as it is.
+whole answer, or that of each token. It does not train the policy's body. The batch mean (Dayan 1990) holds the answer's
+own return, so it shrinks the gradient by 1 - 1/B; the other baselines leave its mean as it is, and so does it whether a
+token answers for what came before it (lecture 001, causality): that is noise.
 """
 
 import torch
@@ -38,6 +39,8 @@ class Reinforce(OnlineAlgorithm):
         mask, rewards = rollouts.batch.mask, rollouts.penalized(self._config.kl_coefficient)
         discount, nothing = self._config.discount, torch.zeros_like(rewards)
         _, returns = generalized_advantages(rewards, nothing, mask, discount=discount, gae_lambda=1.0)
+        if self._config.credit == "trajectory":
+            returns = (returns * first_token(mask)).sum(dim=1, keepdim=True) * mask
         baseline = nothing
         if self._config.baseline == "batch":
             baseline = returns[first_token(mask)].mean() * mask

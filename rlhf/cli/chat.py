@@ -1,16 +1,15 @@
 """`rlhf chat`: talk to a model of the workspace."""
 
-import json
 import math
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
+from rlhf.cli.policies import NAMES, find_policy, load
 from rlhf.errors import ConfigError, DataError, DiskFull
 from rlhf.text import printable
 
@@ -28,7 +27,7 @@ def _finite(number: float | None) -> float | None:
 def chat(
     model: Annotated[
         str,
-        typer.Argument(help="champion, base, sft, an algorithm (dpo), a registered version (policy/3), a directory."),
+        typer.Argument(help=NAMES),
     ] = "champion",
     prompt: Annotated[str | None, typer.Option(help="Ask this one thing and leave.", show_default=False)] = None,
     temperature: Annotated[
@@ -55,14 +54,16 @@ def chat(
     directory = find_workspace(workspace)
     config = load_config(directory / "params.yaml")
     with err.status(f"Loading {model}"):
-        place = _find(directory, model)
-        talk = _load(
-            place,
-            prompt_tokens=config.tokens.prompt,
-            response_tokens=config.tokens.response,
-            temperature=config.evaluate.temperature if temperature is None else temperature,
-            seed=config.seed if seed is None else seed,
-        )
+        place = find_policy(directory, model)
+        tokenizer, policy = load(place)
+    talk = Talk(
+        policy,
+        tokenizer,
+        prompt_tokens=config.tokens.prompt,
+        response_tokens=config.tokens.response,
+        temperature=config.evaluate.temperature if temperature is None else temperature,
+        seed=config.seed if seed is None else seed,
+    )
     if prompt is not None:
         out.print(Text(printable(talk.answer(prompt))), soft_wrap=True)
         return
@@ -110,41 +111,6 @@ class Talk:
         answer = decode(self.tokenizer, drawn.response)
         self.messages = [*messages, {"role": "assistant", "content": answer}]
         return answer
-
-
-def _find(workspace: Path, model: str) -> Path:
-    """The directory of a model: one that was named, one of the workspace, or a registered one."""
-    for directory in (Path(model), workspace / "models" / model, workspace / "models" / "policy" / model):
-        if (directory / "config.json").is_file():
-            return directory
-    if model == "champion":
-        return _champion(workspace)
-    from rlhf.tracking.registry import resolve
-
-    return resolve(workspace, model)
-
-
-def _champion(workspace: Path) -> Path:
-    """The champion's files: those that were evaluated."""
-    from rlhf.gate.ledger import Ledger
-    from rlhf.pipeline.champion import champion_files
-
-    champion = Ledger.of(workspace).current()
-    if champion is None:
-        raise DataError(f"{workspace} has no champion yet. Name a model (rlhf chat sft), or make one: rlhf promote")
-    return champion_files(workspace, champion.policy)
-
-
-def _load(directory: Path, *, prompt_tokens: int, response_tokens: int, temperature: float, seed: int) -> Talk:
-    from rlhf.models.loading import device, load_policy, load_tokenizer
-
-    tokenizer = load_tokenizer(directory)  # which has looked through config.json
-    architectures = json.loads((directory / "config.json").read_bytes()).get("architectures")
-    if "SequenceClassification" in str(architectures):
-        raise DataError("A reward model gives scores and cannot talk. Name a policy: champion, sft, dpo")
-    policy = load_policy(directory)
-    policy.to(device())  # type: ignore[arg-type]  # transformers wraps the method
-    return Talk(policy, tokenizer, prompt_tokens, response_tokens, temperature, seed)
 
 
 def _converse(talk: Talk) -> None:

@@ -1,4 +1,4 @@
-"""`rlhf label`: the samples that people are to rank, and what they say."""
+"""`rlhf label`: the answers that people are to rank, and what they say."""
 
 import shlex
 from pathlib import Path
@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from rlhf.cli.console import WorkspaceOption, find_workspace, out
+from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
+from rlhf.cli.policies import NAMES, find_policy, load
+from rlhf.config.reading import PARAMS
 from rlhf.errors import DataError
 
 if TYPE_CHECKING:
-    from rlhf.data.labelling import Sampled
+    from rlhf.data.labelling import Group
 
-group = typer.Typer(name="label", help="Let people rank the samples, to learn from.", no_args_is_help=True)
+group = typer.Typer(name="label", help="Let people rank answers, to learn from.", no_args_is_help=True)
 
 CriterionOption = Annotated[str, typer.Option(metavar="NAME", help="By which they are ranked, as in reward.criteria.")]
 
@@ -21,24 +23,29 @@ CriterionOption = Annotated[str, typer.Option(metavar="NAME", help="By which the
 @group.command("export")
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="To write, .jsonl or .csv.", show_default=False)],
+    of: Annotated[str, typer.Option("--of", metavar="MODEL", help=f"Who answers: {NAMES}")] = "sft",
     prompts: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="all")] = None,
     criterion: CriterionOption = "overall",
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Write the prompts whose answers nobody has ranked yet, with the answers that SFT gave, in an order that is drawn.
+    """Write prompts with several answers of a model each, which nobody has ranked yet, in an order that is drawn.
 
     Whoever ranks writes 1 beside the best answer, 2 beside the next, equal numbers for a tie; and a name into the
-    column annotator.
+    column annotator. SFT has answered in the stage sample; another model answers the same prompts now.
     """
-    from rlhf.data.labelling import STORE, columns, read_rankings, waiting
-    from rlhf.sheets import write_sheet
+    from rlhf.data.labelling import STORE, TASKS, columns, keep_tasks, read_rankings, waiting
+    from rlhf.locks import hold
+    from rlhf.sheets import require_new, write_sheet
 
     directory = find_workspace(workspace)
-    found = _samples(directory)
-    chosen = waiting(found, read_rankings(directory / STORE), criterion)[:prompts]
+    require_new(file)
+    groups = _sampled(directory) if of == "sft" else _answered(directory, of, prompts)
+    chosen = waiting(groups, read_rankings(directory / STORE), criterion)[:prompts]
     if not chosen:
         raise DataError(f"Every sample has been ranked by `{criterion}`. More are drawn by a higher sample.prompts")
-    write_sheet(file, (sample.task for sample in chosen), columns(found))
+    with hold(directory / ".rlhf" / "export.lock", "The list of what is to be ranked", patience=60.0):
+        keep_tasks(directory / TASKS, chosen)
+    write_sheet(file, (one.row for one in chosen), columns(chosen))
     by = "" if criterion == "overall" else f" --criterion {shlex.quote(criterion)}"
     out.print(
         Text(f"{len(chosen)} prompts are in {file}. When people have ranked: rlhf label import {file}{by}"),
@@ -53,34 +60,71 @@ def import_(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Add people's rankings to feedback/rankings.jsonl, which is a source of feedback as any other."""
-    from rlhf.data.labelling import STORE, add_rankings, read_rankings, waiting
+    from rlhf.data.labelling import STORE, TASKS, add_rankings, read_rankings, read_tasks, waiting
     from rlhf.pipeline.workspace import hold_workspace
 
     directory = find_workspace(workspace)
-    found = _samples(directory)
+    groups = read_tasks(directory / TASKS)
     with hold_workspace(directory):
-        brought = add_rankings(file, found, directory / STORE, criterion)
-    left = len(waiting(found, read_rankings(directory / STORE), criterion))
+        brought = add_rankings(file, groups, directory / STORE, criterion)
+    left = len(waiting(groups, read_rankings(directory / STORE), criterion))
     said = (
         f"{brought.new} new rankings, {brought.known} known before, {brought.empty} tasks left empty. "
-        f"{left} of {len(found)} prompts wait for a first ranking"
+        f"{left} of {len(groups)} prompts that were exported wait for a first ranking"
     )
     out.print(Text(f"{said}. {_next(directory)}"), soft_wrap=True)
 
 
-def _samples(workspace: Path) -> "dict[str, Sampled]":
-    """What there is to rank. Raises DataError where nothing was sampled."""
-    from rlhf.config import load_config
-    from rlhf.data.labelling import sampled
+def _sampled(workspace: Path) -> "dict[str, Group]":
+    """What SFT answered in the stage sample. Raises DataError where nothing was sampled."""
+    from rlhf.data.labelling import grouped
     from rlhf.data.rows import read_rows
+    from rlhf.tracking.outputs import read_receipt
 
-    config = load_config(workspace / "params.yaml")
-    found = sampled(read_rows(workspace / "data/samples", "samples"), config.seed)
-    if not found:
+    samples = workspace / "data/samples"
+    rows = read_rows(samples, "samples")
+    if not (groups := grouped(rows, read_receipt(samples)["inputs"]["models/sft"]) if rows else {}):
         raise DataError(
             f"{workspace} holds no prompt with different answers to rank. Draw them: rlhf run, which may end at label"
         )
-    return found
+    return groups
+
+
+def _answered(workspace: Path, model: str, prompts: int | None) -> "dict[str, Group]":
+    """What another model answers now to the prompts of the stage sample, but for those that it was asked before."""
+    import numpy as np
+
+    from rlhf.batching.encoding import decode, encode_prompts
+    from rlhf.config import load_config
+    from rlhf.data.ids import prompt_hash
+    from rlhf.data.labelling import TASKS, grouped, read_tasks
+    from rlhf.manifest import digest
+    from rlhf.rollouts.engine import sampler
+    from rlhf.rollouts.groups import sample_groups
+
+    config = load_config(workspace / PARAMS)
+    place = find_policy(workspace, model)
+    policy = digest(place)
+    asked = {prompt_hash(one.prompt) for one in read_tasks(workspace / TASKS).values() if one.policy == policy}
+    waiting = [one.prompt for one in _sampled(workspace).values() if prompt_hash(one.prompt) not in asked]
+    if not waiting:
+        raise DataError(f"{model} has answered every prompt before. More are drawn by a higher sample.prompts")
+    with err.status(f"Loading {model}"):
+        tokenizer, answers = load(place)
+    encoded = encode_prompts(tokenizer, waiting)
+    chosen = np.flatnonzero(encoded.lengths <= config.tokens.prompt)[:prompts].tolist()
+    with err.status(f"{model} answers {len(chosen)} prompts"):
+        groups = sample_groups(
+            sampler(config.decoding, place, config.tokens, config.sample.batch_size),
+            answers,
+            [encoded[i] for i in chosen],
+            config.sample,
+            max_tokens=config.tokens.response,
+            eos=tokenizer.eos_token_id,
+            seed=config.seed,
+        )
+    said = ([decode(tokenizer, one.response) for one in group] for group in groups)
+    return grouped(({"prompt": waiting[i], "responses": texts} for i, texts in zip(chosen, said, strict=True)), policy)
 
 
 def _next(workspace: Path) -> str:
@@ -89,7 +133,7 @@ def _next(workspace: Path) -> str:
     from rlhf.config.data import FileSource
     from rlhf.data.labelling import STORE
 
-    sources = load_config(workspace / "params.yaml").collect.sources
+    sources = load_config(workspace / PARAMS).collect.sources
     if any(isinstance(source, FileSource) and Path(source.path) == STORE for source in sources):
         return "Next: rlhf run"
     return (

@@ -25,7 +25,7 @@ def run(
             "--set",
             "-S",
             metavar="KEY=VALUE",
-            help="Set a key of params.yaml first, as in -S align.dpo.beta=0.2. May be given more than once.",
+            help="Set a key of params.yaml first, as in -S align.dpo.beta=0.1. May be given more than once.",
             show_default=False,
         ),
     ] = None,

@@ -71,6 +71,7 @@ class GroupedConfig(OnlineConfig):
 class ReinforceConfig(OnPolicyConfig):
     """REINFORCE with a baseline (lecture 001)."""
 
+    credit: Literal["to_go", "trajectory"]
     baseline: Literal["none", "batch", "sequence", "token"]  # the last two are learned
     discount: Share  # gamma
 
@@ -83,11 +84,12 @@ class ActorCriticConfig(OnPolicyConfig):
     """REINFORCE with a critic (lecture 000)."""
 
     discount: Share  # gamma
+    gae_lambda: Share
     value_coefficient: NonNegative  # c1
 
 
 class PpoConfig(OnlineConfig):
-    """PPO with a per-token KL penalty from SFT (lecture 001, step 3; Schulman et al. 2017; Ouyang et al. 2022)."""
+    """PPO with a per-token KL penalty from SFT (lectures 000, 001, 004; Schulman et al. 2017; Ouyang et al. 2022)."""
 
     kl_placement: Literal["reward", "k1", "k2", "k3"]  # in the reward of each token, or an estimator in the loss
     kl_target: Positive | None  # nats a sequence, which the coefficient then follows; null keeps it fixed
@@ -113,7 +115,7 @@ class PpoConfig(OnlineConfig):
 
 
 class GrpoConfig(GroupedConfig):
-    """Group relative policy optimization and its corrected forms (Shao et al. 2024; lecture 002)."""
+    """Group relative policy optimization and its corrected forms (Shao et al. 2024; lecture 001)."""
 
     normalize: bool  # divide by the standard deviation of the group
     mean_over: Literal["answer", "token", "constant"]

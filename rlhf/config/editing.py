@@ -1,4 +1,4 @@
-"""Edit params.yaml and keep its comments: `rlhf run -S align.dpo.beta=0.2`, and the examples of `rlhf init`."""
+"""Edit params.yaml and keep its comments: `rlhf run -S align.dpo.beta=0.1`, and the examples of `rlhf init`."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _SECTION = re.compile(r"^([^#\n].*\n)(?=[a-z_]+:)", re.MULTILINE)  # before a se
 
 
 def set_params(path: Path, assignments: Sequence[str]) -> None:
-    """Set keys of params.yaml in place: "align.dpo.beta=0.2", the value in YAML; "collect.sources.0.path=x" for a list.
+    """Set keys of params.yaml in place: "align.dpo.beta=0.1", the value in YAML; "collect.sources.0.path=x" for a list.
 
     Raises ConfigError, and leaves the file as it was, when a key is unknown or the whole would not be valid.
     """
@@ -35,7 +35,7 @@ def edited(text: str, assignments: Sequence[str]) -> str:
     for assignment in assignments:
         key, mark, value = assignment.partition("=")
         if not mark or not key:
-            raise ConfigError(f"`-S {assignment}` sets nothing. Write -S KEY=VALUE, as in -S align.dpo.beta=0.2")
+            raise ConfigError(f"`-S {assignment}` sets nothing. Write -S KEY=VALUE, as in -S align.dpo.beta=0.1")
         _assign(document, key.split("."), _parse(value, f"The value of `-S {key}`"))
     return params_text(document)
 

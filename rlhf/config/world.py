@@ -10,7 +10,7 @@ Most = Annotated[float, Field(ge=0.0, le=0.35)]  # shares of requests for advice
 
 
 class DemonstratorRates(Section):
-    """How often a demonstration has each flaw of lecture 001's behavioural gap."""
+    """How often a demonstration has each flaw, after lecture 001's behavioural gap."""
 
     wrong: Share
     off_topic: Share

@@ -30,6 +30,14 @@ def text_hash(text: str) -> str:
     return _digest(normalised(text))
 
 
+def lot(identity: str, purpose: str) -> str:
+    """64 hex digits: rows in the order of theirs are in a random one that lasts, and is another for each purpose.
+
+    The order of the ids themselves is none: the id of a prompt is a hash by which splits go as well.
+    """
+    return sha256(f"{purpose} {identity}".encode()).hexdigest()
+
+
 def normalised(text: str) -> str:
     """NFC, runs of white space as one space, none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text).split())

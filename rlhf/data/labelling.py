@@ -1,13 +1,14 @@
-"""People who rank the samples: tasks go out blind in a sheet, and what comes back is a source that collect reads.
+"""People who rank answers: tasks go out blind in a sheet, and what comes back is a source that collect reads.
 
-A ranking of answers stays what it is when the policy that gave them is gone. So it is feedback like any other: checked,
+What goes out is kept, so that a sheet may come back whenever people are done, whatever was sampled or trained since. A
+ranking of answers stays what it is when the policy that gave them is gone: it is feedback like any other, checked,
 split and screened with the rest, and learned from for as long as its file is a source.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlhf import durable
@@ -15,53 +16,78 @@ from rlhf.data.tables import Prompt, Row
 from rlhf.errors import DataError
 from rlhf.sheets import ANNOTATOR, Filled, Imported, Task, read_sheet, shown, task_name
 
-STORE = Path("feedback", "rankings.jsonl")  # in a workspace
+TASKS = Path("feedback", "tasks.jsonl")  # in a workspace: what went out
+STORE = Path("feedback", "rankings.jsonl")  # and what came back
 EXPORT = "rlhf label export"
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """Different answers to one prompt, in the order in which people see them."""
+class Group:
+    """Different answers of one policy to one prompt, in the order in which people see them."""
 
-    name: str
+    task: str
     prompt: Prompt
     answers: tuple[str, ...]
+    policy: str  # the digest of its files
 
     @property
-    def task(self) -> Task:
-        """The task of a sheet: the texts by column."""
+    def row(self) -> Task:
+        """The row of a sheet: the texts by column."""
         texts = {f"answer_{place}": answer for place, answer in enumerate(self.answers, start=1)}
-        return {"task": self.name, "prompt": shown(self.prompt), **texts}
+        return {"task": self.task, "prompt": shown(self.prompt), **texts}
 
 
-def sampled(rows: Iterable[Row], seed: int) -> dict[str, Sampled]:
-    """What there is to rank in rows of `data/samples`, by the name of its task; the order of the answers is drawn.
+def grouped(rows: Iterable[Row], policy: str) -> dict[str, Group]:
+    """What there is to rank, by the name of its task, in rows with a `prompt` and its `responses`.
 
-    An answer that was drawn twice is shown once. Prompts with less than two answers that say something have nothing.
+    The order of the answers is drawn, for every task anew and for each the same whenever it is drawn. An answer that
+    was sampled twice is shown once. Prompts with less than two answers that say something have nothing.
     """
-    found = dict[str, Sampled]()
+    found = dict[str, Group]()
     for row in rows:
         answers = {answer.strip(): answer for answer in row["responses"] if answer.strip()}.values()
         if len(answers) > 1:
-            name = task_name(row["prompt"], answers)
-            drawn = sorted(answers, key=lambda answer: hashlib.sha256(f"{seed} {name} {answer}".encode()).digest())
-            found[name] = Sampled(name, row["prompt"], tuple(drawn))
+            task = task_name(row["prompt"], answers)
+            drawn = sorted(answers, key=lambda answer: hashlib.sha256(f"{task} {answer}".encode()).digest())
+            found[task] = Group(task, row["prompt"], tuple(drawn), policy)
     return found
 
 
-def columns(found: Mapping[str, Sampled]) -> list[str]:
+def columns(groups: Iterable[Group]) -> list[str]:
     """The columns of the sheet: beside each answer its rank, 1 for the best."""
-    most = max(len(sample.answers) for sample in found.values())
+    most = max(len(group.answers) for group in groups)
     return ["task", "prompt", *(f"{name}_{n + 1}" for n in range(most) for name in ("answer", "rank")), ANNOTATOR]
 
 
-def waiting(found: Mapping[str, Sampled], given: Iterable[Row], criterion: str) -> list[Sampled]:
-    """The samples that nobody has ranked by the criterion, in their order."""
+def waiting(groups: Mapping[str, Group], given: Iterable[Row], criterion: str) -> list[Group]:
+    """Those that nobody has ranked by the criterion, in their order."""
     ranked = {row["task"] for row in given if row["criterion"] == criterion}
-    return [sample for name, sample in found.items() if name not in ranked]
+    return [group for task, group in groups.items() if task not in ranked]
 
 
-def add_rankings(path: Path, found: Mapping[str, Sampled], store: Path, criterion: str) -> Imported:
+def keep_tasks(path: Path, groups: Iterable[Group]) -> None:
+    """Add what goes out to what went out before."""
+    before = read_tasks(path)
+    every = before | {group.task: group for group in groups if group.task not in before}
+    if len(every) > len(before):
+        durable.write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in every.values()))
+
+
+def read_tasks(path: Path) -> dict[str, Group]:
+    """What has gone out, by the name of its task; nothing where there is no file. Raises DataError."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        groups = [Group(**line | {"answers": tuple(line["answers"])}) for line in lines]
+        if any(task_name(group.prompt, group.answers) != group.task for group in groups):
+            raise ValueError
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"{path} is damaged. Take it from git, or remove it and export what is to be ranked") from None
+    return {group.task: group for group in groups}
+
+
+def add_rankings(path: Path, groups: Mapping[str, Group], store: Path, criterion: str) -> Imported:
     """Add the rankings of a sheet, by one criterion, to those of `store`: rows of the table `rankings`, and their task.
 
     Raises DataError as `read_sheet`, for ranks that do not order the answers, and for a second ranking by the same
@@ -70,23 +96,23 @@ def add_rankings(path: Path, found: Mapping[str, Sampled], store: Path, criterio
     before = read_rankings(store)
     given = {_key(row): row for row in before}
     there, known, empty = len(given), 0, 0
-    tasks = {name: sample.task for name, sample in found.items()}
-    for row in read_sheet(path, tasks, columns(found), EXPORT):
-        sample = found[row.task["task"]]
+    rows = {task: group.row for task, group in groups.items()}
+    for row in read_sheet(path, rows, ranks, EXPORT):
+        group = groups[row.task["task"]]
         if not any(row.cells.values()):
             empty += 1
             continue
         ranking = {
-            "task": sample.name,
-            "prompt": sample.prompt,
-            "responses": list(sample.answers),
-            "ranks": _ranks(row, len(sample.answers)),
+            "task": group.task,
+            "prompt": group.prompt,
+            "responses": list(group.answers),
+            "ranks": _ranks(row),
             ANNOTATOR: row.annotator,
             "criterion": criterion,
         }
         old = given.setdefault(_key(ranking), ranking)
         if old is not ranking and _by_answer(old) != _by_answer(ranking):
-            raise DataError(f"{row.where}: {row.annotator} has ranked task {sample.name} before, and otherwise")
+            raise DataError(f"{row.where}: {row.annotator} has ranked task {group.task} before, and otherwise")
         known += old is not ranking
     new = list(given.values())[there:]
     if new:
@@ -106,22 +132,21 @@ def read_rankings(store: Path) -> list[Row]:
     return rows
 
 
-def _ranks(row: Filled, answers: int) -> list[int]:
+def ranks(task: Task) -> list[str]:
+    """The columns of a task's ranks, one beside each answer."""
+    return [column.replace("answer", "rank") for column in task if column.startswith("answer_")]
+
+
+def _ranks(row: Filled) -> list[int]:
     """The rank of each answer, from 1 to the number of answers; equal ranks are a tie. Raises DataError."""
-    ranks = []
-    beside = ((column, cell) for column, cell in row.cells.items() if column.startswith("rank_"))
-    for place, (column, cell) in enumerate(beside):
-        if place >= answers:
-            if cell:
-                raise DataError(f"{row.where}: {column} is `{cell}`, and there is no answer {place + 1}. Empty it")
-        elif not cell.isdecimal() or not 1 <= int(cell) <= answers:
+    for column, cell in row.cells.items():
+        if not cell.isdecimal() or not 1 <= int(cell) <= len(row.cells):
             said = f"`{cell}`" if cell else "empty"
             raise DataError(
-                f"{row.where}: {column} is {said}. Rank every answer, from 1, the best, to {answers}; equals are a tie"
+                f"{row.where}: {column} is {said}. Rank every answer, from 1, the best, to {len(row.cells)}; equals "
+                "are a tie"
             )
-        else:
-            ranks.append(int(cell))
-    return ranks
+    return [int(cell) for cell in row.cells.values()]
 
 
 def _key(row: Row) -> tuple[str, str, str]:

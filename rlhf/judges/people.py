@@ -63,7 +63,7 @@ def add_verdicts(path: Path, found: Mapping[str, Task], store: Path) -> Imported
     before = read_verdicts(store)
     given = {(one.task, one.annotator.casefold()): one for one in before}
     there, known, empty = len(given), 0, 0
-    for row in read_sheet(path, found, COLUMNS, EXPORT):
+    for row in read_sheet(path, found, lambda _: ["winner"], EXPORT):
         if not row.cells["winner"]:
             empty += 1
             continue

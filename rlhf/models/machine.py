@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS     threads of a process on a CPU; torch takes the cores that there are
     RLHF_PRECISION      fp32 or bf16 (autocast over weights in fp32); bf16 on a GPU, fp32 on a CPU
-    RLHF_PRODUCTS       onednn or torch, of fp32 on a CPU; oneDNN where the processor is not Intel's
+    RLHF_PRODUCTS       onednn or torch, of fp32 on a CPU; oneDNN where the processor is AMD's
 
 A variable of the environment takes the place of the choice. Each may change the last bits of what is computed.
 """

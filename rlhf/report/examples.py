@@ -46,12 +46,12 @@ def evaluation_rows(workspace: Path, algorithm: str, columns: Sequence[str] | No
 
 
 def by_rule(rows: Sequence[Row], algorithm: str, opponent: str = "sft") -> tuple[Example, ...]:
-    """The first test prompts, by id, of three use cases that differ from each other, where the two answers differ.
+    """The first prompts that were drawn of three use cases that differ from each other, where the two answers differ.
 
     The rule looks at no score, so the examples are not picked to please.
     """
     chosen: dict[str, Example] = {}
-    for row in sorted(rows, key=lambda row: row["prompt_id"]):
+    for row in rows:
         if row["use_case"] not in chosen and row[f"{opponent}_response"] != row["policy_response"]:
             chosen[row["use_case"]] = _example(row, algorithm, opponent)
         if len(chosen) == EXAMPLES:
@@ -63,8 +63,8 @@ def by_gain(
     rows: Sequence[Row], algorithm: str, opponent: str, judge: str | None
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """The prompts on which the policy's answer is better than the opponent's by most, and those on which it is worse by
-    most, the largest difference first; of equal ones the first by id."""
-    found = sorted(zip(_gains(rows, opponent, judge), rows, strict=True), key=lambda pair: pair[1]["prompt_id"])
+    most, the largest difference first; of equal ones the first that was drawn."""
+    found = list(zip(_gains(rows, opponent, judge), rows, strict=True))
     better = sorted((pair for pair in found if pair[0] > 0), key=lambda pair: -pair[0])
     worse = sorted((pair for pair in found if pair[0] < 0), key=lambda pair: pair[0])
     most, least = (

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from rlhf.failpoints import reach
 from rlhf.locks import hold
 from rlhf.tracking import artifacts
 from rlhf.tracking.identity import experiment_name, identity
-from rlhf.tracking.sent import tracking_uri
+from rlhf.tracking.sent import own_store, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -89,6 +89,9 @@ def connect(workspace: Path) -> Store:
         logging.getLogger(name).setLevel(logging.ERROR)
     artifacts.serve_beside_database()
     uri, own = tracking_uri(workspace), identity(workspace)
+    if uri == own_store(workspace):
+        with suppress(OSError):  # what cannot be written MLflow tells
+            (workspace / "mlflow.db").touch(mode=0o600)  # its owner's alone, whichever command makes it
     with reaching(uri):
         client = cast("MlflowClient", _Requests(MlflowClient(tracking_uri=uri, registry_uri=uri)))
         prefix = experiment_name(own)

@@ -130,22 +130,23 @@ ROLLOUTS = Rollouts(
 VALUES = (2.0, 1.0, 3.0, -1.0, 0.5)
 RETURNS = tokens([2.24, 3.6, 4.0], [-0.9, -1.0, 0.0])  # with gamma 0.9: -1 + 0.9 * 3.6, 0.9 * 4, 4; 0 - 0.9, -1, 0
 
+VALUED = tokens([2.0, 1.0, 3.0], [0.5, 3.0, -1.0])
+# delta: -1 + 0.9 - 2, 0 + 2.7 - 1, 4 - 3; and 0 + 2.7 - 0.5, -1 - 0.9 - 3, 0 + 1. gamma lambda is 0.45.
+GENERALIZED = tokens([-2.1 + 0.45 * 2.15, 1.7 + 0.45, 1.0], [2.2 - 0.45 * 4.45, -4.9 + 0.45, 1.0])
+
 
 def agree(found: Tensor, expected: Tensor | float) -> None:
     torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=1e-6, atol=2e-6)
 
 
 def test_credit_of_ppo() -> None:
-    """delta: -1 + 0.9 - 2, 0 + 2.7 - 1, 4 - 3; and 0 + 2.7 - 0.5, -1 - 0.9 - 3, 0 + 1. gamma lambda is 0.45."""
     config = two("ppo", 0.5, discount=0.9, gae_lambda=0.5)
     found = Ppo(speaker(), critic(*VALUES), config).credit(ROLLOUTS)
-    advantages = tokens([-2.1 + 0.45 * 2.15, 1.7 + 0.45, 1.0], [2.2 - 0.45 * 4.45, -4.9 + 0.45, 1.0])
-    values = tokens([2.0, 1.0, 3.0], [0.5, 3.0, -1.0])
-    agree(found["advantages"], advantages)
-    agree(found["values"], values)
-    agree(found["returns"], advantages + values)
+    agree(found["advantages"], GENERALIZED)
+    agree(found["values"], VALUED)
+    agree(found["returns"], GENERALIZED + VALUED)
     white = Ppo(speaker(), critic(*VALUES), config.model_copy(update={"whiten_advantages": True}))
-    counted = advantages[BATCH.mask]
+    counted = GENERALIZED[BATCH.mask]
     expected = (counted - counted.mean()) / counted.std(correction=0)
     agree(white.credit(ROLLOUTS)["advantages"][BATCH.mask], expected)
 
@@ -155,11 +156,18 @@ def test_credit_of_the_policy_gradients() -> None:
     found = ActorCritic(speaker(), critic(*VALUES), config).credit(ROLLOUTS)
     agree(found["returns"], RETURNS)
     agree(found["advantages"], tokens([0.24, 2.6, 1.0], [-1.4, -4.0, 1.0]))
+    config = two("actor_critic", 0.5, discount=0.9, gae_lambda=0.5)
+    found = ActorCritic(speaker(), critic(*VALUES), config).credit(ROLLOUTS)
+    agree(found["advantages"], GENERALIZED)
+    agree(found["returns"], GENERALIZED + VALUED)
     for baseline, mean in (("none", 0.0), ("batch", 0.67)):  # (2.24 - 0.9) / 2
         config = two("reinforce", 0.5, discount=0.9, baseline=baseline)
         found = Reinforce(speaker(), config).credit(ROLLOUTS)
         agree(found["returns"], RETURNS)
         agree(found["advantages"], (RETURNS - mean) * BATCH.mask)
+        whole = Reinforce(speaker(), config.model_copy(update={"credit": "trajectory"})).credit(ROLLOUTS)
+        agree(whole["returns"], tokens([2.24] * 3, [-0.9] * 3))
+        agree(whole["advantages"], tokens([2.24 - mean] * 3, [-0.9 - mean] * 3))
 
 
 # Ratios on both sides of every limit; the policy gives each token 0.6.

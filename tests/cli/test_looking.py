@@ -152,9 +152,11 @@ def test_chat_answers_the_same_at_the_same_seed(rlhf: Callable[..., Result], sma
 
 
 def test_a_line_that_is_too_long_was_never_said(policy: Path) -> None:
-    from rlhf.cli.chat import _load
+    from rlhf.cli.chat import Talk
+    from rlhf.cli.policies import load
 
-    talk = _load(policy, prompt_tokens=20, response_tokens=4, temperature=0.0, seed=0)
+    tokenizer, model = load(policy)
+    talk = Talk(model, tokenizer, prompt_tokens=20, response_tokens=4, temperature=0.0, seed=0)
     talk.answer("red")
     before = list(talk.messages)
     with pytest.raises(DataError, match="of at most 20"):
@@ -210,7 +212,7 @@ def test_chat_with_a_damaged_configuration(rlhf: Callable[..., Result], small_wo
         assert rlhf("chat", policy, "-C", small_world, "--prompt", "red").exit_code == 0, architectures
 
 
-def test_a_reward_model_cannot_talk(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
+def test_a_reward_model_cannot_answer(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:
     from rlhf.models.loading import save_model, scalar_model_from
     from tests.algorithms.tiny import tiny_tokenizer
 
@@ -218,4 +220,4 @@ def test_a_reward_model_cannot_talk(rlhf: Callable[..., Result], small_world: Pa
     save_model(scalar_model_from(policy, 0), tiny_tokenizer(), reward, title="tiny", summary="A test.")
     result = rlhf("chat", reward, "-C", small_world)
     assert result.exit_code == 11
-    assert "cannot talk" in result.stderr
+    assert "cannot answer" in result.stderr

@@ -11,11 +11,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf.config.data import FileSource, LimitsConfig
-from rlhf.data.labelling import STORE, Sampled, add_rankings, columns, read_rankings, sampled
+from rlhf.config.editing import set_params
+from rlhf.data.labelling import (
+    STORE,
+    TASKS,
+    Group,
+    add_rankings,
+    columns,
+    grouped,
+    keep_tasks,
+    read_rankings,
+    read_tasks,
+)
 from rlhf.data.sources import read_source
 from rlhf.errors import DataError, Exit
+from rlhf.manifest import digest
+from rlhf.models.loading import save_model
 from rlhf.sheets import Imported, write_sheet
 from tasks.label import left_unranked
+from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
 from tests.conftest import ROOT
 from tests.judges.test_people import read, rlhf, write
 
@@ -49,17 +63,19 @@ def workspace(tmp_path: Path) -> Path:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, directory)
     pq.write_table(pa.Table.from_pylist(made_samples()), directory / "data/samples/samples.parquet")
+    receipt = {"key": "k", "stage": "sample", "inputs": {"models/sft": "sft"}}
+    (directory / "data/samples/receipt.json").write_text(json.dumps(receipt))
     return directory
 
 
 @pytest.fixture
-def found() -> dict[str, Sampled]:
-    return sampled(made_samples(), 0)
+def found() -> dict[str, Group]:
+    return grouped(made_samples(), "sft")
 
 
-def sheet(path: Path, found: dict[str, Sampled]) -> list[Cells]:
+def sheet(path: Path, found: dict[str, Group]) -> list[Cells]:
     """What people filled in, whole."""
-    write_sheet(path, (sample.task for sample in found.values()), columns(found))
+    write_sheet(path, (one.row for one in found.values()), columns(found.values()))
     write(path, rows := [rank(row) for row in read(path)])
     return rows
 
@@ -76,9 +92,7 @@ def test_samples_go_out_and_come_back_as_a_source_of_rankings(ending: str, works
 
     write(file, [rank(rows[0]), rank(rows[1]), rows[2]])
     said = rlhf("label", "import", file, "-C", workspace).output
-    assert said.startswith(
-        "2 new rankings, 0 known before, 1 tasks left empty. 2 of 4 prompts wait for a first ranking."
-    )
+    assert said.startswith("2 new rankings, 0 known before, 1 tasks left empty. 1 of 3 prompts that were exported wait")
     assert "- {kind: file, path: feedback/rankings.jsonl, table: rankings, columns: {}}" in said
 
     source = FileSource(kind="file", path=str(STORE), table="rankings", columns={})
@@ -105,7 +119,7 @@ def test_once_the_file_is_a_source_the_next_step_is_a_run(workspace: Path, tmp_p
     params.write_text(params.read_text().replace(world, line + world))
     rlhf("label", "export", tmp_path / "tasks.csv", "-C", workspace)
     said = rlhf("label", "import", tmp_path / "tasks.csv", "-C", workspace).output
-    assert " ".join(said.split()).endswith("4 of 4 prompts wait for a first ranking. Next: rlhf run")
+    assert " ".join(said.split()).endswith("4 of 4 prompts that were exported wait for a first ranking. Next: rlhf run")
 
 
 def test_answers_are_shown_in_an_order_that_is_drawn() -> None:
@@ -113,12 +127,12 @@ def test_answers_are_shown_in_an_order_that_is_drawn() -> None:
         {"prompt": [{"role": "user", "content": str(index)}], "responses": ["one", "two", "three"]}
         for index in range(200)
     ]
-    found = sampled(rows, 0)
+    found = grouped(rows, "sft")
     assert [found[name].prompt for name in found] == [row["prompt"] for row in rows]
     first = [sample.answers[0] for sample in found.values()]
     assert all(45 <= first.count(answer) <= 90 for answer in ("one", "two", "three"))
     turned = [row | {"responses": row["responses"][::-1]} for row in rows]
-    assert sampled(turned, 0) == found, "which says nothing of the order in which they were sampled"
+    assert grouped(turned, "sft") == found, "which says nothing of the order in which they were sampled"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +149,7 @@ def test_answers_are_shown_in_an_order_that_is_drawn() -> None:
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_added(
-    spoil: Cells, message: str, found: dict[str, Sampled], tmp_path: Path
+    spoil: Cells, message: str, found: dict[str, Group], tmp_path: Path
 ) -> None:
     file, store = tmp_path / "tasks.jsonl", tmp_path / "rankings.jsonl"
     rows = sheet(file, found)
@@ -145,14 +159,7 @@ def test_a_bad_row_is_named_and_nothing_is_added(
     assert not store.exists()
 
 
-def test_a_rank_beside_no_answer_is_named(found: dict[str, Sampled], tmp_path: Path) -> None:
-    rows = sheet(tmp_path / "tasks.jsonl", found)
-    write(tmp_path / "tasks.jsonl", [rows[0], rows[1] | {"rank_3": "3"}])
-    with pytest.raises(DataError, match=r"line 2: rank_3 is `3`, and there is no answer 3. Empty it"):
-        add_rankings(tmp_path / "tasks.jsonl", found, tmp_path / "rankings.jsonl", "overall")
-
-
-def test_ties_and_whole_numbers_of_json_are_read(found: dict[str, Sampled], tmp_path: Path) -> None:
+def test_ties_and_whole_numbers_of_json_are_read(found: dict[str, Group], tmp_path: Path) -> None:
     file, store = tmp_path / "tasks.jsonl", tmp_path / "rankings.jsonl"
     rows = sheet(file, found)
     tied: dict[str, Any] = {"rank_1": 2, "rank_2": 1, "rank_3": 1, "annotator": 7}
@@ -162,12 +169,12 @@ def test_ties_and_whole_numbers_of_json_are_read(found: dict[str, Sampled], tmp_
     assert (given["ranks"], given["annotator"]) == ([2, 1, 1], "7")
 
 
-def test_a_person_ranks_a_task_once_by_each_criterion(found: dict[str, Sampled], tmp_path: Path) -> None:
+def test_a_person_ranks_a_task_once_by_each_criterion(found: dict[str, Group], tmp_path: Path) -> None:
     file, store = tmp_path / "tasks.jsonl", tmp_path / "rankings.jsonl"
     rows = sheet(file, found)
     assert add_rankings(file, found, store, "overall") == Imported(4, 0, 0)
     assert add_rankings(file, found, store, "overall") == Imported(0, 4, 0)
-    assert add_rankings(file, sampled(made_samples(), 0), store, "helpful") == Imported(4, 0, 0)
+    assert add_rankings(file, grouped(made_samples(), "sft"), store, "helpful") == Imported(4, 0, 0)
     before = store.read_text()
     write(
         file, [{**row, "annotator": "ANN"} | {name: "1" for name in row if name.startswith("rank")} for row in rows[:1]]
@@ -178,18 +185,6 @@ def test_a_person_ranks_a_task_once_by_each_criterion(found: dict[str, Sampled],
     write(file, [row | {"annotator": "bob"} for row in rows])
     assert add_rankings(file, found, store, "overall").new == 4
     assert store.read_text().startswith(before)
-
-
-def test_another_order_of_the_answers_is_the_same_ranking(found: dict[str, Sampled], tmp_path: Path) -> None:
-    """Another seed shows them in another order."""
-    other = sampled(made_samples(), 1)
-    assert found.keys() == other.keys()
-    assert any(found[name].answers != other[name].answers for name in found)
-    store = tmp_path / "rankings.jsonl"
-    sheet(tmp_path / "one.jsonl", found)
-    sheet(tmp_path / "two.jsonl", other)
-    assert add_rankings(tmp_path / "one.jsonl", found, store, "overall").new == 4
-    assert add_rankings(tmp_path / "two.jsonl", other, store, "overall") == Imported(0, 4, 0)
 
 
 def test_without_samples_and_with_none_left_there_is_nothing_to_rank(workspace: Path, tmp_path: Path) -> None:
@@ -208,10 +203,57 @@ def test_without_samples_and_with_none_left_there_is_nothing_to_rank(workspace: 
     assert (nothing.exit_code, "holds no prompt with different answers" in nothing.stderr) == (Exit.DATA, True)
 
 
-def test_label_counts_the_samples_that_nobody_has_ranked(found: dict[str, Sampled], tmp_path: Path) -> None:
+def test_label_counts_the_samples_that_nobody_has_ranked(found: dict[str, Group], tmp_path: Path) -> None:
     assert left_unranked(made_samples(), {}) == 4
     sheet(tmp_path / "tasks.jsonl", found)
     add_rankings(tmp_path / "tasks.jsonl", found, tmp_path / "rankings.jsonl", "overall")
     given = pd.DataFrame(read_rankings(tmp_path / "rankings.jsonl"))
     assert left_unranked(made_samples(), {"rankings": given}) == 0
     assert left_unranked(made_samples(), {"rankings": given.iloc[1:]}) == 1
+
+
+def test_a_sheet_comes_back_after_everything_was_sampled_anew(workspace: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    rlhf("label", "export", first, "--prompts", 2, "-C", workspace)
+    rows = [row | {"responses": [f"{text} anew" for text in row["responses"]]} for row in made_samples()]
+    pq.write_table(pa.Table.from_pylist(rows), workspace / "data/samples/samples.parquet")
+    rlhf("label", "export", second, "--prompts", 2, "-C", workspace)
+    for file in (first, second):
+        write(file, [rank(row) for row in read(file)])
+        assert rlhf("label", "import", file, "-C", workspace).output.startswith("2 new rankings"), file
+    ranked = [text for row in read_rankings(workspace / STORE) for text in row["responses"]]
+    assert [text.endswith(" anew") for text in ranked] == [False] * 5 + [True] * 7
+    assert {one.policy for one in read_tasks(workspace / TASKS).values()} == {"sft"}
+
+
+def test_what_went_out_stays_and_a_damaged_list_is_named(found: dict[str, Group], tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    one, *others = found.values()
+    keep_tasks(file, [one])
+    keep_tasks(file, others)
+    keep_tasks(file, others)
+    assert read_tasks(file) == found
+    file.write_text(file.read_text().replace("two, b", "two, c"))
+    with pytest.raises(DataError, match=r"tasks.jsonl is damaged. Take it from git"):
+        read_tasks(file)
+
+
+def test_another_model_answers_the_prompts_of_the_samples(workspace: Path, tmp_path: Path) -> None:
+    model = tmp_path / "policy"
+    save_model(tiny_policy(), tiny_tokenizer(), model, title="tiny", summary="A test.")
+    prompts = [[{"role": "user", "content": text}] for text in ("red", "north", "two three")]
+    rows = [{"prompt": prompt, "responses": ["a", "b"]} for prompt in prompts]
+    pq.write_table(pa.Table.from_pylist(rows), workspace / "data/samples/samples.parquet")
+    set_params(workspace / "params.yaml", ["sample.answers=3", "tokens.response=6"])
+
+    ask = ("label", "export", "--of", model, "-C", workspace, "--prompts")
+    assert rlhf(*ask, 2, tmp_path / "one.csv").output.startswith("2 prompts are in")
+    assert rlhf(*ask, 2, tmp_path / "two.csv").output.startswith("1 prompts are in"), "the others were asked before"
+    went_out = read_tasks(workspace / TASKS).values()
+    assert [one.prompt for one in went_out] == prompts
+    assert {one.policy for one in went_out} == {digest(model)}
+    assert all(2 <= len(one.answers) <= 3 for one in went_out)
+    write(tmp_path / "one.csv", [rank(row) for row in read(tmp_path / "one.csv")])
+    assert rlhf("label", "import", tmp_path / "one.csv", "-C", workspace).output.startswith("2 new rankings")
+    none = rlhf(*ask, 2, tmp_path / "three.csv")
+    assert (none.exit_code, "answered every prompt before" in none.stderr) == (Exit.DATA, True)

@@ -1,5 +1,6 @@
 """Ids and splits stay when rows are added; no prompt is in two splits."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.config.data import SplitShares
-from rlhf.data.ids import add_ids, opening_hash, prompt_hash
+from rlhf.data.ids import add_ids, lot, opening_hash, prompt_hash
 from rlhf.data.prompts import split_keys, with_hashes
 from rlhf.data.splits import SPLITS, is_for_referee, split_of
 from tests.data.frames import user
@@ -49,6 +50,21 @@ def test_shares_come_out() -> None:
     assert abs(shares[0] - 0.8) < 0.01
     assert abs(shares[1] - 0.1) < 0.01
     assert abs(shares[2] - 0.1) < 0.01
+
+
+def test_lots_know_nothing_of_the_split_as_ids_do() -> None:
+    """A prompt of one message is dealt to a split by the hash that its id is: by id, the test split begins with every
+    prompt of several."""
+    prompts = [user(str(n), *later) for n in range(10_000) for later in ([], ["Then?", "Now?"][: 2 * (n % 2)])]
+    test = [prompt for prompt in prompts if split_of(opening_hash(prompt), SHARES) == "test"]
+    share = sum(len(prompt) > 1 for prompt in test) / len(test)
+
+    def first(key: Callable[[list[dict[str, str]]], str]) -> float:
+        return sum(len(prompt) > 1 for prompt in sorted(test, key=key)[:400]) / 400
+
+    assert first(prompt_hash) == 1.0
+    assert abs(first(lambda prompt: lot(prompt_hash(prompt)[:16], "evaluate")) - share) < 0.06
+    assert lot("a", "evaluate") != lot("a", "sample")
 
 
 def test_the_referees_share_is_the_same_in_every_split_and_only_grows() -> None:

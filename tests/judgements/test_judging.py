@@ -9,6 +9,7 @@ import pytest
 
 from rlhf.batching.encoding import encode_turns
 from rlhf.config.editing import set_params
+from rlhf.data.ids import lot
 from rlhf.errors import DataError
 from rlhf.gate.statistics import win_points
 from rlhf.judges.door import between
@@ -88,6 +89,8 @@ def test_a_server_and_people_judge_what_stands(workspace: Path, monkeypatch: pyt
     people = "evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}"
     set_params(workspace / "params.yaml", [people])
     table = pq.read_table(rows / "rows.parquet").to_pylist()
+    drawn = [lot(row["prompt_id"], "evaluate") for row in table]
+    assert drawn == sorted(drawn), "no order of ids, which are hashes that splits go by"
     differing = [row["policy_response"] != row["sft_response"] for row in table]
     found = run(workspace, "evaluate@kto", evaluate)
     assert found["judging"]["nulls"]["sft"] == {"count": sum(differing), "n": 4}

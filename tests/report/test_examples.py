@@ -1,4 +1,4 @@
-"""Examples follow their rules: by id and use case, or by how much better or worse the judge found an answer."""
+"""Examples follow their rules: by use case, or by how much better or worse the judge found an answer."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from tests.report.conftest import made_row
 
 
 def test_examples_are_the_first_of_each_use_case_on_which_the_answers_differ() -> None:
-    rows = [made_row(index, "dpo") for index in range(40)][::-1]
+    rows = [made_row(index, "dpo") for index in range(40)]
     found = by_rule(rows, "dpo")
     assert [(example.prompt_id, example.use_case) for example in found] == [
         ("003", "chat"),
@@ -37,10 +37,10 @@ def scored(gains: list[float], **columns: list[Any]) -> list[dict[str, Any]]:
     return rows[::-1]
 
 
-def test_the_largest_differences_come_first_and_of_equal_ones_the_first_by_id() -> None:
+def test_the_largest_differences_come_first_and_of_equal_ones_the_first_that_was_drawn() -> None:
     better, worse = by_gain(scored([0.5, -0.2, 3.0, 0.0, -4.0, 0.5, 1.0, -0.1, -0.2, 0.5]), "dpo", "sft", "gold")
-    assert [example.prompt_id for example in better] == ["p2", "p6", "p0"]
-    assert [example.prompt_id for example in worse] == ["p4", "p1", "p8"]
+    assert [example.prompt_id for example in better] == ["p2", "p6", "p9"]
+    assert [example.prompt_id for example in worse] == ["p4", "p8", "p1"]
     assert better[0].ours == Answer("dpo", "the same", 2.1, 13.0)
     assert better[0].theirs == Answer("sft", "the same", 0.1, 10.0)
 
@@ -49,7 +49,7 @@ def test_a_judge_that_gives_no_score_says_who_won() -> None:
     rows = scored([5.0, -5.0, math.nan, 1.0], points_sft=[0.0, 1.0, 1.0, 0.5])
     for judge in ("people", "gold", None):
         better, worse = by_gain(rows, "dpo", "sft", judge)
-        assert [example.prompt_id for example in better] == ["p1", "p2"]
+        assert [example.prompt_id for example in better] == ["p2", "p1"]
         assert [example.prompt_id for example in worse] == ["p0"]
     assert by_gain(scored([1.0], points_sft=[math.nan]), "dpo", "sft", None) == ((), ())
 
