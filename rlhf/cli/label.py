@@ -31,7 +31,7 @@ def export(
     """Write prompts with several answers of a model each, which nobody has ranked yet, in an order that is drawn.
 
     Whoever ranks writes 1 beside the best answer, 2 beside the next, equal numbers for a tie; and a name into the
-    column annotator. SFT has answered in the stage sample; another model answers the same prompts now.
+    column annotator. SFT has answered in the stage sample; another model answers those prompts now.
     """
     from rlhf.data.labelling import STORE, TASKS, columns, keep_tasks, read_rankings, waiting
     from rlhf.locks import hold
@@ -39,7 +39,7 @@ def export(
 
     directory = find_workspace(workspace)
     require_new(file)
-    groups = _sampled(directory) if of == "sft" else _answered(directory, of, prompts)
+    groups = _sampled(directory) if of == "sft" else _answered(directory, of, criterion, prompts)
     chosen = waiting(groups, read_rankings(directory / STORE), criterion)[:prompts]
     if not chosen:
         raise DataError(f"Every sample has been ranked by `{criterion}`. More are drawn by a higher sample.prompts")
@@ -90,14 +90,15 @@ def _sampled(workspace: Path) -> "dict[str, Group]":
     return groups
 
 
-def _answered(workspace: Path, model: str, prompts: int | None) -> "dict[str, Group]":
-    """What another model answers now to the prompts of the stage sample, but for those that it was asked before."""
+def _answered(workspace: Path, model: str, criterion: str, prompts: int | None) -> "dict[str, Group]":
+    """What another model was asked before, and its answers to further prompts of the stage sample, until so many wait
+    for a ranking."""
     import numpy as np
 
     from rlhf.batching.encoding import decode, encode_prompts
     from rlhf.config import load_config
     from rlhf.data.ids import prompt_hash
-    from rlhf.data.labelling import TASKS, grouped, read_tasks
+    from rlhf.data.labelling import STORE, TASKS, grouped, read_rankings, read_tasks, waiting
     from rlhf.manifest import digest
     from rlhf.rollouts.engine import sampler
     from rlhf.rollouts.groups import sample_groups
@@ -105,14 +106,17 @@ def _answered(workspace: Path, model: str, prompts: int | None) -> "dict[str, Gr
     config = load_config(workspace / PARAMS)
     place = find_policy(workspace, model)
     policy = digest(place)
-    asked = {prompt_hash(one.prompt) for one in read_tasks(workspace / TASKS).values() if one.policy == policy}
-    waiting = [one.prompt for one in _sampled(workspace).values() if prompt_hash(one.prompt) not in asked]
-    if not waiting:
-        raise DataError(f"{model} has answered every prompt before. More are drawn by a higher sample.prompts")
+    before = {task: one for task, one in read_tasks(workspace / TASKS).items() if one.policy == policy}
+    asked = {prompt_hash(one.prompt) for one in before.values()}
+    others = [one.prompt for one in _sampled(workspace).values() if prompt_hash(one.prompt) not in asked]
+    there = len(waiting(before, read_rankings(workspace / STORE), criterion))
+    lacking = len(others) if prompts is None else max(0, prompts - there)
+    if not others or not lacking:
+        return before
     with err.status(f"Loading {model}"):
         tokenizer, answers = load(place)
-    encoded = encode_prompts(tokenizer, waiting)
-    chosen = np.flatnonzero(encoded.lengths <= config.tokens.prompt)[:prompts].tolist()
+    encoded = encode_prompts(tokenizer, others)
+    chosen = np.flatnonzero(encoded.lengths <= config.tokens.prompt)[:lacking].tolist()
     with err.status(f"{model} answers {len(chosen)} prompts"):
         groups = sample_groups(
             sampler(config.decoding, place, config.tokens, config.sample.batch_size),
@@ -124,7 +128,8 @@ def _answered(workspace: Path, model: str, prompts: int | None) -> "dict[str, Gr
             seed=config.seed,
         )
     said = ([decode(tokenizer, one.response) for one in group] for group in groups)
-    return grouped(({"prompt": waiting[i], "responses": texts} for i, texts in zip(chosen, said, strict=True)), policy)
+    rows = ({"prompt": others[i], "responses": texts} for i, texts in zip(chosen, said, strict=True))
+    return before | grouped(rows, policy)
 
 
 def _next(workspace: Path) -> str:

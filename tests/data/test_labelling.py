@@ -248,12 +248,14 @@ def test_another_model_answers_the_prompts_of_the_samples(workspace: Path, tmp_p
 
     ask = ("label", "export", "--of", model, "-C", workspace, "--prompts")
     assert rlhf(*ask, 2, tmp_path / "one.csv").output.startswith("2 prompts are in")
-    assert rlhf(*ask, 2, tmp_path / "two.csv").output.startswith("1 prompts are in"), "the others were asked before"
+    assert rlhf(*ask, 2, tmp_path / "two.csv").output.startswith("2 prompts are in")
+    assert read(tmp_path / "two.csv") == read(tmp_path / "one.csv"), "which nobody has ranked yet"
+    assert rlhf(*ask, 9, tmp_path / "all.csv").output.startswith("3 prompts are in")
     went_out = read_tasks(workspace / TASKS).values()
     assert [one.prompt for one in went_out] == prompts
     assert {one.policy for one in went_out} == {digest(model)}
     assert all(2 <= len(one.answers) <= 3 for one in went_out)
     write(tmp_path / "one.csv", [rank(row) for row in read(tmp_path / "one.csv")])
     assert rlhf("label", "import", tmp_path / "one.csv", "-C", workspace).output.startswith("2 new rankings")
-    none = rlhf(*ask, 2, tmp_path / "three.csv")
-    assert (none.exit_code, "answered every prompt before" in none.stderr) == (Exit.DATA, True)
+    assert rlhf(*ask, 2, tmp_path / "left.csv").output.startswith("1 prompts are in")
+    assert rlhf(*ask, 2, tmp_path / "other.csv", "--criterion", "helpful").output.startswith("2 prompts are in")
