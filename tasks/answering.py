@@ -132,14 +132,18 @@ def as_cut(turn: Turn, whole: bool) -> Turn:
     return turn if whole or len(turn.response) == 1 else Turn(turn.prompt, turn.response[:-1])
 
 
-def champion_of(stage: Stage, champion: Path) -> Speaker:
-    """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept."""
-    config = stage.config
+def champion_of(stage: Stage, champion: Path, draw: Sampler) -> Speaker:
+    """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept.
+
+    `draw` samples for it, too, where it is of SFT's architecture: two engines may not fit on a GPU.
+    """
+    config, sft = stage.config, stage.input("models/sft")
 
     @cache
     def ready() -> tuple[Sampler, PreTrainedModel]:
-        draw = sampler(config.decoding, champion, config.tokens, config.evaluate.batch_size)
-        return draw, load_policy(champion)
+        alike = (champion / "config.json").read_bytes() == (sft / "config.json").read_bytes()
+        own = draw if alike else sampler(config.decoding, champion, config.tokens, config.evaluate.batch_size)
+        return own, load_policy(champion)
 
     return Speaker(stage.params[POLICY], load_tokenizer(champion), ready)
 

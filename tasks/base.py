@@ -10,10 +10,11 @@ from rlhf.batching.encoding import encode_conversations, encode_ended
 from rlhf.config.training import HubModel, LocalModel, Pretrain
 from rlhf.data.rows import read_rows
 from rlhf.errors import ConfigError, DataError
-from rlhf.models.loading import load_policy, load_tokenizer, require_fit, require_plain_head, save_model
+from rlhf.models.loading import load_policy, load_tokenizer, require_fit, save_model
 from rlhf.models.small import make_llama, train_tokenizer
 from rlhf.models.template import freeze_date, try_template
 from rlhf.pipeline.stage import Stage, run_stage
+from rlhf.rollouts.trial import require_read_alike
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import in_words, of_training, write_curves
 from rlhf.training.loop import train
@@ -38,8 +39,9 @@ def take(stage: Stage, source: LocalModel | HubModel) -> None:
     freeze_date(tokenizer, path)
     try_template(tokenizer, path)
     model = load_policy(path, revision)
-    require_plain_head(model, path)
     require_fit(model, tokenizer, path, prompt=stage.config.tokens.prompt, response=stage.config.tokens.response)
+    longest = stage.config.tokens.prompt + stage.config.tokens.response
+    require_read_alike(model, path, eos=int(tokenizer.eos_token_id), longest=longest)
     save_model(model, tokenizer, stage.output("models/base"), title="Base model", summary=f"Taken from {path}.")
     write_curves(stage.output("reports/base/curves.csv"), [])
     stage.metrics({"parameters": model.num_parameters()})

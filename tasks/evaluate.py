@@ -60,7 +60,7 @@ def main(stage: Stage) -> None:
         "policy": Speaker(stage.inputs[f"models/policy/{stage.item}"], tokenizer, lambda: (draw, policy)),
     }
     if stage.champion:
-        speakers["champion"] = champion_of(stage, stage.champion)
+        speakers["champion"] = champion_of(stage, stage.champion, draw)
     probed = probe(stage, speakers, prompts, arithmetic(reference), directory)
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
     rewards = reward, load_reward(stage.input("models/referee"))

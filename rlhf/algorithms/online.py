@@ -150,6 +150,7 @@ class OnlineSource:
         self._algorithm, self._reference, self._draw, self._reward = algorithm, reference, draw, reward
         self._prompts, self._text, self._config = prompts, text, config
         self._max_tokens, self._eos, self._seed = max_tokens, eos, seed
+        self._tried = False  # whether what samples was found to be what scores
 
     @property
     def steps_an_iteration(self) -> int:
@@ -202,13 +203,19 @@ class OnlineSource:
         parts = [(rows, batch.rows(rows).to(policy.device)) for rows in self._first_pass(batch, iteration)]
         order = torch.cat([rows for rows, _ in parts]).argsort()
         rewards = torch.cat(shared_out(lambda part: self._reward(part[1]).cpu(), parts))[order]
+        torch.clear_autocast_cache()
         scores = self._reward.scores(rewards, rollout.answers)
         log_probs = drawn = batch.per_token(torch.tensor([log_prob for a in answers for log_prob in a.log_probs]))
         gap = dict[str, float]()
+        if self._algorithm.uses_old_log_probs or not self._tried:
+            some = parts if self._algorithm.uses_old_log_probs else parts[:1]
+            scored = _of_each_token(partial(self._log_probs, policy), batch, some)
+            seen = torch.cat([part for part, _ in some])
+            found = float((drawn - scored)[seen][batch.mask[seen]].abs().mean())
+            _check_sampler(found, product_dtype(next(policy.parameters())))
+            self._tried = True
         if self._algorithm.uses_old_log_probs:
-            log_probs = _of_each_token(partial(self._log_probs, policy), batch, parts)
-            gap["sampler_gap"] = float((drawn - log_probs)[batch.mask].abs().mean())
-            _check_sampler(gap["sampler_gap"], product_dtype(next(policy.parameters())))
+            log_probs, gap["sampler_gap"] = scored, found
         with self._reference as sft:
             reference = _of_each_token(partial(self._log_probs, sft), batch, parts)
         rollouts = Rollouts(
@@ -275,6 +282,7 @@ def _of_each_token(
     """What a function of a batch, (B, T), gives for all of its rows, computed part by part."""
     values = torch.zeros(batch.ids.shape)
     found = shared_out(lambda part: function(part[1]).cpu(), parts)
+    torch.clear_autocast_cache()  # of the weights of this model: nothing learns here, and the next one needs the room
     for (rows, some), of_part in zip(parts, found, strict=True):
         values[rows, : some.ids.shape[1]] = of_part
     return values

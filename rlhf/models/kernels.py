@@ -113,7 +113,7 @@ def _attend(
         attended, _ = sdpa_attention_forward(module, query, key, value, mask, **options)
         return attended.flatten(0, 1)
     shared = heads // key.shape[1]  # query heads that share one of key and value
-    query, key, value = query.reshape(-1, shared * u, d), key.reshape(-1, t, d), value.reshape(-1, t, d)
+    query, key, value = query.reshape(-1, shared * u, d), key.reshape(-1, t, d), value.reshape(-1, t, value.shape[-1])
     if before is None:
         hidden = query.new_full((u, t), -torch.inf).triu_(1).repeat(shared, 1)
     else:

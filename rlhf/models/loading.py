@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,8 +25,9 @@ from transformers.utils import logging
 from rlhf.errors import ConfigError, DataError, first_line
 from rlhf.models import inspection
 from rlhf.models.kernels import prepare
-from rlhf.models.lora import merged_weights
+from rlhf.models.lora import stored_weights, text_body
 from rlhf.models.machine import on_gpu
+from rlhf.models.processes import leads
 
 # Heads that these multiply or squash are read as plain linear heads in scoring.py, which would be wrong for them.
 _UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -118,6 +120,10 @@ def _load(
     wrong = [name for name in _UNSUPPORTED_HEADS if getattr(text, name, None) not in (None, 1.0)]
     if wrong:
         raise DataError(f"{path} uses {', '.join(wrong)}, which scoring here does not apply. Choose a model without it")
+    if text is not model.config:  # nothing here reaches what reads pictures or sounds, so nothing of it learns
+        model.requires_grad_(False)
+        for learns in (text_body(model), model.get_output_embeddings() or model.score):
+            learns.requires_grad_(True)
     return prepare(model.to(device()).eval())
 
 
@@ -138,16 +144,6 @@ def _refuse_weights(
             raise DataError(f"{directory} is not a model that can be loaded: it {fault} {min(names)}{more}")
 
 
-@torch.no_grad()
-def require_plain_head(model: PreTrainedModel, path: Path | str) -> None:
-    """Raises DataError where a policy's logits are not its head times its last hidden states, as scoring takes them."""
-    ids = torch.arange(8, device=model.device)[None]
-    states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    logits = model(input_ids=ids, use_cache=False).logits
-    if not torch.allclose(model.get_output_embeddings()(states), logits, rtol=1e-3, atol=1e-3 * float(logits.std())):
-        raise DataError(f"{path} does more to its logits than a linear head; scoring here does not. Choose another")
-
-
 def require_fit(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path | str, *, prompt: int, response: int
 ) -> None:
@@ -165,6 +161,22 @@ def require_fit(
             f"{path} reads {context} tokens, and tokens.prompt and tokens.response of params.yaml allow "
             f"{prompt} + {response}. Lower them, or choose another model"
         )
+    for kind, reach in _changing_positions(model.config.get_text_config()):
+        if prompt + response > reach:
+            raise DataError(
+                f"{path} has positions of type {kind}: in a batch with a row of more than {reach} tokens it reads all "
+                f"rows otherwise. Lower tokens.prompt and tokens.response of params.yaml, which allow {prompt} + "
+                f"{response}, to that"
+            )
+
+
+def _changing_positions(config: PreTrainedConfig) -> Iterator[tuple[str, int]]:
+    """Rotary positions of a model that depend on the longest row of a batch, and up to how many tokens none does."""
+    found = getattr(config, "rope_parameters", None) or {}
+    for rope in [found] if "rope_type" in found else found.values():
+        if (kind := rope.get("rope_type")) in ("longrope", "dynamic"):
+            original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+            yield kind, int(original)
 
 
 def save_model(
@@ -173,14 +185,17 @@ def save_model(
     """Write weights (safetensors), configuration, tokenizer, chat template and model card into `path`.
 
     What an adapter has learned is written into the weights it stands beside: who reads the model needs no adapter. Who
-    decodes with it does so as it was trained: a penalty, or a second token that ends, that its base had is left out.
+    decodes with it does so as it was trained: a penalty, or a second token that ends, that its base had is left out. Of
+    several processes the first writes.
     """
+    if not leads():
+        return
     logging.disable_progress_bar()
     if model.can_generate():
         model.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
         )
-    model.save_pretrained(path, state_dict=merged_weights(model), safe_serialization=True)
+    model.save_pretrained(path, state_dict=stored_weights(model), safe_serialization=True)
     tokenizer.save_pretrained(path)
     header = json.dumps({"library_name": "transformers", "tags": ["rlhf-pipeline"]})
     (path / "README.md").write_text(f"---\n{header}\n---\n# {title}\n\n{summary}\n\nreceipt.json says what made it.\n")

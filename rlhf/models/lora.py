@@ -6,11 +6,12 @@ The layers are peft's. They go into a model's body, never into a head, which sco
 model stays one of transformers' classes. With the adapter off it is, to the bit, what it was before it learned.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
@@ -29,7 +30,7 @@ def adapt(model: PreTrainedModel, config: LoraConfig | None, seed: int) -> PreTr
         return model
     import peft  # half a second, which stages without an adapter are spared
 
-    body = model.base_model
+    body = text_body(model)
     _check_targets(config, body)
     model.requires_grad_(False)
     set_seed(seed)  # of A
@@ -40,6 +41,12 @@ def adapt(model: PreTrainedModel, config: LoraConfig | None, seed: int) -> PreTr
     if isinstance(head := getattr(model, "score", None), nn.Linear):
         head.requires_grad_(True)
     return model.eval()
+
+
+def text_body(model: PreTrainedModel) -> nn.Module:
+    """What text passes through before a head: all of a model's body, unless it reads pictures or sounds as well."""
+    only_text = model.config.get_text_config() is model.config
+    return cast(nn.Module, model.base_model if only_text else model.get_decoder())
 
 
 class AdapterOff:
@@ -59,20 +66,33 @@ class AdapterOff:
             layer.enable_adapters(True)
 
 
-@torch.no_grad()
-def merged_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def merged_weights(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
     """A model's weights, named as they are without an adapter: W + alpha / r B A where it has one. Changes nothing.
 
-    weights: of the model; without them its `state_dict(keep_vars=True)`, the tensors themselves.
+    weights: of the model; without them its `state_dict(keep_vars=True)`, the tensors themselves. What is merged is made
+    when it is asked for: whoever keeps none of it needs memory for one.
     """
-    merged = dict(model.state_dict(keep_vars=True) if weights is None else weights)
-    for name, layer in _layers(model).items():
-        own = {key: merged.pop(key) for key in [*merged] if key.startswith(f"{name}.")}
-        plain = f"{name}.base_layer."
-        merged |= {f"{name}.{key.removeprefix(plain)}": w for key, w in own.items() if key.startswith(plain)}
-        weight = merged[f"{name}.weight"]
-        with torch.autocast(weight.device.type, enabled=False):
-            merged[f"{name}.weight"] = weight + layer.get_delta_weight(_NAME)
+    layers = _layers(model)
+    for name, weight in (model.state_dict(keep_vars=True) if weights is None else weights).items():
+        owner, beside, own = name.rpartition(".base_layer.")
+        if beside and owner in layers:
+            yield f"{owner}.{own}", _merged(weight, layers[owner]) if own == "weight" else weight
+        elif name.partition(".lora_")[0] not in layers:
+            yield name, weight
+
+
+def stored_weights(model: nn.Module) -> dict[str, Tensor]:
+    """As `merged_weights`, for a file: what was merged is on the CPU, but where processes hold shards of it."""
+    return {
+        name: weight if isinstance(weight, nn.Parameter | DTensor) else weight.cpu()
+        for name, weight in merged_weights(model)
+    }
+
+
+@torch.no_grad()
+def _merged(weight: Tensor, layer: Any) -> Tensor:
+    with torch.autocast(weight.device.type, enabled=False):
+        merged: Tensor = weight + layer.get_delta_weight(_NAME)
     return merged
 
 

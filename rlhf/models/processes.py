@@ -19,6 +19,11 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def leads() -> bool:
+    """Whether this is the first of them, which does what must be done once."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def how_many() -> int:
     """Processes that share the work."""
     return distributed.get_world_size() if distributed.is_initialized() else 1

@@ -104,7 +104,7 @@ def token_values(critic: PreTrainedModel, batch: SequenceBatch) -> Tensor:
 
 def linear_head(policy: PreTrainedModel) -> nn.Linear:
     """A head (d to 1) for `linear_values` that says 0 until it has learned."""
-    head = nn.Linear(policy.config.hidden_size, 1).to(policy.device)
+    head = nn.Linear(cast(nn.Linear, policy.get_output_embeddings()).in_features, 1).to(policy.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head

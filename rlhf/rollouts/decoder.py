@@ -93,17 +93,14 @@ class LlamaDecoder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         config = model.config
-        weights = merged_weights(model, dict(model.named_parameters()))  # gathered ones, where they are sharded
-        self._embedding, self._norm = weights["embed_tokens.weight"], weights["norm.weight"]
-        self._rotary: Any = model.rotary_emb
+        parts: Any = model
+        self._embedding, self._norm, self._rotary = parts.embed_tokens.weight, parts.norm.weight, parts.rotary_emb
         self._heads, self._shared = config.num_attention_heads, cast(int, config.num_key_value_heads)
         self._eps = config.rms_norm_eps
         self._dtype = product_dtype(self._embedding)
-        self._layers = []
-        for number in range(config.num_hidden_layers):
-            prefix = f"layers.{number}."
-            own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
-            self._layers.append(Layer.of(own, self._dtype))
+        # parameters, not a state_dict: where they are sharded these are the gathered ones
+        own = (dict(merged_weights(layer, dict(layer.named_parameters()))) for layer in parts.layers)
+        self._layers = [Layer.of(weights, self._dtype) for weights in own]
 
     def __call__(self, token: Tensor, position: Tensor, mask: Tensor, cache: PreallocatedCache) -> Tensor:
         """As `Decoder`."""

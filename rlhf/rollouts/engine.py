@@ -101,7 +101,7 @@ class VllmEngine:
             for one in seeds.tolist()
         ]
         with torch.autocast(policy.device.type, enabled=False):  # it was compiled without
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(policy).items()})
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": merged_weights(policy)})
             self._llm.reset_prefix_cache()  # keys and values of other weights
             found = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], requests, use_tqdm=False)
         if progress:

@@ -1,6 +1,5 @@
 """Weights that are kept on the way, to see where training led before it ended."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rlhf import durable
-from rlhf.models.lora import merged_weights
+from rlhf.models.lora import stored_weights
+from rlhf.models.processes import leads
 from rlhf.training.sharding import whole_weights
 from rlhf.training.step import Step, Steps
 
@@ -37,15 +37,15 @@ class Snapshots:
         return watched
 
     def copy_to(self, directory: Path, *, end: int) -> None:
-        """Copy what was kept of a training of `end` steps; nothing when nothing was."""
-        for file in self._directory.glob("step-*.safetensors"):
+        """Copy what was kept of a training of `end` steps; nothing when nothing was. Of several processes one does."""
+        for file in self._directory.glob("step-*.safetensors") if leads() else ():
             if int(file.stem.removeprefix("step-")) < end:  # what lies behind was kept before training went back
                 shutil.copy(file, directory)
 
     def _keep(self, number: int) -> None:
         self._directory.mkdir(exist_ok=True)
         target = self._directory / f"step-{number:08d}.safetensors"
-        weights = whole_weights(merged_weights(self._model))  # every process joins; the first writes
-        if os.environ.get("RANK", "0") == "0":
+        weights = whole_weights(stored_weights(self._model), keep=leads())  # every process joins; the first writes
+        if leads():
             save_file(weights, durable.partial(target))
             durable.publish(durable.partial(target), target)

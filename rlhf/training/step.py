@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs
+from accelerate.utils import AutocastKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from rlhf.config.training import OptimizerConfig
@@ -42,6 +43,7 @@ class Step:
         return (number + 1) % self.of_batch == 0
 
 
+PATIENCE = timedelta(hours=2)  # of processes with each other: one may write a large checkpoint, or long answers
 Steps = Callable[[int], Iterator[Step]]  # from a number on
 
 
@@ -100,8 +102,9 @@ def make_accelerator() -> Accelerator:
     Where weights are sharded, autocast keeps no copy of them: it would be of all layers, in every process.
     """
     cast = AutocastKwargs(cache_enabled=not sharding.is_wanted())
+    group = InitProcessGroupKwargs(timeout=PATIENCE)
     try:
-        return Accelerator(mixed_precision="bf16" if autocasts() else "no", kwargs_handlers=[cast])
+        return Accelerator(mixed_precision="bf16" if autocasts() else "no", kwargs_handlers=[cast, group])
     except ValueError as error:
         raise ConfigError(f"RLHF_PRECISION is bf16, which this machine does not train in: {error}") from None
 

@@ -171,7 +171,7 @@ class Watching(KillAt):
         self._policy, self.after = policy, dict[int, dict[str, torch.Tensor]]()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        self.after[step + 1] = {name: value.clone() for name, value in merged_weights(self._policy).items()}
+        self.after[step + 1] = {name: value.clone() for name, value in merged_weights(self._policy)}
         super().log(step, values)
 
 

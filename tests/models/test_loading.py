@@ -2,14 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3Config, LlamaConfig, LlamaForCausalLM
 
+from rlhf.batching.batches import pad
+from rlhf.batching.encoding import Turn
+from rlhf.config.training import LoraConfig
 from rlhf.errors import DataError
-from rlhf.models.loading import load_policy, load_tokenizer, save_model, scalar_model_from
-from rlhf.models.scoring import rewards
+from rlhf.models.loading import load_policy, load_tokenizer, require_fit, save_model, scalar_model_from
+from rlhf.models.lora import adapt
+from rlhf.models.scoring import linear_head, linear_values, rewards, states_before, token_log_probs
+from rlhf.rollouts.trial import require_read_alike
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
 
 
@@ -59,12 +65,55 @@ def test_a_head_that_scoring_does_not_apply_is_refused(saved: Path) -> None:
 
 
 def test_rewards_are_read_at_the_last_token_whatever_the_padding(saved: Path) -> None:
-    from rlhf.batching.batches import pad
-    from rlhf.batching.encoding import Turn
-
     model = scalar_model_from(saved, 0)
     short, long = Turn([7, 8], [9, 1]), Turn([7, 8, 9, 10, 11], [12, 13, 1])
     with torch.no_grad():
         together = rewards(model, pad([short, long]))
         states = model.model(torch.tensor([short.prompt + short.response])).last_hidden_state[:, -1]
     torch.testing.assert_close(together[0], model.score(states)[0, 0])
+
+
+def test_what_reads_pictures_does_not_learn(tmp_path: Path) -> None:
+    """And a linear head fits a model whose width stands in a part of its configuration."""
+    torch.manual_seed(0)
+    text = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 5, "max_position_embeddings": 64}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    tokens = {"mm_tokens_per_image": 1, "image_token_index": 39, "boi_token_index": 38, "eoi_token_index": 37}
+    seeing = AutoModelForCausalLM.from_config(Gemma3Config(text_config=text, vision_config=vision, **tokens))
+    save_model(seeing, tiny_tokenizer(), tmp_path, title="tiny", summary="A test.")
+
+    policy = load_policy(tmp_path)
+    require_read_alike(policy, tmp_path, eos=1, longest=15)
+    batch = pad([Turn([5, 6, 7], [9, 10, 1]), Turn([20], [22])])
+    linear_values(linear_head(policy), states_before(policy, batch), batch)
+    token_log_probs(policy, batch).log_probs.sum().backward()
+    assert {name for name, weight in policy.named_parameters() if weight.requires_grad} == {
+        name for name, weight in policy.named_parameters() if weight.grad is not None
+    }
+    adapted = adapt(load_policy(tmp_path), LoraConfig(rank=2, alpha=4, target_modules="all-linear"), 0)
+    assert {name.split(".")[1] for name, weight in adapted.named_parameters() if weight.requires_grad} == {
+        "language_model"
+    }
+    reward = scalar_model_from(tmp_path, 0)
+    rewards(reward, batch).sum().backward()
+    assert all((weight.grad is not None) == weight.requires_grad for weight in reward.parameters())
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4},
+    ],
+)
+def test_positions_that_depend_on_other_rows_are_refused(rope: dict[str, Any]) -> None:
+    sizes = {"vocab_size": 288, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = LlamaConfig(**sizes, num_attention_heads=2)
+    config.max_position_embeddings = 128
+    config.rope_parameters = rope | {"rope_theta": 1e4, "original_max_position_embeddings": 32}
+    model = LlamaForCausalLM(config)
+    require_fit(model, tiny_tokenizer(), "here", prompt=24, response=8)
+    with pytest.raises(DataError, match="in a batch with a row of more than 32 tokens"):
+        require_fit(model, tiny_tokenizer(), "here", prompt=24, response=9)

@@ -76,7 +76,7 @@ def test_what_learns_has_the_rank_and_nothing_else_changes(tmp_path: Path) -> No
     assert torch.equal(log_probs(policy), adapted)
     assert learned(policy).keys() == own.keys() - before.keys(), "it learns on"
 
-    change = {name: value - base.state_dict()[name] for name, value in merged_weights(policy).items()}
+    change = {name: value - base.state_dict()[name] for name, value in merged_weights(policy)}
     ranks = {int(torch.linalg.matrix_rank(value, rtol=1e-4)) for name, value in change.items() if "_proj" in name}
     assert ranks == {LORA.rank}
     assert not any(value.any() for name, value in change.items() if "_proj" not in name)
@@ -101,9 +101,9 @@ def test_what_is_saved_is_a_whole_model_that_says_the_same(name: str, tmp_path: 
 
 def test_what_is_merged_under_autocast_is_not_rounded(tmp_path: Path) -> None:
     policy, _ = trained(tmp_path)
-    merged = merged_weights(policy)
+    merged = dict(merged_weights(policy))
     with torch.autocast("cpu", torch.bfloat16):
-        assert all(torch.equal(weight, merged[name]) for name, weight in merged_weights(policy).items())
+        assert all(torch.equal(weight, merged[name]) for name, weight in merged_weights(policy))
 
 
 def test_the_gradient_is_that_of_all_weights_seen_through_the_adapter() -> None:
@@ -112,7 +112,7 @@ def test_the_gradient_is_that_of_all_weights_seen_through_the_adapter() -> None:
     for name, part in learned(policy).items():
         if "lora_B" in name:
             nn.init.normal_(part, std=0.3)
-    whole.load_state_dict(merged_weights(policy))
+    whole.load_state_dict(dict(merged_weights(policy)))
     reference = reference_log_probs(tiny_policy(), RANKED, 4)
     for model in (policy, whole):
         (step,) = islice(ranking_steps(RANKED, loop(batch_size=12), epochs=1, seed=0)[0](0), 1)
