@@ -35,8 +35,10 @@ def write_text(target: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
         reach(f"renamed {target.name}")
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(target)  # a write that fails does not say of what
         raise
     sync_directory(target.parent)
 

@@ -37,7 +37,7 @@ class Filled:
     where: str  # file and line, for messages
     task: Task
     cells: Mapping[str, str]  # what people wrote, by column; "" where they wrote nothing
-    annotator: str  # "" in a row without cells
+    annotator: str  # "" where they wrote nothing
 
 
 def task_name(prompt: Sequence[Mapping[str, str]], answers: Iterable[str]) -> str:
@@ -80,22 +80,31 @@ def read_sheet(
 
     `tasks` are those that there are, by name; `to_fill` gives the columns that people write in beside a task, but for
     their name; `export` is the command that writes the sheet, for messages. Raises DataError, which names the file and
-    the line, for a task that is not among them, for a text that changed, and for what nobody has signed.
+    the line, for a task that is not among them, and, where people have written, for a text that changed, and for what
+    nobody has signed.
     """
     for line, row in _rows(path, export):
         where = f"{path}, line {line}"
         (name,) = _texts(row, ["task"], where)
         if (task := tasks.get(name)) is None:
-            raise DataError(f"{where}: there is no task `{name}`. Export the tasks anew: {export}")
+            raise DataError(
+                f"{where}: there is no task `{name}` here. Take the sheet back to the workspace that wrote it, or "
+                f"export the tasks anew: {export}"
+            )
+        columns = to_fill(task)
+        *said, annotator = (text.strip() for text in _texts(row, [*columns, ANNOTATOR], where))
+        if not any(said):
+            yield Filled(where, task, dict.fromkeys(columns, ""), "")
+            continue
         found = _texts(row, list(task), where)
         if changed := [
             column for column, text in zip(task, found, strict=True) if text.split() != task[column].split()
         ]:
             raise DataError(f"{where}: {', '.join(changed)} of task {name} is not what was exported")
-        columns = to_fill(task)
-        *said, annotator = (text.strip() for text in _texts(row, [*columns, ANNOTATOR], where))
-        if any(said) and not annotator:
+        if not annotator:
             raise DataError(f"{where}: nobody has signed this. Write into the column {ANNOTATOR} who says it")
+        if not annotator.isprintable():
+            raise DataError(f"{where}: the column {ANNOTATOR} holds {annotator[:60]!r}, which is no name")
         yield Filled(where, task, dict(zip(columns, said, strict=True)), annotator)
 
 
@@ -119,9 +128,13 @@ def _rows(path: Path, export: str) -> list[tuple[int, Any]]:
     if _kind(path) == "csv":
         header = text.partition("\n")[0]
         between = max(",;\t", key=header.count)  # spreadsheets of some countries write others than commas
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=between)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=between, strict=True)
         try:
-            rows = [(reader.line_num, {name: _said(value) for name, value in row.items()}) for row in reader]
+            for row in reader:
+                if None in row:
+                    raise csv.Error("more cells than columns: a text that holds a separator stands in quotes")
+                if any(row.values()):  # spreadsheets leave blank rows
+                    rows.append((reader.line_num, {name: _said(value) for name, value in row.items()}))
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: this is no row of a csv ({error})") from None
     else:
@@ -145,6 +158,6 @@ def _said(cell: Any) -> Any:
 
 
 def _kind(path: Path) -> str:
-    if path.suffix not in (".csv", ".jsonl"):
+    if (ending := path.suffix.lower()) not in (".csv", ".jsonl"):
         raise DataError(f"{path}: tasks are written as .csv or .jsonl. Give the file one of these endings")
-    return path.suffix[1:]
+    return ending[1:]

@@ -80,7 +80,11 @@ def _mistake_behind(error: OSError) -> UserError | None:
     """What a user can do about an error of the system; None where it is a fault of the program."""
     if error.errno in UNUSABLE and isinstance(error.filename, str):
         return ConfigError(f"{error.filename}: {str(error.strerror).lower()}. Put this right, or name another path")
-    full = DiskFull.behind(error, Path.cwd())
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        return ConfigError("this directory has been removed. Go to another one")
+    full = DiskFull.behind(error, here)
     if full and _output_is_refused():
         return DiskFull(
             f"cannot write to standard output: {str(error.strerror).lower()}. Send it elsewhere, or make room"

@@ -238,6 +238,19 @@ def _inputs(workspace: Path) -> Iterator[Finding]:
         yield Finding("inputs", "good", f"{len(sources)} from outside, all there" if sources else "none from outside")
 
 
+def _state(workspace: Path) -> Iterator[Finding]:
+    """What the last run left, as `rlhf status` and the next run read it."""
+    from rlhf.cli.status import stage_reasons
+    from rlhf.gate.ledger import Ledger
+
+    try:
+        Ledger.of(workspace).current()
+        stage_reasons(workspace)
+        yield Finding("state", "good", "dvc.lock, champion.json and the ledger can be read")
+    except UserError as error:
+        yield Finding("state", "bad", str(error))
+
+
 def _holds_secret(config: str) -> bool:
     """Whether a file of DVC's settings has a password, in an address or by itself. `ask_password = true` is none."""
     settings = (line.partition("=") for line in config.splitlines())
@@ -263,5 +276,6 @@ LOOKS: tuple[Look, ...] = (
     _params,
     _code,
     _inputs,
+    _state,
 )
 COMMANDS = (doctor,)

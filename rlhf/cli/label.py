@@ -1,5 +1,6 @@
 """`rlhf label`: the answers that people are to rank, and what they say."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from rich.text import Text
 from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
 from rlhf.cli.policies import NAMES, find_policy, load
 from rlhf.config.reading import PARAMS
+from rlhf.config.section import CRITERION
 from rlhf.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,7 +19,18 @@ if TYPE_CHECKING:
 
 group = typer.Typer(name="label", help="Let people rank answers, to learn from.", no_args_is_help=True)
 
-CriterionOption = Annotated[str, typer.Option(metavar="NAME", help="By which they are ranked, as in reward.criteria.")]
+
+def _criterion(name: str) -> str:
+    """Refuse what is no name of a criterion."""
+    if not re.fullmatch(CRITERION, name):
+        raise typer.BadParameter("Give a name of lower-case letters, digits and _, such as helpful")
+    return name
+
+
+CriterionOption = Annotated[
+    str,
+    typer.Option(metavar="NAME", callback=_criterion, help="By which they are ranked, as in reward.criteria."),
+]
 
 
 @group.command("export")
@@ -46,9 +59,10 @@ def export(
     with hold(directory / ".rlhf" / "export.lock", "The list of what is to be ranked", patience=60.0):
         keep_tasks(directory / TASKS, chosen)
     write_sheet(file, (one.row for one in chosen), columns(chosen))
+    quoted = shlex.quote(str(file))
     by = "" if criterion == "overall" else f" --criterion {shlex.quote(criterion)}"
     out.print(
-        Text(f"{len(chosen)} prompts are in {file}. When people have ranked: rlhf label import {file}{by}"),
+        Text(f"{len(chosen)} prompts are in {file}. When people have ranked: rlhf label import {quoted}{by}"),
         soft_wrap=True,
     )
 
@@ -64,7 +78,7 @@ def import_(
     from rlhf.pipeline.workspace import hold_workspace
 
     directory = find_workspace(workspace)
-    groups = read_tasks(directory / TASKS)
+    groups, following = read_tasks(directory / TASKS), _next(directory, criterion)
     with hold_workspace(directory):
         brought = add_rankings(file, groups, directory / STORE, criterion)
     left = len(waiting(groups, read_rankings(directory / STORE), criterion))
@@ -72,18 +86,23 @@ def import_(
         f"{brought.new} new rankings, {brought.known} known before, {brought.empty} tasks left empty. "
         f"{left} of {len(groups)} prompts that were exported wait for a first ranking"
     )
-    out.print(Text(f"{said}. {_next(directory)}"), soft_wrap=True)
+    there = (directory / STORE).is_file()
+    out.print(Text(f"{said}. {following if there else 'Nobody has ranked anything yet'}"), soft_wrap=True)
 
 
 def _sampled(workspace: Path) -> "dict[str, Group]":
     """What SFT answered in the stage sample. Raises DataError where nothing was sampled."""
-    from rlhf.data.labelling import grouped
+    from rlhf.data.labelling import Group, grouped
     from rlhf.data.rows import read_rows
+    from rlhf.manifest import verified
     from rlhf.tracking.outputs import read_receipt
 
     samples = workspace / "data/samples"
-    rows = read_rows(samples, "samples")
-    if not (groups := grouped(rows, read_receipt(samples)["inputs"]["models/sft"]) if rows else {}):
+    groups = dict[str, Group]()
+    if samples.is_dir():
+        verified(samples)
+        groups = grouped(read_rows(samples, "samples"), read_receipt(samples)["inputs"]["models/sft"])
+    if not groups:
         raise DataError(
             f"{workspace} holds no prompt with different answers to rank. Draw them: rlhf run, which may end at label"
         )
@@ -132,17 +151,20 @@ def _answered(workspace: Path, model: str, criterion: str, prompts: int | None) 
     return before | grouped(rows, policy)
 
 
-def _next(workspace: Path) -> str:
-    """What to do that a run learns from the rankings: the first time, name their file."""
+def _next(workspace: Path, criterion: str) -> str:
+    """What to do that a run learns from the rankings: the first time, name their file, and their criterion."""
     from rlhf.config import load_config
     from rlhf.config.data import FileSource
     from rlhf.data.labelling import STORE
 
-    sources = load_config(workspace / PARAMS).collect.sources
-    if any(isinstance(source, FileSource) and Path(source.path) == STORE for source in sources):
-        return "Next: rlhf run"
+    config = load_config(workspace / PARAMS)
+    unread = ""
+    if criterion not in config.reward.criteria:
+        unread = f"reward.criteria of params.yaml does not name `{criterion}`, so nothing learns from these. "
+    if any(isinstance(source, FileSource) and Path(source.path) == STORE for source in config.collect.sources):
+        return f"{unread}Next: rlhf run"
     return (
-        "No source reads them yet. Add this line to collect.sources of params.yaml\n"
+        f"{unread}No source reads them yet. Add this line to collect.sources of params.yaml\n"
         f"    - {{kind: file, path: {STORE}, table: rankings, columns: {{}}}}\n"
         "and this path to the deps of the stage collect in dvc.yaml, which may have no deps yet\n"
         f"    deps: [{STORE}]\n"

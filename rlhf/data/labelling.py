@@ -7,9 +7,10 @@ split and screened with the rest, and learned from for as long as its file is a 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rlhf import durable
 from rlhf.data.tables import Prompt, Row
@@ -19,6 +20,7 @@ from rlhf.sheets import ANNOTATOR, Filled, Imported, Task, read_sheet, shown, ta
 TASKS = Path("feedback", "tasks.jsonl")  # in a workspace: what went out
 STORE = Path("feedback", "rankings.jsonl")  # and what came back
 EXPORT = "rlhf label export"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,13 @@ def grouped(rows: Iterable[Row], policy: str) -> dict[str, Group]:
     """What there is to rank, by the name of its task, in rows with a `prompt` and its `responses`.
 
     The order of the answers is drawn, for every task anew and for each the same whenever it is drawn. An answer that
-    was sampled twice is shown once. Prompts with less than two answers that say something have nothing.
+    was sampled twice is shown once, one that holds a NUL, which no row may, not at all. Prompts with less than two
+    answers that say something have nothing.
     """
     found = dict[str, Group]()
     for row in rows:
-        answers = {answer.strip(): answer for answer in row["responses"] if answer.strip()}.values()
+        said = (answer for answer in row["responses"] if answer.strip() and "\0" not in answer)
+        answers = {answer.strip(): answer for answer in said}.values()
         if len(answers) > 1:
             task = task_name(row["prompt"], answers)
             drawn = sorted(answers, key=lambda answer: hashlib.sha256(f"{task} {answer}".encode()).digest())
@@ -75,16 +79,14 @@ def keep_tasks(path: Path, groups: Iterable[Group]) -> None:
 
 def read_tasks(path: Path) -> dict[str, Group]:
     """What has gone out, by the name of its task; nothing where there is no file. Raises DataError."""
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        groups = [Group(**line | {"answers": tuple(line["answers"])}) for line in lines]
-        if any(task_name(group.prompt, group.answers) != group.task for group in groups):
+
+    def group(row: Row) -> Group:
+        found = Group(**row | {"answers": tuple(row["answers"])})
+        if task_name(found.prompt, found.answers) != found.task:
             raise ValueError
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, KeyError):
-        raise DataError(f"{path} is damaged. Take it from git, or remove it and export what is to be ranked") from None
-    return {group.task: group for group in groups}
+        return found
+
+    return {one.task: one for one in _lines(path, group)}
 
 
 def add_rankings(path: Path, groups: Mapping[str, Group], store: Path, criterion: str) -> Imported:
@@ -112,7 +114,10 @@ def add_rankings(path: Path, groups: Mapping[str, Group], store: Path, criterion
         }
         old = given.setdefault(_key(ranking), ranking)
         if old is not ranking and _by_answer(old) != _by_answer(ranking):
-            raise DataError(f"{row.where}: {row.annotator} has ranked task {group.task} before, and otherwise")
+            raise DataError(
+                f"{row.where}: {row.annotator} has ranked task {group.task} before, and otherwise. Empty the row, or "
+                f"take the ranking of before out of {store}"
+            )
         known += old is not ranking
     new = list(given.values())[there:]
     if new:
@@ -122,14 +127,30 @@ def add_rankings(path: Path, groups: Mapping[str, Group], store: Path, criterion
 
 def read_rankings(store: Path) -> list[Row]:
     """The rankings that people have given, none where there is no file. Raises DataError."""
+
+    def ranking(row: Row) -> Row:
+        hash(_key(row)), _by_answer(row)
+        return row
+
+    return _lines(store, ranking)
+
+
+def _lines(path: Path, read: Callable[[Row], T]) -> list[T]:
+    """What `read` makes of each row of a file that may not be there. Raises DataError, which names the line."""
+    found = list[T]()
     try:
-        rows = [json.loads(line) for line in store.read_text(encoding="utf-8").split("\n") if line]
-        _ = [(_key(row), _by_answer(row)) for row in rows]
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        return []
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{store} is damaged. Take it from git, or import the sheets of its rankings again") from None
-    return rows
+        return found
+    for number, line in enumerate(lines, start=1):
+        try:
+            found += [read(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise DataError(
+                f"{path}, line {number} is damaged. Take the file from git; where git has left a conflict in it, keep "
+                "the rows of both sides"
+            ) from None
+    return found
 
 
 def ranks(task: Task) -> list[str]:
@@ -139,9 +160,10 @@ def ranks(task: Task) -> list[str]:
 
 def _ranks(row: Filled) -> list[int]:
     """The rank of each answer, from 1 to the number of answers; equal ranks are a tie. Raises DataError."""
+    allowed = {str(rank) for rank in range(1, len(row.cells) + 1)}
     for column, cell in row.cells.items():
-        if not cell.isdecimal() or not 1 <= int(cell) <= len(row.cells):
-            said = f"`{cell}`" if cell else "empty"
+        if cell not in allowed:
+            said = f"`{cell[:20]}`" if cell else "empty"
             raise DataError(
                 f"{row.where}: {column} is {said}. Rank every answer, from 1, the best, to {len(row.cells)}; equals "
                 "are a tie"

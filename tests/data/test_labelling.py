@@ -25,7 +25,7 @@ from rlhf.data.labelling import (
 )
 from rlhf.data.sources import read_source
 from rlhf.errors import DataError, Exit
-from rlhf.manifest import digest
+from rlhf.manifest import digest, write_manifest
 from rlhf.models.loading import save_model
 from rlhf.sheets import Imported, write_sheet
 from tasks.label import left_unranked
@@ -48,6 +48,16 @@ def made_samples(n: int = 6) -> list[dict[str, Any]]:
     ]
 
 
+def sample(workspace: Path, rows: list[dict[str, Any]]) -> None:
+    """What the stage sample leaves."""
+    directory = workspace / "data/samples"
+    directory.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), directory / "samples.parquet")
+    receipt = {"key": "k", "stage": "sample", "inputs": {"models/sft": "sft"}}
+    (directory / "receipt.json").write_text(json.dumps(receipt))
+    write_manifest(directory)
+
+
 def rank(row: Cells) -> Cells:
     """A person's work: the answer with the earlier last letter is better."""
     answers = {name: text.strip() for name, text in row.items() if name.startswith("answer_") and text}
@@ -59,12 +69,10 @@ def rank(row: Cells) -> Cells:
 def workspace(tmp_path: Path) -> Path:
     """A workspace that has samples."""
     directory = tmp_path / "workspace"
-    (directory / "data/samples").mkdir(parents=True)
+    directory.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, directory)
-    pq.write_table(pa.Table.from_pylist(made_samples()), directory / "data/samples/samples.parquet")
-    receipt = {"key": "k", "stage": "sample", "inputs": {"models/sft": "sft"}}
-    (directory / "data/samples/receipt.json").write_text(json.dumps(receipt))
+    sample(directory, made_samples())
     return directory
 
 
@@ -117,9 +125,58 @@ def test_once_the_file_is_a_source_the_next_step_is_a_run(workspace: Path, tmp_p
     world = "    - kind: world"
     line = "    - {kind: file, path: feedback/rankings.jsonl, table: rankings, columns: {}}\n"
     params.write_text(params.read_text().replace(world, line + world))
-    rlhf("label", "export", tmp_path / "tasks.csv", "-C", workspace)
-    said = rlhf("label", "import", tmp_path / "tasks.csv", "-C", workspace).output
-    assert " ".join(said.split()).endswith("4 of 4 prompts that were exported wait for a first ranking. Next: rlhf run")
+    file = tmp_path / "my tasks.csv"
+    assert f"rlhf label import '{file}'" in " ".join(rlhf("label", "export", file, "-C", workspace).output.split())
+    said = rlhf("label", "import", file, "-C", workspace).output
+    assert " ".join(said.split()).endswith("wait for a first ranking. Nobody has ranked anything yet")
+    write(file, [rank(row) for row in read(file)])
+    other = rlhf("label", "import", file, "--criterion", "helpfull", "-C", workspace).output
+    assert "reward.criteria of params.yaml does not name `helpfull`" in " ".join(other.split())
+    said = rlhf("label", "import", file, "-C", workspace).output
+    assert " ".join(said.split()).endswith("0 of 4 prompts that were exported wait for a first ranking. Next: rlhf run")
+
+
+def test_what_cannot_be_read_later_is_told_before_anything_is_added(workspace: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tasks.csv"
+    rlhf("label", "export", file, "-C", workspace)
+    write(file, [rank(row) for row in read(file)])
+    named = rlhf("label", "import", file, "--criterion", "Very Nice", "-C", workspace)
+    assert (named.exit_code, "lower-case letters" in named.stderr) == (2, True)
+    params = workspace / "params.yaml"
+    params.write_text(params.read_text().replace("\nseed: 0", "\nseed: zero"))
+    assert rlhf("label", "import", file, "-C", workspace).exit_code == Exit.CONFIG
+    assert not (workspace / STORE).exists()
+    (workspace / "data/samples/samples.parquet").write_bytes(b"PAR1")
+    damaged = rlhf("label", "export", tmp_path / "more.csv", "-C", workspace)
+    assert (damaged.exit_code, "is not the file that was written" in " ".join(damaged.stderr.split())) == (11, True)
+
+
+def test_slips_of_a_spreadsheet(found: dict[str, Group], tmp_path: Path) -> None:
+    """A quote that is not closed, a comma without quotes; blank rows and rows that nobody filled in are passed."""
+    file, store = tmp_path / "tasks.csv", tmp_path / "rankings.jsonl"
+    rows = sheet(file, found)
+    sound = file.read_text(encoding="utf-8-sig")
+    for spoiled, told in (
+        (sound.replace(",ann\n", ',"ann\n', 1), "this is no row of a csv"),
+        (sound.replace(",ann\n", ",Smith, Ann\n", 1), "more cells than columns"),
+        (sound.replace(",ann\n", ",an\tn\n", 1), "which is no name"),
+    ):
+        assert spoiled != sound
+        file.write_text(spoiled)
+        with pytest.raises(DataError, match=told):
+            add_rankings(file, found, store, "overall")
+    assert not store.exists()
+    unfilled = {name: "" for name in rows[0] if name.startswith("rank") or name == "annotator"}
+    write(file, [rows[0] | unfilled | {"answer_1": "changed"}, *rows[1:]])
+    with file.open("a") as sheet_file:
+        sheet_file.write(",,,,,\n\n")
+    assert add_rankings(file, found, store, "overall") == Imported(3, 0, 1)
+
+
+def test_an_answer_that_no_row_may_hold_is_not_shown() -> None:
+    row = {"prompt": [{"role": "user", "content": "?"}], "responses": ["a\0", "b", "c"]}
+    (one,) = grouped([row], "sft").values()
+    assert sorted(one.answers) == ["b", "c"]
 
 
 def test_answers_are_shown_in_an_order_that_is_drawn() -> None:
@@ -197,7 +254,7 @@ def test_without_samples_and_with_none_left_there_is_nothing_to_rank(workspace: 
     assert not (tmp_path / "more.csv").exists()
     (workspace / STORE).write_text('{"task": "t"}\n')
     damaged = rlhf("label", "export", tmp_path / "more.csv", "-C", workspace)
-    assert (damaged.exit_code, "rankings.jsonl is damaged" in damaged.stderr) == (Exit.DATA, True)
+    assert (damaged.exit_code, "rankings.jsonl, line 1 is damaged" in damaged.stderr) == (Exit.DATA, True)
     shutil.rmtree(workspace / "data")
     nothing = rlhf("label", "export", tmp_path / "more.csv", "-C", workspace)
     assert (nothing.exit_code, "holds no prompt with different answers" in nothing.stderr) == (Exit.DATA, True)
@@ -216,7 +273,7 @@ def test_a_sheet_comes_back_after_everything_was_sampled_anew(workspace: Path, t
     first, second = tmp_path / "first.csv", tmp_path / "second.csv"
     rlhf("label", "export", first, "--prompts", 2, "-C", workspace)
     rows = [row | {"responses": [f"{text} anew" for text in row["responses"]]} for row in made_samples()]
-    pq.write_table(pa.Table.from_pylist(rows), workspace / "data/samples/samples.parquet")
+    sample(workspace, rows)
     rlhf("label", "export", second, "--prompts", 2, "-C", workspace)
     for file in (first, second):
         write(file, [rank(row) for row in read(file)])
@@ -234,7 +291,7 @@ def test_what_went_out_stays_and_a_damaged_list_is_named(found: dict[str, Group]
     keep_tasks(file, others)
     assert read_tasks(file) == found
     file.write_text(file.read_text().replace("two, b", "two, c"))
-    with pytest.raises(DataError, match=r"tasks.jsonl is damaged. Take it from git"):
+    with pytest.raises(DataError, match=r"tasks.jsonl, line 1 is damaged. Take the file from git"):
         read_tasks(file)
 
 
@@ -243,7 +300,7 @@ def test_another_model_answers_the_prompts_of_the_samples(workspace: Path, tmp_p
     save_model(tiny_policy(), tiny_tokenizer(), model, title="tiny", summary="A test.")
     prompts = [[{"role": "user", "content": text}] for text in ("red", "north", "two three")]
     rows = [{"prompt": prompt, "responses": ["a", "b"]} for prompt in prompts]
-    pq.write_table(pa.Table.from_pylist(rows), workspace / "data/samples/samples.parquet")
+    sample(workspace, rows)
     set_params(workspace / "params.yaml", ["sample.answers=3", "tokens.response=6"])
 
     ask = ("label", "export", "--of", model, "-C", workspace, "--prompts")
