@@ -24,7 +24,15 @@ from rlhf.errors import ConfigError, DiskFull, UserError
 out = Console(highlight=False, markup=False, emoji=False)  # what models and people wrote is shown as it is
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
-UNUSABLE = (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)  # of a path
+UNUSABLE = (  # of a path
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
 INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended
 
 WorkspaceOption = Annotated[

@@ -89,9 +89,10 @@ def _assign(document: Any, keys: list[str], value: Any) -> None:
 def _place(node: Any, key: str, path: str) -> Any:
     """The key or index as `node` knows it. Raises ConfigError with the nearest one."""
     if isinstance(node, list):
-        if key.isdigit() and int(key) < len(node):
+        if key.isdecimal() and int(key) < len(node):
             return int(key)
-        raise ConfigError(f"`{path}` is no entry: its list has the entries 0 to {len(node) - 1}")
+        there = f"has the entries 0 to {len(node) - 1}" if node else "is empty"
+        raise ConfigError(f"`{path}` is no entry: its list {there}. Set the whole list, as in -S KEY=[A, B]")
     if not isinstance(node, dict):
         raise ConfigError(f"`{path}` cannot be: `{path.rpartition('.')[0]}` is {node!r}, not a section")
     if key not in node:

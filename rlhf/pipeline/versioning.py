@@ -245,7 +245,10 @@ def _git(workspace: Path, *arguments: str) -> None:
 
 def _add_lines(file: Path, lines: tuple[str, ...]) -> None:
     """Add the lines that a file does not hold yet."""
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    try:
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8. Save it so, or move it away, and run again") from None
     missing = [line for line in lines if line not in text.splitlines()]
     if missing:
         durable.write_text(

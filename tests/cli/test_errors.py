@@ -1,9 +1,11 @@
 """A user's mistake gets one message on standard error and a typed exit code; nothing of the workspace is lost."""
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from typer.testing import Result
 
 from rlhf.cli.init import COLLECT
 from rlhf.locks import hold
+from rlhf.pipeline.fingerprint import packages
 from rlhf.pipeline.readable import FILES
 from tests import decisions
 from tests.conftest import free_port
@@ -43,6 +46,14 @@ def test_outside_a_workspace(rlhf: Callable[..., Result], tmp_path: Path) -> Non
         assert f"{tmp_path} is not a workspace" in result.stderr
         assert "rlhf init" in result.stderr
         assert list(tmp_path.iterdir()) == []
+
+
+def test_in_a_directory_that_was_removed(small_world: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"cd {gone} && rmdir {gone} && {sys.executable} -m rlhf status -C {shlex.quote(str(small_world))}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=os.environ | packages())
+    assert (done.returncode, done.stderr) == (10, "error: this directory has been removed. Go to another one\n")
 
 
 @pytest.mark.parametrize("name", ["a?b", "b\udcff"])

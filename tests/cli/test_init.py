@@ -50,6 +50,16 @@ def test_the_default_is_the_root(small_world: Path) -> None:
         assert (small_world / name).read_text() == (ROOT / name).read_text()
 
 
+def test_what_lies_there_already_is_named(rlhf: Callable[..., Result], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one/.gitignore").write_bytes(b"# B\xfccher\n")
+    (tmp_path / "two/data").touch()
+    for name, told in (("one", ".gitignore is not UTF-8"), ("two", "data: file exists")):
+        result = rlhf("init", tmp_path / name, "--example", "files")
+        assert (result.exit_code, told in " ".join(result.stderr.split())) == (10, True), result.stderr
+
+
 def test_a_source_that_is_missing_is_named_and_nothing_is_made(rlhf: Callable[..., Result], tmp_path: Path) -> None:
     result = rlhf("init", tmp_path / "new", "--example", "oasst", "--data", tmp_path / "nowhere")
     assert result.exit_code == 11

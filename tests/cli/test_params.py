@@ -104,6 +104,8 @@ def test_any_positive_float_survives(tmp_path_factory: pytest.TempPathFactory, v
         ("align.ppo.loop.batch_size=48", "which are no whole number of steps: each would not be learned from equally"),
         ("collect.sources=[{kind: text, path: x}]", "`label.judge` and `evaluate.truth` must be `none`"),
         ("align.algorithms.9=dpo", "entries 0 to 1"),
+        ("align.algorithms.²=dpo", "entries 0 to 1"),
+        ("validate.revoked.0=ann", "its list is empty. Set the whole list"),
         ("reward.criteria={}", "`reward.criteria`"),
         ("reward.criteria={Help Me: 1.0}", "`reward.criteria`: `Help Me` is no name"),
         ("reward.criteria={helpful: 0.0}", "`reward.criteria.helpful` is 0.0"),
