@@ -16,6 +16,7 @@ from rlhf.models.loading import load_policy, load_tokenizer, require_fit, save_m
 from rlhf.models.lora import adapt
 from rlhf.models.scoring import linear_head, linear_values, rewards, states_before, token_log_probs
 from rlhf.rollouts.trial import require_read_alike
+from rlhf.training.snapshots import Snapshots
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
 
 
@@ -71,6 +72,21 @@ def test_rewards_are_read_at_the_last_token_whatever_the_padding(saved: Path) ->
         together = rewards(model, pad([short, long]))
         states = model.model(torch.tensor([short.prompt + short.response])).last_hidden_state[:, -1]
     torch.testing.assert_close(together[0], model.score(states)[0, 0])
+
+
+def test_of_several_processes_the_first_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "step-00000002.safetensors").touch()
+    snapshots = Snapshots(tiny_policy(), kept, count=1, total_steps=4)
+    for rank, written in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        target = tmp_path / rank
+        target.mkdir()
+        save_model(tiny_policy(), tiny_tokenizer(), target, title="tiny", summary="A test.")
+        snapshots.copy_to(target, end=4)
+        found = {"model.safetensors", "step-00000002.safetensors"} & {file.name for file in target.iterdir()}
+        assert len(found) == 2 * written
 
 
 def test_what_reads_pictures_does_not_learn(tmp_path: Path) -> None:
