@@ -10,8 +10,6 @@ from rich.text import Text
 
 from rlhf.cli.console import WorkspaceOption, err, find_workspace, out
 from rlhf.cli.policies import NAMES, find_policy, load
-from rlhf.config.reading import PARAMS
-from rlhf.config.section import CRITERION
 from rlhf.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,6 +20,8 @@ group = typer.Typer(name="label", help="Let people rank answers, to learn from."
 
 def _criterion(name: str) -> str:
     """Refuse what is no name of a criterion."""
+    from rlhf.config.section import CRITERION
+
     if not re.fullmatch(CRITERION, name):
         raise typer.BadParameter("Give a name of lower-case letters, digits and _, such as helpful")
     return name
@@ -122,7 +122,7 @@ def _answered(workspace: Path, model: str, criterion: str, prompts: int | None) 
     from rlhf.rollouts.engine import sampler
     from rlhf.rollouts.groups import sample_groups
 
-    config = load_config(workspace / PARAMS)
+    config = load_config(workspace / "params.yaml")
     place = find_policy(workspace, model)
     policy = digest(place)
     before = {task: one for task, one in read_tasks(workspace / TASKS).items() if one.policy == policy}
@@ -157,7 +157,7 @@ def _next(workspace: Path, criterion: str) -> str:
     from rlhf.config.data import FileSource
     from rlhf.data.labelling import STORE
 
-    config = load_config(workspace / PARAMS)
+    config = load_config(workspace / "params.yaml")
     unread = ""
     if criterion not in config.reward.criteria:
         unread = f"reward.criteria of params.yaml does not name `{criterion}`, so nothing learns from these. "

@@ -84,7 +84,7 @@ def test_doctor_finds_nothing_wrong_in_a_new_workspace(rlhf: Callable[..., Resul
     result = rlhf("doctor", "-C", small_world, "--json")
     findings = {finding["name"]: finding for finding in json.loads(result.stdout)}
     assert result.exit_code == 0
-    looked_at = "Python packages disk git DVC GPU computing Prefect MLflow params code inputs"
+    looked_at = "Python packages disk git DVC GPU computing Prefect MLflow params code inputs state"
     assert set(looked_at.split()) == set(findings)
     assert [finding for finding in findings.values() if finding["state"] == "bad"] == []
 

@@ -31,7 +31,7 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_ran_skipped_and_restored_are_told_apart(workspace: Path) -> None:
+def test_ran_cached_and_restored_are_told_apart(workspace: Path) -> None:
     first = bring(workspace, "rows")
     assert (first.state, first.exit, first.summary) == ("ran", Exit.DONE, "2 rows")
     assert first.key

@@ -89,7 +89,7 @@ def made_workspace(path: Path) -> Path:
     for name in ("ppo", "dpo"):
         write_json(reports / "evaluate" / name / "metrics.json", evaluation(name))
         write_json(reports / "align" / name / "metrics.json", {"loss": 0.41, "kl": 11.0, "steps": 60})
-        rows = [made_row(index, name) for index in range(40)][::-1]
+        rows = [made_row(index, name) for index in range(40)]
         (reports / "evaluate" / name / "rows").mkdir()
         pq.write_table(pa.Table.from_pylist(rows), reports / "evaluate" / name / "rows" / "rows.parquet")
     noise = np.random.default_rng(0).normal(0, 0.06, 60)
