@@ -15,6 +15,8 @@ from pathlib import Path
 from rlhf import durable
 from rlhf.manifest import json_digest
 
+DATABASE = "mlflow.db"  # in a workspace: its own store
+
 
 @dataclass
 class Confirmed:
@@ -67,4 +69,4 @@ def tracking_uri(workspace: Path) -> str:
 
 def own_store(workspace: Path) -> str:
     """The SQLite file in the workspace, which is copied with it."""
-    return f"sqlite:///{workspace.resolve()}/mlflow.db"
+    return f"sqlite:///{workspace.resolve() / DATABASE}"

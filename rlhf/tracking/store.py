@@ -17,7 +17,7 @@ from rlhf.failpoints import reach
 from rlhf.locks import hold
 from rlhf.tracking import artifacts
 from rlhf.tracking.identity import experiment_name, identity
-from rlhf.tracking.sent import own_store, tracking_uri
+from rlhf.tracking.sent import DATABASE, own_store, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,7 +91,7 @@ def connect(workspace: Path) -> Store:
     uri, own = tracking_uri(workspace), identity(workspace)
     if uri == own_store(workspace):
         with suppress(OSError):  # what cannot be written MLflow tells
-            (workspace / "mlflow.db").touch(mode=0o600)  # its owner's alone, whichever command makes it
+            (workspace / DATABASE).touch(mode=0o600)  # its owner's alone, whichever command makes it
     with reaching(uri):
         client = cast("MlflowClient", _Requests(MlflowClient(tracking_uri=uri, registry_uri=uri)))
         prefix = experiment_name(own)

@@ -312,3 +312,7 @@ def test_a_clock_that_is_set_back_changes_no_order_and_loses_nothing(workspace: 
     assert [(step, value) for step, value, _ in points(store, run, "train/loss")] == [(n, float(n)) for n in range(5)]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["train/loss"] == 4.0, "the last one is the one of the last step"
+
+
+def test_a_store_that_is_made_here_is_its_owners_alone(empty_store: Path) -> None:
+    assert empty_store.stat().st_mode & 0o077 == 0
