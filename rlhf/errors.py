@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import IntEnum
 from pathlib import Path
 
@@ -132,6 +134,14 @@ class Retryable(UserError):
 
 class SetBack(Retryable):
     """Work that must be begun again at its last checkpoint, at once."""
+
+
+def suggestion(name: str, known: Iterable[str], above: str = "") -> str:
+    """What may have been meant by a name that there is not; `above` comes before a name to make it a whole key."""
+    names = list(known)
+    if near := get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"did you mean `{above}{near[0]}`?"
+    return f"known here: {', '.join(names)}"
 
 
 def _refusal(number: int, file: Path, mount: Path) -> str:

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from rlhf.cli.console import out, require_address
-from rlhf.errors import ConfigError, DataError
+from rlhf.errors import ConfigError, DataError, suggestion
 
 if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap
@@ -81,14 +81,10 @@ def make_workspace_files(example: str, data: Path | None) -> tuple[str, str]:
 
     Raises ConfigError for an unknown name and for data that are not named, DataError when they are not there.
     """
-    from difflib import get_close_matches
-
     from rlhf.config.editing import overlay, params_text, read_document
 
     if example not in examples():
-        near = get_close_matches(example, examples(), n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(examples())}"
-        raise ConfigError(f"there is no example `{example}`; {hint}")
+        raise ConfigError(f"there is no example `{example}`; {suggestion(example, examples())}")
     params = read_document(template() / "params.yaml")
     graph = (template() / "dvc.yaml").read_text(encoding="utf-8")
     if example != DEFAULT:

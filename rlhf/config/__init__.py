@@ -1,6 +1,5 @@
 """params.yaml as typed, frozen sections: the only place where a number that changes a run is read."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +21,7 @@ from rlhf.config.training import (
     TokensConfig,
 )
 from rlhf.config.world import WorldConfig
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, suggestion
 from rlhf.secrets import is_secret, redact
 
 
@@ -109,8 +108,8 @@ def _explain(entry: Any, raw: dict[str, Any]) -> str:
     if is_secret(path[-1]) and entry["type"] in ("extra_forbidden", "string_pattern_mismatch"):
         return _no_secret(key)
     if entry["type"] == "extra_forbidden":
-        near = get_close_matches(path[-1], _known_keys(entry["loc"][:-1]), n=1, cutoff=0.6)
-        return f"unknown key `{key}`" + (f"; did you mean `{'.'.join([*path[:-1], near[0]])}`?" if near else "")
+        above = key.removesuffix(path[-1])
+        return f"unknown key `{key}`; {suggestion(path[-1], _known_keys(entry['loc'][:-1]), above)}"
     if entry["type"] == "missing":
         return f"missing key `{key}`"
     if entry["type"] == "value_error":

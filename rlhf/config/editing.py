@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from rlhf import durable
 from rlhf.config import load_config, parse_config
 from rlhf.config.reading import PARAMS, parse_yaml, read_yaml, require_plain
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, suggestion
 
 _SECTION = re.compile(r"^([^#\n].*\n)(?=[a-z_]+:)", re.MULTILINE)  # before a section that has lost its blank line
 
@@ -26,26 +25,33 @@ def set_params(path: Path, assignments: Sequence[str]) -> None:
     Raises ConfigError, and leaves the file as it was, when a key is unknown or the whole would not be valid.
     """
     load_config(path)  # what is wrong already is told first
-    durable.write_text(path, edited(path.read_text(encoding="utf-8"), assignments))
+    write_params(path, edited(path.read_text(encoding="utf-8"), assignments))
+
+
+def write_params(path: Path, text: str) -> None:
+    """Write params.yaml, or what it links to."""
+    durable.write_text(path.resolve(), text)
 
 
 def edited(text: str, assignments: Sequence[str]) -> str:
     """The text of params.yaml with keys set as `set_params` does."""
     document = _yaml().load(text)
+    keys = []
     for assignment in assignments:
         key, mark, value = assignment.partition("=")
         if not mark or not key:
             raise ConfigError(f"`-S {assignment}` sets nothing. Write -S KEY=VALUE, as in -S align.dpo.beta=0.1")
         _assign(document, key.split("."), _parse(value, f"The value of `-S {key}`"))
-    return params_text(document)
+        keys.append(key)
+    return params_text(document, f"{PARAMS} with {', '.join(f'`{key}`' for key in keys)} as asked for")
 
 
-def params_text(document: CommentedMap) -> str:
-    """A document as params.yaml. Raises ConfigError when it would not be a valid one."""
+def params_text(document: CommentedMap, name: str = PARAMS) -> str:
+    """A document as params.yaml, or as what `name` calls it. Raises ConfigError when it would not be a valid one."""
     buffer = StringIO()
     _yaml().dump(document, buffer)
     text = _SECTION.sub(r"\1\n", buffer.getvalue())
-    parse_config(parse_yaml(text, PARAMS), PARAMS)
+    parse_config(parse_yaml(text, name), name)
     return text
 
 
@@ -77,29 +83,29 @@ def _yaml() -> YAML:
 
 
 def _assign(document: Any, keys: list[str], value: Any) -> None:
+    """A last key that a section lacks is added: some take any name, and the others refuse it when all is read."""
     node = document
-    for depth, key in enumerate(keys):
-        place = _place(node, key, ".".join(keys[: depth + 1]))
-        if depth == len(keys) - 1:
-            node[place] = value
-        else:
-            node = node[place]
+    for depth in range(1, len(keys)):
+        node = node[_place(node, keys[:depth])]
+    if isinstance(node, dict):
+        node[keys[-1]] = value
+    else:
+        node[_place(node, keys)] = value
 
 
-def _place(node: Any, key: str, path: str) -> Any:
-    """The key or index as `node` knows it. Raises ConfigError with the nearest one."""
+def _place(node: Any, keys: list[str]) -> Any:
+    """The last of `keys` as `node` knows it, a key or an index. Raises ConfigError with the nearest one."""
+    *above, key = keys
+    path = ".".join(keys)
     if isinstance(node, list):
         if key.isdecimal() and int(key) < len(node):
             return int(key)
         there = f"has the entries 0 to {len(node) - 1}" if node else "is empty"
         raise ConfigError(f"`{path}` is no entry: its list {there}. Set the whole list, as in -S KEY=[A, B]")
     if not isinstance(node, dict):
-        raise ConfigError(f"`{path}` cannot be: `{path.rpartition('.')[0]}` is {node!r}, not a section")
+        raise ConfigError(f"`{path}` cannot be: `{'.'.join(above)}` is {node!r}, not a section")
     if key not in node:
-        near = get_close_matches(key, list(node), n=1, cutoff=0.5)
-        hint = ".".join([*path.split(".")[:-1], near[0]]) if near else ""
-        known = f"did you mean `{hint}`?" if near else f"known here: {', '.join(node)}"
-        raise ConfigError(f"unknown key `{path}`; {known}")
+        raise ConfigError(f"unknown key `{path}`; {suggestion(key, node, ''.join(f'{part}.' for part in above))}")
     return key
 
 

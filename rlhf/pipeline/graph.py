@@ -8,12 +8,11 @@ result with DVC's graph.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rlhf.config.reading import PARAMS, look_up, read_yaml
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, suggestion
 
 CODE = "code.json"  # in a workspace, as the next
 CHAMPION = "champion.json"
@@ -182,8 +181,7 @@ def _meta(stage: str, meta: Any) -> dict[str, Any]:
         raise ConfigError(f"dvc.yaml: `meta` of stage `{stage}` must be a mapping, not {meta!r}")
     for key, value in meta.items():
         if key not in _META:
-            near = get_close_matches(str(key), _META, n=1)
-            hint = f"did you mean `meta.{near[0]}`?" if near else f"known here: {', '.join(_META)}"
+            hint = suggestion(str(key), _META, "meta.")
             raise ConfigError(f"dvc.yaml: unknown key `meta.{key}` of stage `{stage}`; {hint}")
         number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         if key in _NUMBERS and not number:

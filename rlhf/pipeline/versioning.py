@@ -222,7 +222,8 @@ def _repository(workspace: Path) -> Iterator["Repo"]:
     except YAMLValidationError as error:
         if Path(error.path).name == "dvc.lock":
             raise damaged_lock(workspace / "dvc.lock") from None
-        raise ConfigError(f"{workspace / 'dvc.yaml'}: {error}") from None
+        faults = (f"`{'.'.join(map(str, fault.path))}`: {fault.error_message}" for fault in error.exc.errors)
+        raise ConfigError(f"{workspace / 'dvc.yaml'}: {'; '.join(faults)}") from None
     except SCMError:
         place = shlex.quote(str(workspace))
         raise ConfigError(f"{workspace} is no git repository, and DVC needs one. Make it: git init {place}") from None

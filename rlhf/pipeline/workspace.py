@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf import durable
 from rlhf.config import load_config
-from rlhf.config.editing import edited, set_params
+from rlhf.config.editing import edited, set_params, write_params
 from rlhf.config.reading import PARAMS, look_up, parse_yaml
 from rlhf.errors import DataError
 from rlhf.locks import hold
@@ -36,7 +36,7 @@ def lent(workspace: Path, assignments: Sequence[str]) -> Iterator[None]:
     after = edited(before, assignments)
     durable.write_json(workspace / LENT, {"before": before, "after": after, "assignments": list(assignments)})
     try:
-        durable.write_text(workspace / PARAMS, after)
+        write_params(workspace / PARAMS, after)
         yield
     finally:
         _set_back(workspace)
@@ -55,7 +55,7 @@ def _set_back(workspace: Path) -> None:
             "params.yaml says what you want, and delete the file"
         ) from None
     if (workspace / PARAMS).read_text(encoding="utf-8") in (before, after):
-        durable.write_text(workspace / PARAMS, before)
+        write_params(workspace / PARAMS, before)
     else:
         keys = [assignment.partition("=")[0] for assignment in assignments]
         tree = parse_yaml(before, PARAMS)

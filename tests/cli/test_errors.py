@@ -166,7 +166,8 @@ def test_an_unknown_key(rlhf_apart: Apart, small_world: Path) -> None:
     before = (small_world / "params.yaml").read_bytes()
     done = rlhf_apart("run", "-C", small_world, "-S", "align.dpo.bta=0.2")
     assert (done.returncode, done.stdout) == (10, "")
-    assert done.stderr == "error: unknown key `align.dpo.bta`; did you mean `align.dpo.beta`?\n"
+    told = "params.yaml with `align.dpo.bta` as asked for: unknown key `align.dpo.bta`; did you mean `align.dpo.beta`?"
+    assert done.stderr == f"error: {told}\n"
     assert (small_world / "params.yaml").read_bytes() == before
 
 

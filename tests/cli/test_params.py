@@ -56,6 +56,19 @@ def test_values_of_every_kind(params: Path) -> None:
     assert config.collect.sources[0].model_dump() == {"kind": "text", "path": "a b.txt"}
 
 
+def test_a_section_of_free_names_takes_another(params: Path) -> None:
+    set_params(params, ["reward.criteria.helpful=0.5"])
+    assert load_config(params).reward.criteria == {"overall": 1.0, "helpful": 0.5}
+
+
+def test_a_link_stays_one_and_the_file_behind_it_is_edited(params: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.yaml"
+    link.symlink_to(params)
+    set_params(link, ["seed=7"])
+    assert link.is_symlink()
+    assert load_config(params).seed == 7
+
+
 def test_a_section_that_is_replaced_keeps_the_blank_line_behind_it(params: Path) -> None:
     set_params(params, ["base.model={kind: directory, path: /models/mine}"])
     assert "\n\nsft:\n" in params.read_text()
@@ -88,7 +101,9 @@ def test_any_positive_float_survives(tmp_path_factory: pytest.TempPathFactory, v
         ("algin.dpo.beta=1", "did you mean `align`?"),
         ("align.dpo=1", "`align.dpo`"),
         ("align.dpo.beta.x=1", f"`align.dpo.beta` is {BETA}, not a section"),
-        ("align.dpo.beta=-1", "`align.dpo.beta` is -1"),
+        ("align.dpo.beta=-1", "params.yaml with `seed`, `align.dpo.beta` as asked for: `align.dpo.beta` is -1"),
+        ("align.dpo.zzz=1", "unknown key `align.dpo.zzz`; known here: beta, "),
+        ("aling.dpo.beta=1", "unknown key `aling`; did you mean `align`?"),
         ("align.dpo.beta=", "`align.dpo.beta` is None"),
         ("align.dpo.beta=high", "`align.dpo.beta` is the text 'high', not a number"),
         ("align.dpo.beta=[", "not YAML"),

@@ -158,6 +158,12 @@ def test_dvc_yaml_that_dvc_refuses_is_a_configuration_error(workspace: Path) -> 
         versioning.stale_stages(workspace)
 
 
+def test_a_key_that_dvc_does_not_know_is_named(workspace: Path) -> None:
+    edit(workspace / "dvc.yaml", "cmd: python gate.py", "cmd: python gate.py\n    owner: me")
+    with pytest.raises(ConfigError, match=r"/dvc\.yaml: `stages\.gate\.owner`: extra keys not allowed$"):
+        versioning.stale_stages(workspace)
+
+
 def test_a_directory_without_dvc_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="rlhf init"):
         versioning.stale_stages(tmp_path)

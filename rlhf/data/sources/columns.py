@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.values import is_conversation
-from rlhf.errors import ConfigError, DataError
+from rlhf.errors import ConfigError, DataError, suggestion
 
 Spec = str | int  # a column's name, a dotted path, a template with {paths}; a number stands for itself
 _HOLE = re.compile(r"\{([^{}]+)\}")
@@ -108,9 +108,8 @@ def _known(table: str, columns: Mapping[str, Any]) -> None:
     names = dict.fromkeys(column for form in FORMS[table] for column in form) | dict.fromkeys(OPTIONAL[table])
     for column, spec in columns.items():
         if column not in names:
-            near = get_close_matches(column, names, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else f"; they have {', '.join(names)}"
-            raise ConfigError(f"params.yaml: collect.sources: {table} have no column `{column}`{hint}")
+            hint = suggestion(column, names)
+            raise ConfigError(f"params.yaml: collect.sources: {table} have no column `{column}`; {hint}")
         if isinstance(spec, list) and column not in _VOTES:
             raise ConfigError(
                 f"params.yaml: collect.sources: `columns.{column}` is a list; only {', '.join(_VOTES)} may be one: a "
