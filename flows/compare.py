@@ -37,6 +37,7 @@ _WATCHED: ContextVar[_Watched | None] = ContextVar("watched", default=None)
 def compare(workspace: str, algorithms: list[str], seeds: list[int], snapshots: int, noise_steps: int) -> Outcome:
     """Run the flow `align` once for each value of `align.seed`, promote nothing, and write reports/compare.html.
 
+    An algorithm whose data the workspace does not have, such as beliefs, is left out, and the page says why.
     snapshots, noise_steps: what every training has measured beside, as `align.snapshots` and `align.noise_steps`.
     """
     watched = _WATCHED.get() or _Watched(Silent())
@@ -47,18 +48,32 @@ def compare(workspace: str, algorithms: list[str], seeds: list[int], snapshots: 
 def _compare(
     directory: Path, algorithms: list[str], seeds: list[int], snapshots: int, noise_steps: int, reporter: Reporter
 ) -> Outcome:
-    trials = list[Trial]()
-    same = [f"algorithms=[{', '.join(algorithms)}]", f"snapshots={snapshots}", f"noise_steps={noise_steps}"]
+    def train(seed: int) -> RunResult:
+        same = [f"algorithms=[{', '.join(remaining)}]", f"snapshots={snapshots}", f"noise_steps={noise_steps}"]
+        settings = [f"align.{setting}" for setting in (f"seed={seed}", *same)]
+        with sending(directory) as sender, lent(directory, settings):
+            return align.run(directory, sender, reporter=reporter, promote=False, held=True)
+
+    remaining, left_out, trials = list(algorithms), dict[str, str](), list[Trial]()
     require_workspace(directory)
     with hold_workspace(directory):  # to the end: what a training leaves is read before another run may replace it
         for seed in seeds:
-            settings = [f"align.{setting}" for setting in (f"seed={seed}", *same)]
-            with sending(directory) as sender, lent(directory, settings):
-                result = align.run(directory, sender, reporter=reporter, promote=False, held=True)
+            result = train(seed)
+            if (lacking := _lacking(result)) and len(lacking) < len(remaining):
+                left_out |= lacking
+                remaining = [name for name in remaining if name not in lacking]
+                reporter.message(f"left out, since their data are not here: {', '.join(lacking)}")
+                result = train(seed)
             if result.exit != Exit.DONE:
                 return result, None
-            trials += comparison.read_trials(directory, algorithms, seed)
-        return result, comparison.write(directory, trials, load_config(directory / PARAMS))
+            trials += comparison.read_trials(directory, remaining, seed)
+        return result, comparison.write(directory, trials, left_out, load_config(directory / PARAMS))
+
+
+def _lacking(result: RunResult) -> dict[str, str]:
+    """The algorithms that a run had not the data for, and what each of them lacks."""
+    trained = {name.partition("@")[2]: stage for name, stage in result.stages.items() if name.startswith("align@")}
+    return {name: stage.message for name, stage in trained.items() if stage.exit == Exit.DATA}
 
 
 def run(

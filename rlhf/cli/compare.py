@@ -23,8 +23,8 @@ def compare(
         typer.Option(
             "--algorithm",
             "-a",
-            help="One to compare; may be given more than once. Without it: all, which takes thumbs of both "
-            "kinds, beliefs and two groups of people.",
+            help="One to compare; may be given more than once. Without it: all. One that lacks its data, thumbs of "
+            "both kinds, beliefs or two groups of people, is left out.",
             show_default=False,
         ),
     ] = None,
@@ -79,6 +79,8 @@ def compare(
     leave(result)
     assert table is not None  # the run did not fail
     out.print(render(table))
+    for name, why in table.left_out.items():
+        out.print(Text(f"{title(name)} is left out: {why}"), soft_wrap=True)
     out.print(Text(f"\nEvery figure, and the frontier: {directory / PAGE}"), soft_wrap=True)
 
 

@@ -90,6 +90,7 @@ class Comparison:
 
     equal_kl: float  # the largest KL that every trial reached
     lines: Sequence[Line]  # in the order of the trials
+    left_out: Mapping[str, str]  # algorithms whose data the workspace does not have, and what each lacks
 
 
 def read_trials(workspace: Path, algorithms: Sequence[str], seed: int) -> list[Trial]:
@@ -146,8 +147,8 @@ def _end(workspace: Path, name: str) -> Mapping[str, Any]:
     return ends[-1] if ends else {}
 
 
-def compared(trials: Sequence[Trial], config: Config) -> Comparison:
-    """The table: a line for each algorithm."""
+def compared(trials: Sequence[Trial], left_out: Mapping[str, str], config: Config) -> Comparison:
+    """The table: a line for each algorithm that was trained."""
     distance = min(reach(trial.path) for trial in trials)
     groups = sorted({name for trial in trials for name in trial.groups})
     found = []
@@ -173,7 +174,7 @@ def compared(trials: Sequence[Trial], config: Config) -> Comparison:
                 **figures,
             )
         )
-    return Comparison(distance**2, found)
+    return Comparison(distance**2, found, left_out)
 
 
 def _win_rate(trials: Sequence[Trial], config: Config) -> Interval:
@@ -191,9 +192,9 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(mean(known), min(known), max(known)) if len(known) == len(values) else None
 
 
-def write(workspace: Path, trials: Sequence[Trial], config: Config) -> Comparison:
+def write(workspace: Path, trials: Sequence[Trial], left_out: Mapping[str, str], config: Config) -> Comparison:
     """Write the page, the figures behind it, and its picture; return the table."""
-    table = compared(trials, config)
+    table = compared(trials, left_out, config)
     rows = [{name: value for name, value in asdict(trial).items() if name != "wins"} for trial in trials]
     durable.write_text(workspace / DATA, json.dumps(asdict(table) | {"trials": rows}, indent=1) + "\n")
     paths = {line.algorithm: [t.path for t in trials if t.algorithm == line.algorithm] for line in table.lines}

@@ -39,3 +39,34 @@ def test_no_run_takes_the_workspace_between_two_trainings(workspace: Path, monke
     assert (workspace / "params.yaml").read_bytes() == before
     with hold_workspace(workspace):
         pass
+
+
+@pytest.mark.parametrize("lacking", [["kto"], ["kto", "dpo"]])
+def test_an_algorithm_without_its_data_is_left_out(
+    lacking: list[str], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are trained with every seed; where none is left it is a failure."""
+    from flows import compare
+    from flows.results import RunResult, Silent, StageResult
+
+    shutil.copy(ROOT / "params.yaml", workspace)
+    trained, read, written = list[list[str]](), list[tuple[list[str], int]](), list[Any]()
+
+    def train(*_: Any, **__: Any) -> RunResult:
+        trained.append(look_up(read_yaml(workspace / "params.yaml"), "align.algorithms"))
+        failed = StageResult("failed", Exit.DATA, "no thumbs")
+        stages = {f"align@{name}": failed if name in lacking else StageResult("ran") for name in trained[-1]}
+        worst = max(stage.exit for stage in stages.values())
+        return RunResult("run", stages | {"gate": StageResult("skipped")}, worst, None, None, True)
+
+    monkeypatch.setattr(compare.align, "run", train)
+    monkeypatch.setattr(compare.comparison, "read_trials", lambda _, *asked: read.append(asked) or [])
+    monkeypatch.setattr(compare.comparison, "write", lambda *given: written.append(given[2]) or "table")
+    result, table = compare.run(workspace, ["kto", "dpo"], [0, 1], snapshots=2, noise_steps=2, reporter=Silent())
+    if lacking == ["kto"]:
+        assert trained == [["kto", "dpo"], ["dpo"], ["dpo"]]
+        assert read == [(["dpo"], 0), (["dpo"], 1)]
+        assert (result.exit, table, written) == (Exit.DONE, "table", [{"kto": "no thumbs"}])
+    else:
+        assert (trained, read, written) == ([["kto", "dpo"]], [], [])
+        assert (result.exit, table) == (Exit.DATA, None)

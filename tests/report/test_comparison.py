@@ -50,7 +50,7 @@ def trial(algorithm: str, seed: int, kl: float, sign: float = 1.0, gold: bool = 
 
 
 def test_a_line_has_mean_and_range_and_what_the_algorithm_needs() -> None:
-    table = compared([trial("ppo", 0, 4.0), trial("dpo", 0, 1.0, gold=False), trial("ppo", 1, 9.0)], PARAMS)
+    table = compared([trial("ppo", 0, 4.0), trial("dpo", 0, 1.0, gold=False), trial("ppo", 1, 9.0)], {}, PARAMS)
     ppo, dpo = table.lines
     assert (ppo.trials, ppo.reward_model, ppo.critic) == (2, True, True)
     assert (dpo.trials, dpo.reward_model, dpo.critic) == (1, False, False)
@@ -67,7 +67,7 @@ def test_gold_is_drawn_and_spoken_of_where_it_is_known(gold: bool) -> None:
 
 
 def test_gains_are_compared_at_the_kl_that_every_training_reached() -> None:
-    table = compared([trial("ppo", 0, 4.0), trial("ppo", 1, 9.0, sign=-1.0), trial("ipo", 0, 1.44)], PARAMS)
+    table = compared([trial("ppo", 0, 4.0), trial("ppo", 1, 9.0, sign=-1.0), trial("ipo", 0, 1.44)], {}, PARAMS)
     assert table.equal_kl == pytest.approx(1.44)
     ppo, ipo = table.lines
     for line, mean, low in ((ppo, 0.0, -1.2), (ipo, 1.2, 1.2)):
@@ -78,7 +78,7 @@ def test_gains_are_compared_at_the_kl_that_every_training_reached() -> None:
 
 
 def test_another_training_on_the_same_prompts_narrows_no_win_rate() -> None:
-    alone, thrice = (compared([trial("ppo", seed, 4.0) for seed in range(n)], PARAMS).lines[0] for n in (1, 3))
+    alone, thrice = (compared([trial("ppo", seed, 4.0) for seed in range(n)], {}, PARAMS).lines[0] for n in (1, 3))
     assert alone.win_rate == thrice.win_rate
     assert alone.win_rate.value == 0.75
     assert alone.win_rate.n == 40
@@ -88,14 +88,14 @@ def test_another_training_on_the_same_prompts_narrows_no_win_rate() -> None:
 def test_a_win_rate_of_a_few_prompts_has_the_exact_interval() -> None:
     """As the evaluation has it: 5 of 5 prompts won leave a chance of 0.025^(1/5) to lose."""
     few = dataclasses.replace(trial("ppo", 0, 4.0), wins={f"prompt {number}": 1.0 for number in range(5)})
-    found = compared([few], PARAMS).lines[0].win_rate
+    found = compared([few], {}, PARAMS).lines[0].win_rate
     assert (found.high, found.n) == (1.0, 5)
     assert found.low == pytest.approx(((1 - PARAMS.gate.confidence) / 2) ** (1 / 5))
 
 
 def test_the_table_fits_a_terminal_of_eighty_columns() -> None:
     shown = io.StringIO()
-    Console(file=shown, width=80).print(render(compared([trial("actor_critic", 0, 99.0, -1.0)], PARAMS)))
+    Console(file=shown, width=80).print(render(compared([trial("actor_critic", 0, 99.0, -1.0)], {}, PARAMS)))
     assert "…" not in shown.getvalue()
     assert "-4.97–-4.97" in shown.getvalue()
 
@@ -129,7 +129,7 @@ def test_trials_are_read_from_reports_and_the_journal(workspace: Path) -> None:
 
 def test_the_page_and_the_figures_behind_it(tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
-    write(tmp_path, [trial("ppo", 0, 9.0), trial("dpo", 0, 4.0), trial("kto", 0, 4.0, gold=False)], PARAMS)
+    write(tmp_path, [trial("ppo", 0, 9.0), trial("dpo", 0, 4.0), trial("kto", 0, 4.0, gold=False)], {}, PARAMS)
     page = (tmp_path / PAGE).read_text()
     assert page.count('<tr><th scope="row">') == 6
     assert page.count("no peak within reach, up to a KL of") == 2
@@ -142,15 +142,23 @@ def test_the_page_and_the_figures_behind_it(tmp_path: Path) -> None:
     assert data["equal_kl"] == pytest.approx(4.0)
     assert set(data["lines"][0]["overoptimization"]) == {"alpha", "beta", "peak_kl", "reached_kl"}
     assert data["trials"][0]["path"][0]["gold"]["n"] == 500
+    assert "Not trained" not in page
     assert "people believe" not in page
     assert "Groups of people" not in page
+
+
+def test_an_algorithm_that_was_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    table = write(tmp_path, [trial("dpo", 0, 4.0)], {"gr_dpo": "all are of <b>"}, PARAMS)
+    assert "<li><strong>GR-DPO</strong>: all are of &lt;b&gt;</li>" in (tmp_path / PAGE).read_text()
+    assert json.loads((tmp_path / DATA).read_text())["left_out"] == table.left_out == {"gr_dpo": "all are of <b>"}
 
 
 def test_beliefs_have_a_table_where_people_were_polled(tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
     held = {"distance": Interval(0.4321, 0.4, 0.5, 30), "sft_distance": Interval(0.5, 0.4, 0.6, 30)}
     trials = [trial("dpo", 0, 4.0), trial("gdpo_belief", 0, 4.0)]
-    write(tmp_path, [dataclasses.replace(one, beliefs=held) for one in trials], PARAMS)
+    write(tmp_path, [dataclasses.replace(one, beliefs=held) for one in trials], {}, PARAMS)
     page = (tmp_path / PAGE).read_text()
     assert page.count("0.432\n<small>0.432 to 0.432</small>") == 2
     line = json.loads((tmp_path / DATA).read_text())["lines"][1]["beliefs"]
@@ -163,7 +171,7 @@ def test_groups_have_a_column_each_and_a_dash_where_one_was_not_measured(tmp_pat
     followed = [{"coast": 0.6, "<b>": 0.75}, {"coast": 0.7, "<b>": 0.85}, {"coast": 0.8}]
     trials = [trial("dpo", 0, 4.0), trial("dpo", 1, 4.0), trial("gr_dpo", 0, 4.0)]
     made = [dataclasses.replace(one, groups=groups) for one, groups in zip(trials, followed, strict=True)]
-    write(tmp_path, made, PARAMS)
+    write(tmp_path, made, {}, PARAMS)
     page = (tmp_path / PAGE).read_text()
     assert '<th scope="col">&lt;b&gt;</th><th scope="col">coast</th>' in page
     assert "80.0\n<small>75.0 to 85.0</small>" in page
