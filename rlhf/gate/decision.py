@@ -8,6 +8,8 @@ from rlhf.gate.checks.quality import measured_win_rate
 from rlhf.gate.evidence import Evidence, Unmeasured, Unusable
 from rlhf.gate.records import Candidate, Check, Decision, Verdict, WinRate
 
+NAMED = 8  # checks that the decision's sentence names of one policy
+
 
 def assess(evidence: Evidence, config: GateConfig) -> Candidate:
     """Make every check of one policy and give the verdict."""
@@ -81,7 +83,10 @@ def _refusal(candidates: Sequence[Candidate], decision: Verdict) -> str:
     if not candidates:
         return "Nothing can be promoted: there is no candidate."
     opening = {"ERROR": "Nothing can be judged", "INCONCLUSIVE": "Not enough is known to promote"}
-    parts = [f"{c.algorithm} {_obstacle(c)}" for c in candidates]
+    stopped: dict[str, list[str]] = {}
+    for one in candidates:
+        stopped.setdefault(_obstacle(one), []).append(one.algorithm)
+    parts = [f"{'each of ' * (len(names) > 1)}{', '.join(names)} {clause}" for clause, names in stopped.items()]
     return f"{opening.get(decision, 'No policy is good enough')}: {'; '.join(parts)}."
 
 
@@ -89,12 +94,17 @@ def _obstacle(candidate: Candidate) -> str:
     """Why a policy is not promoted, in a clause."""
     present = {check.name for check in candidate.checks}
     if absent := [name for name in NAMES if name not in present]:
-        return f"lacks the checks {', '.join(absent)}"
+        return f"lacks the checks {_some(absent)}"
     for outcome, clause in (("error", "could not be checked"), ("fail", "fails"), ("undecided", "leaves open")):
         named = [check for check in candidate.checks if check.outcome == outcome and check.stops]
         if named:
             needed = max((check.needed or 0 for check in named), default=0)
             settle = f" (about {needed:,} prompts would settle it)" if needed and outcome == "undecided" else ""
-            return f"{clause} {', '.join(check.name for check in named)}{settle}"
+            return f"{clause} {_some([check.name for check in named])}{settle}"
     named = [check for check in candidate.checks if check.stops]
-    return f"was not measured on {', '.join(check.name for check in named)}" if named else "has unknown checks"
+    return f"was not measured on {_some([check.name for check in named])}" if named else "has unknown checks"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: the report has all."""
+    return ", ".join([*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])])

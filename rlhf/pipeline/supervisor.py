@@ -56,10 +56,8 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
     `run` is the id of the pipeline run, for the stage's journal. The process dies with this one, however this one dies.
     """
     started = time.monotonic()
-    for dep in spec.deps:
-        if not (workspace / dep).exists():
-            message = refusal(workspace / dep, "does not exist", spec)
-            return Outcome(spec.name, "cached", Exit.DATA, message, "", None, 0.0)
+    if message := _obstacle(spec, workspace):
+        return Outcome(spec.name, "cached", Exit.DATA, message, "", None, 0.0)
     log = workspace / ".rlhf" / "logs" / f"{spec.name}.log"
     listener = Listener(workspace, spec.name, on_progress)
     limit, silence = (float(spec.meta.get(name, "inf")) for name in ("timeout", "stalled"))
@@ -83,6 +81,18 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
     state: State = "ran" if "Running stage" in said else "restored" if "is cached" in said else "cached"
     seconds = time.monotonic() - started
     return Outcome(spec.name, state, code, message, listener.summary, listener.key, seconds)
+
+
+def _obstacle(spec: StageSpec, workspace: Path) -> str | None:
+    """What is not there that DVC would only call missing."""
+    if absent := next((dep for dep in spec.deps if not (workspace / dep).exists()), None):
+        return refusal(workspace / absent, "does not exist", spec)
+    if spec.frozen and (lost := [path for path in spec.made if not (workspace / path).exists()]):
+        return (
+            f"`{spec.name}` is frozen, and has lost {', '.join(lost)}. Bring back what it made, "
+            f"dvc checkout {' '.join(lost)}, or have it run again: dvc unfreeze {spec.name}"
+        )
+    return None
 
 
 @contextmanager

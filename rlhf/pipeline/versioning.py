@@ -231,6 +231,8 @@ def _repository(workspace: Path) -> Iterator["Repo"]:
         raise ConfigError(
             f"{workspace}/.dvc/config, or config.local beside it: {str(error).rstrip('.')}. Correct it"
         ) from None
+    except UnicodeDecodeError:  # all else that DVC reads is read here before
+        raise ConfigError(f"{workspace / '.dvcignore'}, or one below it, is not UTF-8. Save it so") from None
     except DvcException as error:
         raise ServiceError(f"DVC in {workspace}: {error}") from None
 

@@ -78,6 +78,15 @@ def test_a_refusal_names_what_is_in_the_way(passing: tuple[Check, ...]) -> None:
     assert decide([failed], "gold", "ff", 3).decision == "REJECT"
 
 
+def test_what_several_policies_lack_is_said_once_and_its_first_checks_named(passing: tuple[Check, ...]) -> None:
+    ten, stopping = tuple(passing), [check.name for check in passing[:10]]
+    for name in stopping:
+        ten = tuple(spoiled(ten, name, outcome="error"))
+    decision = decide([candidate(name, "aa", ten, RATE) for name in ("ppo", "dpo", "kto")], "gold", "ff", 3)
+    named = ", ".join(stopping[:8])
+    assert decision.sentence == f"Nothing can be judged: each of ppo, dpo, kto could not be checked {named}, 2 more."
+
+
 def test_a_warning_is_noted_in_the_sentence(passing: tuple[Check, ...]) -> None:
     warned = candidate("dpo", "aa", spoiled(passing, "reward_calibration", outcome="fail"), RATE)
     assert decide([warned], "gold", "ff", 3).sentence.endswith("nothing stands against it; noted: reward_calibration.")

@@ -79,6 +79,14 @@ def test_an_input_that_is_not_there_is_named(workspace: Path) -> None:
     assert str(workspace / "source.txt") in outcome.message
 
 
+def test_what_a_frozen_stage_has_lost_is_named(workspace: Path) -> None:
+    edit(workspace / "dvc.yaml", "cmd: python rows.py", "frozen: true\n    cmd: python rows.py")
+    outcome = bring(workspace, "rows")
+    assert outcome.exit == Exit.DATA
+    assert outcome.message.startswith("`rows` is frozen, and has lost data/rows")
+    assert outcome.message.endswith("or have it run again: dvc unfreeze rows")
+
+
 def test_when_time_is_up_the_stage_and_what_it_started_are_dead(workspace: Path) -> None:
     bring(workspace, "rows")
     edit(workspace / "dvc.yaml", "timeout: 60", "timeout: 3")

@@ -164,6 +164,12 @@ def test_a_key_that_dvc_does_not_know_is_named(workspace: Path) -> None:
         versioning.stale_stages(workspace)
 
 
+def test_a_dvcignore_that_is_not_utf_8_is_named(workspace: Path) -> None:
+    (workspace / ".dvcignore").write_bytes("d\u00e9part".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"/\.dvcignore, or one below it, is not UTF-8"):
+        versioning.stale_stages(workspace)
+
+
 def test_a_directory_without_dvc_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="rlhf init"):
         versioning.stale_stages(tmp_path)
