@@ -123,7 +123,7 @@ def _rows(path: Path, export: str) -> list[tuple[int, Any]]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. `{export} {path}` writes the tasks there") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8. Save it with that encoding") from None
+        raise DataError(f"{path} is not UTF-8. Save it with that encoding; spreadsheets call it CSV UTF-8") from None
     rows = list[tuple[int, Any]]()
     if _kind(path) == "csv":
         header = text.partition("\n")[0]

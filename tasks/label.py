@@ -17,7 +17,7 @@ from rlhf.data.ids import add_ids, opening_hash, prompt_hash
 from rlhf.data.labelling import grouped
 from rlhf.data.rows import read_rows
 from rlhf.data.splits import REFEREE, is_for_referee
-from rlhf.data.tables import TEXT, of_each_object, read_tables, write_frame
+from rlhf.data.tables import FEEDBACK, TEXT, of_each_object, read_tables, write_frame
 from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.sheets import task_name
@@ -25,7 +25,6 @@ from rlhf.world import World
 from rlhf.world.annotators import SOURCE, Annotators
 from rlhf.world.gold import CRITERIA
 
-FEEDBACK = ("rankings", "comparisons", "ratings", "thumbs")
 Frames = dict[str, pd.DataFrame]  # rankings by origin: a table of feedback, or "samples"
 
 

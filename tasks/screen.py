@@ -7,10 +7,9 @@ Who learns from judgements waits for reports/screened.json, which says no more t
 from collections.abc import Sequence
 
 from rlhf import durable
-from rlhf.data.ballots import FEEDBACK
 from rlhf.data.prompts import with_hashes
 from rlhf.data.screening import screen
-from rlhf.data.tables import read_tables
+from rlhf.data.tables import FEEDBACK, read_tables
 from rlhf.errors import DataError
 from rlhf.pipeline.stage import Stage, run_stage
 

@@ -205,17 +205,8 @@ class OnlineSource:
         rewards = torch.cat(shared_out(lambda part: self._reward(part[1]).cpu(), parts))[order]
         torch.clear_autocast_cache()
         scores = self._reward.scores(rewards, rollout.answers)
-        log_probs = drawn = batch.per_token(torch.tensor([log_prob for a in answers for log_prob in a.log_probs]))
-        gap = dict[str, float]()
-        if self._algorithm.uses_old_log_probs or not self._tried:
-            some = parts if self._algorithm.uses_old_log_probs else parts[:1]
-            scored = _of_each_token(partial(self._log_probs, policy), batch, some)
-            seen = torch.cat([part for part, _ in some])
-            found = float((drawn - scored)[seen][batch.mask[seen]].abs().mean())
-            _check_sampler(found, product_dtype(next(policy.parameters())))
-            self._tried = True
-        if self._algorithm.uses_old_log_probs:
-            log_probs, gap["sampler_gap"] = scored, found
+        drawn = batch.per_token(torch.tensor([log_prob for a in answers for log_prob in a.log_probs]))
+        log_probs, gap = self._old_log_probs(drawn, batch, parts)
         with self._reference as sft:
             reference = _of_each_token(partial(self._log_probs, sft), batch, parts)
         rollouts = Rollouts(
@@ -233,6 +224,24 @@ class OnlineSource:
             "length": batch.count / len(batch),
             "unfinished": float(unfinished.float().mean()),
         }
+
+    def _old_log_probs(
+        self, drawn: Tensor, batch: SequenceBatch, parts: Sequence[tuple[Tensor, SequenceBatch]]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """(B, T) as the policy scores what it sampled, and how far that is from `drawn`, in nats a token.
+
+        An algorithm that has no use for them gets `drawn` back; once, one micro-batch is scored all the same.
+        """
+        policy, used = self._algorithm.policy, self._algorithm.uses_old_log_probs
+        if self._tried and not used:
+            return drawn, {}
+        some = parts if used else parts[:1]
+        scored = _of_each_token(partial(self._log_probs, policy), batch, some)
+        seen = torch.cat([rows for rows, _ in some])
+        gap = float((drawn - scored)[seen][batch.mask[seen]].abs().mean())
+        _check_sampler(gap, product_dtype(next(policy.parameters())))
+        self._tried = True
+        return (scored, {"sampler_gap": gap}) if used else (drawn, {})
 
     def _log_probs(self, model: PreTrainedModel, batch: SequenceBatch) -> Tensor:
         return token_log_probs(model, batch, temperature=self._config.rollout.temperature).log_probs

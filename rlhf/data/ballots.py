@@ -12,11 +12,11 @@ from scipy import sparse
 from rlhf.data.conversions import to_rankings
 from rlhf.data.prompts import HASH, with_hashes
 from rlhf.data.report import pairs
+from rlhf.data.tables import FEEDBACK
 from rlhf.data.words import LARGE_TEXT, cleaned, joined, split
 
 Tables = Mapping[str, pd.DataFrame]
 
-FEEDBACK = ("comparisons", "ratings", "thumbs", "rankings")
 _SIGNED = ["annotator", "source", "criterion"]
 
 

@@ -29,6 +29,7 @@ TEXT = pa.string()
 MESSAGES = pa.list_(pa.struct({"role": TEXT, "content": TEXT}))
 _ANNOTATOR = {"annotator": TEXT, "group": TEXT, "criterion": TEXT, "source": TEXT}
 
+FEEDBACK = ("rankings", "comparisons", "ratings", "thumbs")  # the tables of judgements, as they follow one another
 MIN_ANSWERS, MAX_ANSWERS = 2, 9  # K of a ranking
 
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
