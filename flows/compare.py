@@ -48,13 +48,14 @@ def compare(workspace: str, algorithms: list[str], seeds: list[int], snapshots: 
 def _compare(
     directory: Path, algorithms: list[str], seeds: list[int], snapshots: int, noise_steps: int, reporter: Reporter
 ) -> Outcome:
+    remaining, left_out, trials = list(algorithms), dict[str, str](), list[Trial]()
+
     def train(seed: int) -> RunResult:
         same = [f"algorithms=[{', '.join(remaining)}]", f"snapshots={snapshots}", f"noise_steps={noise_steps}"]
         settings = [f"align.{setting}" for setting in (f"seed={seed}", *same)]
         with sending(directory) as sender, lent(directory, settings):
             return align.run(directory, sender, reporter=reporter, promote=False, held=True)
 
-    remaining, left_out, trials = list(algorithms), dict[str, str](), list[Trial]()
     require_workspace(directory)
     with hold_workspace(directory):  # to the end: what a training leaves is read before another run may replace it
         for seed in seeds:
