@@ -16,7 +16,7 @@ from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, p
 from rlhf.errors import ConfigError, Exit, UserError, first_line
 from rlhf.secrets import is_secret, redact
 
-FREE = 2e9  # bytes of disk under which a run of the small world may not end
+FREE = 1e8  # bytes of disk under which a run of the small world may not end
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "red")}
 
 
@@ -98,7 +98,7 @@ def _disk(workspace: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(workspace).free
     text = f"{free / 1e9:,.1f} GB free for {workspace}"
     if free < FREE:
-        yield Finding("disk", "bad", text, f"Make room: a run of the small world takes up to {FREE / 1e9:.0f} GB")
+        yield Finding("disk", "bad", text, f"Make room: a run of the small world takes up to {FREE / 1e9:.1f} GB")
     else:
         yield Finding("disk", "good", text)
 
