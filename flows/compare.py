@@ -63,7 +63,7 @@ def _compare(
             if (lacking := _lacking(result)) and len(lacking) < len(remaining):
                 left_out |= lacking
                 remaining = [name for name in remaining if name not in lacking]
-                reporter.message(f"left out, since their data are not here: {', '.join(lacking)}")
+                reporter.message(f"left out, for want of what they learn from: {', '.join(lacking)}")
                 result = train(seed)
             if result.exit != Exit.DONE:
                 return result, None

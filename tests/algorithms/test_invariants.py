@@ -7,10 +7,9 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -31,9 +30,8 @@ from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.rloo import Rloo
 from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
 from rlhf.batching.beliefs import Poll
-from rlhf.batching.order import micro_batches, rows_of_step
 from rlhf.config.training import LoopConfig
-from rlhf.models.loading import load_policy, load_reward_model, save_model, scalar_model_from
+from rlhf.models.loading import load_policy, scalar_model_from
 from rlhf.models.lora import AdapterOff, adapt, merged_weights
 from rlhf.models.scoring import rewards, turn_log_probs
 from rlhf.rollouts.rewards import Rewards
@@ -42,8 +40,8 @@ from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
-from rlhf.training.step import Step, Steps
-from tests.algorithms.tiny import LORA, PARAMS, Silent, groups, loop, tiny_policy, tiny_tokenizer, turns
+from rlhf.training.step import Steps
+from tests.algorithms.tiny import LORA, PARAMS, Silent, groups, loop, tiny_policy, turns
 from tests.conftest import ROOT
 
 Run = tuple[nn.Module, Steps, int, LoopConfig]
@@ -280,43 +278,6 @@ def test_two_processes_end_where_one_does(sft: Path, tmp_path: Path) -> None:
             )
 
 
-class Linear(nn.Module):
-    """A loss whose gradient is what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.ones(3))
-        self.other = nn.Parameter(torch.ones(3))
-
-    def forward(self, given: torch.Tensor) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-        return (given * (self.weights + self.other)).sum(), {}
-
-
-def test_gradient_noise_has_no_bias() -> None:
-    """All samples of three gradients, each mean + deviation or mean - deviation with like probability."""
-    mean, deviation = torch.tensor([3.0, 0.0, 4.0]), torch.tensor([0.0, 6.0, 8.0])
-    objective, found = Linear(), []
-    policy = nn.ParameterList([objective.weights])
-    for signs in product((1, -1), repeat=3):
-        parts = [(2 * mean, 2 * sign * deviation) for sign in signs]
-        noise = gradient_noise(objective, policy, [Step(part, count=2.0) for part in parts])
-        assert noise is not None
-        assert noise.steps == 3
-        found.append((noise.mean_square, noise.variance))
-    assert np.mean(found, axis=0) == pytest.approx((25.0, 100.0), rel=1e-6)
-    assert objective.weights.grad is None
-    assert gradient_noise(objective, policy, [Step([mean], count=1.0)]) is None
-
-
-def test_groups_of_rows_stay_together_whatever_their_lengths() -> None:
-    lengths = np.random.default_rng(0).integers(1, 9, size=24)
-    rows = rows_of_step(1, 24, 12, seed=7, together=4)
-    cut = micro_batches(rows, lengths, 8, together=4)
-    assert sorted(np.concatenate(cut)) == sorted(rows)
-    for group in np.concatenate(cut).reshape(-1, 4):
-        assert group.tolist() == list(range(group[0], group[0] + 4))
-
-
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_answers_to_one_prompt_are_learned_side_by_side(name: str, sft: Path) -> None:
     """So that they share it, however the step is cut."""
@@ -359,34 +320,3 @@ def count_calls(module: nn.Module, run: Callable[[], object]) -> int:
     run()
     handle.remove()
     return len(calls)
-
-
-def test_a_tied_head_survives_a_checkpoint(tmp_path: Path) -> None:
-    policy, other = tiny_policy(0), tiny_policy(1)
-    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-    Checkpoints(tmp_path).save(3, policy, optimizer, [{"step": 2}])
-    assert Checkpoints(tmp_path).restore(other, torch.optim.AdamW(other.parameters(), fused=True)) == (3, [{"step": 2}])
-    assert torch.equal(other.lm_head.weight, policy.lm_head.weight)
-
-
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    policy = tiny_policy()
-    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-    for step in (1, 2):
-        Checkpoints(tmp_path).save(step, policy, optimizer, [])
-    weights = tmp_path / "step-00000002" / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    assert Checkpoints(tmp_path).restore(policy, optimizer)[0] == 1
-
-
-def test_a_reward_model_comes_back_as_it_was(sft: Path, tmp_path: Path) -> None:
-    model = scalar_model_from(sft, 0)
-    save_model(model, tiny_tokenizer(), tmp_path / "reward", title="r", summary="s")
-    assert torch.equal(load_reward_model(tmp_path / "reward").score.weight, model.score.weight)
-
-
-def test_rows_of_each_pass_are_a_permutation() -> None:
-    stream = np.concatenate([rows_of_step(step, 10, 3, seed=7) for step in range(10)])
-    passes = stream.reshape(3, 10)
-    assert (np.sort(passes, axis=1) == np.arange(10)).all()
-    assert not np.array_equal(passes[0], passes[1])

@@ -103,7 +103,6 @@ def test_any_positive_float_survives(tmp_path_factory: pytest.TempPathFactory, v
         ("align.dpo.beta.x=1", f"`align.dpo.beta` is {BETA}, not a section"),
         ("align.dpo.beta=-1", "params.yaml with `seed`, `align.dpo.beta` as asked for: `align.dpo.beta` is -1"),
         ("align.dpo.zzz=1", "unknown key `align.dpo.zzz`; known here: beta, "),
-        ("aling.dpo.beta=1", "unknown key `aling`; did you mean `align`?"),
         ("align.dpo.beta=", "`align.dpo.beta` is None"),
         ("align.dpo.beta=high", "`align.dpo.beta` is the text 'high', not a number"),
         ("align.dpo.beta=[", "not YAML"),

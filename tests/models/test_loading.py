@@ -12,7 +12,14 @@ from rlhf.batching.batches import pad
 from rlhf.batching.encoding import Turn
 from rlhf.config.training import LoraConfig
 from rlhf.errors import DataError
-from rlhf.models.loading import load_policy, load_tokenizer, require_fit, save_model, scalar_model_from
+from rlhf.models.loading import (
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    require_fit,
+    save_model,
+    scalar_model_from,
+)
 from rlhf.models.lora import adapt
 from rlhf.models.scoring import linear_head, linear_values, rewards, states_before, token_log_probs
 from rlhf.rollouts.trial import require_read_alike
@@ -32,6 +39,12 @@ def test_a_saved_model_is_one_that_transformers_loads(saved: Path) -> None:
     assert torch.equal(model.lm_head.weight, tiny_policy().lm_head.weight)
     assert not list(saved.glob("*.bin"))
     assert "# Tiny" in (saved / "README.md").read_text()
+
+
+def test_a_reward_model_comes_back_as_it_was(saved: Path, tmp_path: Path) -> None:
+    model = scalar_model_from(saved, 0)
+    save_model(model, tiny_tokenizer(), tmp_path / "reward", title="r", summary="s")
+    assert torch.equal(load_reward_model(tmp_path / "reward").score.weight, model.score.weight)
 
 
 def test_pad_is_not_the_end_of_turn(saved: Path) -> None:

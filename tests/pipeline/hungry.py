@@ -11,6 +11,7 @@ from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.encoding import Turn
 from rlhf.batching.order import rows_of_step
 from rlhf.config.training import LoopConfig
+from rlhf.pipeline.process import M_MMAP_MAX
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import Recorder, train
@@ -18,7 +19,7 @@ from tests.algorithms.tiny import tiny_policy
 
 ROOM = 520 << 20  # bytes: 32 long rows take 410, 64 of them 640, each give or take 10
 ROWS, STEPS, LONG = 64, 5, 3
-M_MMAP_THRESHOLD, M_MMAP_MAX = -3, -4  # of glibc's malloc.h
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def learn(config: LoopConfig, checkpoints: Checkpoints, recorder: Recorder, room: int | None = None) -> PreTrainedModel:

@@ -142,7 +142,7 @@ def test_the_page_and_the_figures_behind_it(tmp_path: Path) -> None:
     assert data["equal_kl"] == pytest.approx(4.0)
     assert set(data["lines"][0]["overoptimization"]) == {"alpha", "beta", "peak_kl", "reached_kl"}
     assert data["trials"][0]["path"][0]["gold"]["n"] == 500
-    assert "Not trained" not in page
+    assert "Left out" not in page
     assert "people believe" not in page
     assert "Groups of people" not in page
 

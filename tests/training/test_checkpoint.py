@@ -1,0 +1,26 @@
+"""Checkpoints: what comes back is what was saved, and a torn one is passed over."""
+
+from pathlib import Path
+
+import torch
+
+from rlhf.training.checkpoint import Checkpoints
+from tests.algorithms.tiny import tiny_policy
+
+
+def test_a_tied_head_survives_a_checkpoint(tmp_path: Path) -> None:
+    policy, other = tiny_policy(0), tiny_policy(1)
+    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
+    Checkpoints(tmp_path).save(3, policy, optimizer, [{"step": 2}])
+    assert Checkpoints(tmp_path).restore(other, torch.optim.AdamW(other.parameters(), fused=True)) == (3, [{"step": 2}])
+    assert torch.equal(other.lm_head.weight, policy.lm_head.weight)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
+    for step in (1, 2):
+        Checkpoints(tmp_path).save(step, policy, optimizer, [])
+    weights = tmp_path / "step-00000002" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert Checkpoints(tmp_path).restore(policy, optimizer)[0] == 1
