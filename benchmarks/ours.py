@@ -105,7 +105,7 @@ def learn_online(job: Job, profiler: profile | None) -> Measurement:
         algorithm,
         nullcontext(policy(job, ends=True)),
         replay(job) if job.recorded else partial(sample, batch_size=config.rollout.batch_size),
-        Rewards({"overall": judged}, {"overall": 1.0}, "before"),
+        Rewards({"overall": judged}, {"overall": 1.0}, "raw"),
         prompts,
         config,
         max_tokens=job.longest,

@@ -62,7 +62,7 @@ def main(stage: Stage) -> None:
     if stage.champion:
         speakers["champion"] = champion_of(stage, stage.champion, draw)
     probed = probe(stage, speakers, prompts, arithmetic(reference), directory)
-    reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "before")
+    reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "raw")
     rewards = reward, load_reward(stage.input("models/referee"))
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))
     answers = answer_all(
@@ -189,7 +189,7 @@ def path(
         return found
 
     sft = {judge: np.array([row[f"sft_{name}"] for row in rows]) for judge, name in COLUMNS.items()}
-    last, found = judged(along["policy"]) if along else {}, []
+    last, found = judged(along["policy"]), list[dict[str, Any]]()
     for name, answers in along.items():
         here = judged(answers)
         gains = {judge: mean(here[judge] - sft[judge]) if judge in here else None for judge in COLUMNS}

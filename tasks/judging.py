@@ -140,7 +140,7 @@ def scorer(
     names = [f"models/reward/{criterion}" for criterion in reward.functions]
     if kind == "referee":
         names = ["models/referee"]
-        reward = Rewards({kind: partial(rewards, load_reward_model(stage.input(*names)))}, {kind: 1.0}, "before")
+        reward = Rewards({kind: partial(rewards, load_reward_model(stage.input(*names)))}, {kind: 1.0}, "raw")
 
     def scores(answers: list[tuple[Any, str]]) -> NDArray[np.float64]:
         if kind == "gold":

@@ -15,6 +15,8 @@ import pandas as pd
 from rlhf.data.conversions import to_polls, to_rankings, to_thumbs
 from rlhf.data.ids import add_ids, opening_hash, prompt_hash
 from rlhf.data.labelling import grouped
+from rlhf.data.prompts import with_hashes
+from rlhf.data.report import pairs
 from rlhf.data.rows import read_rows
 from rlhf.data.splits import REFEREE, is_for_referee
 from rlhf.data.tables import FEEDBACK, TEXT, of_each_object, read_tables, write_frame
@@ -142,12 +144,12 @@ def judge(annotators: Annotators, samples: Sequence[dict[str, Any]], seed: int) 
 def describe(rankings: Frames) -> dict[str, Any]:
     """What the judgements by one criterion are: how many, how they spread over the splits, and how far people agree."""
     judged = pd.concat(rankings.values(), ignore_index=True)
-    pairs = sum(len(ranks) * (len(ranks) - 1) // 2 for ranks in judged["ranks"])
+    of_answers = sum(len(ranks) * (len(ranks) - 1) // 2 for ranks in judged["ranks"])
     return {
         "rankings": {origin: len(rows) for origin, rows in rankings.items()},
         "splits": {str(split): int(count) for split, count in judged["split"].value_counts().items()},
-        "pairs": pairs,
-        "tied_pairs": pairs - sum(map(untied_pairs, judged["ranks"])),
+        "pairs": of_answers,
+        "tied_pairs": of_answers - sum(map(untied_pairs, judged["ranks"])),
         "agreement": agreement(judged),
     }
 
@@ -158,19 +160,16 @@ def untied_pairs(ranks: Sequence[int]) -> int:
 
 
 def agreement(judged: pd.DataFrame) -> dict[str, float | int] | None:
-    """Share of pairs that two annotators, asked about the same answers, order alike, of those that both order."""
-    same = pairs = 0
-    keys = [
-        (prompt_hash(prompt), *map(str, texts))
-        for prompt, texts in zip(judged["prompt"], judged["responses"], strict=True)
-    ]
-    for _, rows in judged.groupby(pd.Series(keys, judged.index)):
-        for one, other in combinations(rows["ranks"], 2):
-            orders = np.array([np.sign(np.subtract.outer(ranks, ranks)) for ranks in (one, other)])
-            both = np.triu((orders != 0).all(axis=0), 1)
-            pairs += int(both.sum())
-            same += int((orders[0] == orders[1])[both].sum())
-    return {"value": same / pairs, "pairs": pairs} if pairs else None
+    """How often two annotators, asked about the same two answers, order them alike, of the times that both order them.
+
+    An annotator counts once for two answers, by what was said first; whoever is not named is somebody else each time.
+    """
+    said = pairs({"rankings": with_hashes(judged)})
+    said = said[said["preferred"] != 0]
+    said = said[(said["annotator"] == "") | ~said.duplicated(["unit", "annotator"])]
+    alike = said.groupby(["unit", "preferred"]).size()  # who order two answers one way
+    same, both = (int((n * (n - 1) // 2).sum()) for n in (alike, alike.groupby("unit").sum()))
+    return {"value": same / both, "pairs": both} if both else None
 
 
 def bayes_accuracy(annotators: Annotators, rankings: Frames, tables: Frames) -> float | None:

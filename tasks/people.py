@@ -73,7 +73,7 @@ def believe(
     )
     minority, majority = contested_margins(judged)
 
-    def mean(values: Sequence[float], clusters: Sequence[int] | None = None) -> dict[str, float] | None:
+    def mean(values: Sequence[float], clusters: Sequence[str] | None = None) -> dict[str, float] | None:
         owners = None if clusters is None else np.array(clusters)
         return asdict(bootstrap_mean(np.array(values), clusters=owners, **bootstrap)) if values else None
 

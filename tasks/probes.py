@@ -22,7 +22,6 @@ from rlhf.evaluation.diversity import prompt_diversity
 from rlhf.evaluation.documents import encode_documents
 from rlhf.evaluation.safety import safety_rate, safety_rows
 from rlhf.models.cached import cached
-from rlhf.models.machine import precision
 from rlhf.models.scoring import turn_log_probs
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.sampling import Sample, Sampler
@@ -140,9 +139,7 @@ def answer_and_read(
 ) -> dict[str, Tensor]:
     """Sampled answers, and -log p of each document, as tensors by name."""
     samples = draw(model, prompts, temperature=config.temperature, **settings)
-    with precision(model.device):
-        nats = -turn_log_probs(model, documents, config.batch_size)
-    return of_samples(samples) | {"nats": nats}
+    return of_samples(samples) | {"nats": -turn_log_probs(model, documents, config.batch_size)}
 
 
 def prompt_id(prompt: list[dict[str, str]]) -> str:

@@ -118,8 +118,17 @@ def judge(stage: Stage, name: str, model: PreTrainedModel, unseen: Rankings) -> 
         "short_accuracy": accuracy(longer < 0),
         "ece": ece,
         "brier": brier,
-        "length_spearman": None if len(set(longer)) < 2 else float(spearmanr(margins, longer).statistic),
+        "length_spearman": length_spearman(margins, longer),
     }
+
+
+def length_spearman(margins: NDArray[np.float64], longer: NDArray[np.int64]) -> float | None:
+    """Rank correlation of how much better the model finds an answer with how many tokens longer it is, -1 to 1; None
+    where the model or the lengths tell no two answers apart. Every pair counts both ways round: better first alone,
+    a model that goes by length would hardly show in pairs whose longer answer is always the better one."""
+    if not (margins.any() and longer.any()):
+        return None
+    return float(spearmanr(np.concatenate([margins, -margins]), np.concatenate([longer, -longer])).statistic)
 
 
 def bayes_accuracy(stage: Stage, criteria: Sequence[str]) -> float | None:

@@ -6,6 +6,7 @@ believes is asked at that place: with the prompt and what stands before.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress, islice
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,12 @@ def encode_conditioned(
     """Rankings given the belief of the best answer that states one, the poll that each is calibrated to, and how many
     answers were too long.
 
-    rows: of table `rankings`, each with the row of table `beliefs` that has its prompt, or None.
+    rows: of table `rankings`, each with the row of table `beliefs` that has its prompt, or None. An answer that is too
+    long states nothing; a poll of which a statement would be, after what stands before, is None.
     """
-    conditioned = [_conditioned(tokenizer, row, poll) for row, poll in rows]
+    asked_of = list(rows)
+    short, left_out = _short(tokenizer, [row for row, _ in asked_of], limits)
+    conditioned = [_conditioned(tokenizer, row, poll) for row, (_, poll) in zip(short, asked_of, strict=True)]
     groups, kept, too_long = Rankings(
         encode_prompts(tokenizer, (one.row["prompt"] for one in conditioned)),
         encode_ended(tokenizer, (text for one in conditioned for text in one.responses)),
@@ -101,10 +105,27 @@ def encode_conditioned(
     ).fitting(limits)
     asked = (conditioned[place].asked for place in np.flatnonzero(kept))
     polls = [
-        encode_poll(tokenizer, prompt.tolist(), *found) if found else None
+        _fitting(encode_poll(tokenizer, prompt.tolist(), *found), len(prompt), limits) if found else None
         for prompt, found in zip(groups.prompts, asked, strict=True)
     ]
-    return groups, polls, too_long
+    return groups, polls, left_out + too_long
+
+
+def _short(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], limits: TokensConfig) -> tuple[list[Row], int]:
+    """Rows of table `rankings` without the answers that are too long, and how many these are."""
+    lengths = encode_ended(tokenizer, (text for row in rows for text in row["responses"])).lengths
+    fits = iter((lengths <= limits.response).tolist())
+    chosen = [list(islice(fits, len(row["responses"]))) for row in rows]
+    short = [
+        row | {name: list(compress(row[name], stays)) for name in ("responses", "ranks")}
+        for row, stays in zip(rows, chosen, strict=True)
+    ]
+    return short, int((lengths > limits.response).sum())
+
+
+def _fitting(poll: Poll, prompt: int, limits: TokensConfig) -> Poll | None:
+    """The poll, if what it adds to the `prompt` tokens that were asked is never longer than an answer may be."""
+    return poll if max(turn.tokens for turn in poll.statements) - prompt <= limits.response else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,4 +85,4 @@ def _tasks(workspace: Path) -> dict[str, dict[str, str]]:
         raise DataError(f"{workspace} holds no evaluation whose answers could be compared. Make one: rlhf run")
     opponents = ("sft", "champion")
     compared = (between(some, name) for some in rows for name in opponents if some and f"{name}_response" in some[0])
-    return tasks((one for each in compared for one in each), config.seed)
+    return tasks(one for each in compared for one in each)

@@ -100,7 +100,7 @@ class CollectConfig(Section):
 
 
 class SplitShares(Section):
-    """Shares of prompts, by the hash of the prompt, so that a new row never moves an old one."""
+    """Shares of prompts, by the hash of how a conversation opens, so that a new row never moves an old one."""
 
     train: Share
     validation: Share

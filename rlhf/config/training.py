@@ -112,7 +112,7 @@ class SampleConfig(Section):
     """K answers a prompt, drawn from the SFT policy, for people to rank."""
 
     answers: int = Field(ge=2, le=9)  # K
-    prompts: Count  # at most so many, in the order of their hash
+    prompts: Count  # at most so many, drawn by lot
     temperature: Positive
     batch_size: AtOnce  # sequences decoded at once
 
@@ -121,7 +121,7 @@ class RewardConfig(Section):
     """The Bradley-Terry reward models on K-wise rankings (lecture 001, step 2), one for each criterion."""
 
     criteria: dict[str, Positive] = Field(min_length=1)  # by which judgements were made, each with its weight
-    combine: Literal["before", "after"]  # rewards are summed before or after they are standardised
+    combine: Literal["raw", "standardized"]  # as what rewards are summed
     epochs: Epochs
     center: NonNegative  # coefficient of the squared mean reward of a prompt's answers
     lora: LoraConfig | None  # null: all weights learn

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from rlhf.data.conversions import to_rankings
+from rlhf.data.ids import lot
 from rlhf.data.prompts import HASH, with_hashes
 from rlhf.data.report import pairs
 from rlhf.data.tables import FEEDBACK
@@ -36,14 +37,16 @@ class Pairs:
 
 
 def sampled(tables: Tables, judgements: int) -> dict[str, pd.DataFrame]:
-    """The tables of feedback, with hashes; of more rows than `judgements`, those of the prompts with the lowest
-    hashes, so that what was said about a prompt stays together, and stays when others leave."""
+    """The tables of feedback, with hashes; of more rows than `judgements`, those of prompts that are drawn by lot, so
+    that what was said about a prompt stays together, and stays when others leave."""
     kept = {name: tables[name] for name in FEEDBACK if name in tables}
     total = sum(map(len, kept.values()))
     if total <= judgements:
         return kept
     limit = f"{int(16**8 * judgements / total):08x}"
-    return {name: rows[rows[HASH] < limit] for name, rows in kept.items()}
+    asked = pd.concat([rows[HASH] for rows in kept.values()]).unique()
+    drawn = {key for key in asked if lot(key, "screen") < limit}
+    return {name: rows[rows[HASH].isin(drawn)] for name, rows in kept.items()}
 
 
 def ballots(tables: Tables) -> pd.DataFrame:

@@ -82,25 +82,23 @@ def sequence(value: Any, name: str, defects: Defects) -> Sequence[Any]:
 
 
 def messages(value: Any, defects: Defects) -> Prompt:
-    """A prompt: a text becomes one user message; a list of messages (also as JSON in a csv file) stays one."""
-    written = _parsed(value) if isinstance(value, str) and value.lstrip().startswith("[{") else None
-    conversation = next(filter(is_conversation, (value, written)), None)
-    if conversation is not None:
-        return [_message(message, defects) for message in conversation]
+    """A prompt: a text becomes one user message; a conversation stays one."""
+    if (said := conversation(value)) is not None:
+        return [_message(message, defects) for message in said]
     content = text(value, "prompt", defects)
     return [] if content is None else [{"role": "user", "content": content}]
 
 
-def is_conversation(value: Any) -> bool:
-    """Whether `value` is a list of messages, in OpenAI's form (role, content) or ShareGPT's (from, value)."""
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(
-            isinstance(entry, dict) and (entry.keys() >= {"role", "content"} or entry.keys() >= {"from", "value"})
-            for entry in value
-        )
-    )
+def conversation(value: Any) -> list[dict[str, Any]] | None:
+    """A list of messages, in OpenAI's form (role, content) or ShareGPT's (from, value), also when it is written as JSON
+    in one field of a csv file; None of anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        value = _parsed(value)
+    return value if isinstance(value, list) and value and all(map(_is_message, value)) else None
+
+
+def _is_message(entry: Any) -> bool:
+    return isinstance(entry, dict) and (entry.keys() >= {"role", "content"} or entry.keys() >= {"from", "value"})
 
 
 def _message(message: dict[str, Any], defects: Defects) -> Message:

@@ -15,7 +15,7 @@ from rlhf.models.scoring import scored, sequence_log_probs
 from rlhf.rollouts.sampling import Sampler
 
 Row = dict[str, Any]
-Margins = tuple[list[float], list[int]]  # in nats, and the ranking that each is of
+Margins = tuple[list[float], list[str]]  # in nats, and the prompt that each is of
 
 
 def belief_distances(
@@ -79,15 +79,15 @@ def _stated(
             polls.append(encode_poll(tokenizer, ids, statement.before, poll))
             owners.append(place // answers)
     found: list[list[NDArray[np.float64]]] = [[] for _ in asked]
-    for row, shares in zip(owners, belief_shares(policy, polls, config.batch_size), strict=True):
+    for row, shares in zip(owners, belief_shares(policy, polls, config), strict=True):
         found[row].append(shares)
     return [np.mean(each, axis=0) if each else None for each in found], len(polls) / max(1, len(samples))
 
 
-def belief_shares(policy: PreTrainedModel, polls: Sequence[Poll], batch_size: int) -> list[NDArray[np.float64]]:
-    """pi(b | x) among the beliefs of each poll, (K,) each."""
-    statements = [poll.statements for poll in polls]
-    found = scored(partial(sequence_log_probs, policy), statements, batch_size, policy.device)
+def belief_shares(policy: PreTrainedModel, polls: Sequence[Poll], config: EvaluateConfig) -> list[NDArray[np.float64]]:
+    """pi(b | x) among the beliefs of each poll, (K,) each, of the policy that samples at `config.temperature`."""
+    score = partial(sequence_log_probs, policy, temperature=config.temperature)
+    found = scored(score, [poll.statements for poll in polls], config.batch_size, policy.device)
     return [log_probs.softmax(dim=0).double().numpy() for log_probs in found]
 
 
@@ -113,12 +113,12 @@ def contested_margins(rankings: Iterable[tuple[Row, Row, Sequence[float]]]) -> t
     """
     minority: Margins = ([], [])
     majority: Margins = ([], [])
-    for owner, (row, poll, ratios) in enumerate(rankings):
+    for row, poll, ratios in rankings:
         stated = [find_statement(text, poll["statements"]) for text in row["responses"]]
         held = [None if one is None else poll["votes"][one.belief] for one in stated]
         for side, found in zip((minority, majority), sides(row["ranks"], held, ratios), strict=True):
             side[0].extend(found)
-            side[1].extend([owner] * len(found))
+            side[1].extend([str(poll["prompt"])] * len(found))
     return minority, majority
 
 

@@ -1,8 +1,13 @@
 """Answers that are no answers: one that goes in circles, and one that says the prompt again."""
 
+import re
 from collections.abc import Sequence
 
 RUN = 4  # neighbours that make a run: tokens that repeat by chance seldom do so four at a time
+
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese put no space between words: a letter is one, as in rlhf/data/words.py.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 
 def repetition(ids: Sequence[int]) -> float:
@@ -22,5 +27,5 @@ def copying(request: str, response: str) -> float:
 
 
 def _word_runs(text: str) -> list[tuple[str, ...]]:
-    words = text.lower().split()
+    words = _WORD.findall(text.lower())
     return list(zip(*(words[start:] for start in range(RUN)), strict=False))

@@ -15,7 +15,7 @@ from rlhf.gate.records import Interval, WinRate
 Array = NDArray[np.float64]
 CHUNK = 4_000_000  # resampled indices held in memory at once
 TAIL = 10  # draws of a bootstrap, fewer than which say nothing of where a bound is
-FEW = 40  # clusters, below which the percentile bootstrap covers too little
+EXACT_BELOW = 40  # clusters: with fewer the percentile bootstrap covers too little
 ENUMERATED = 16  # untied prompts whose 2^16 flips are all made
 
 
@@ -99,7 +99,7 @@ def win_rate(
     """How often the policy won, from its points (N,): 1 a win, 1/2 a tie, 0 a loss. The interval is the bootstrap's by
     cluster, and exact for fewer than 40 clusters."""
     points = _finite(points)
-    if len(cluster_means(points, clusters)) < FEW:
+    if len(cluster_means(points, clusters)) < EXACT_BELOW:
         interval = exact_win_rate(points, confidence=confidence, clusters=clusters)
     else:
         interval = bootstrap_mean(points, confidence=confidence, resamples=resamples, seed=seed, clusters=clusters)

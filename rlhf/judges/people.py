@@ -36,15 +36,16 @@ class Given:
     annotator: str
 
 
-def tasks(comparisons: Iterable[Comparison], seed: int) -> dict[str, dict[str, str]]:
-    """A row for each pair of different answers, by its task, in an order that says nothing of whose they are."""
+def tasks(comparisons: Iterable[Comparison]) -> dict[str, dict[str, str]]:
+    """A row for each pair of different answers, by its task, in an order that says nothing of whose they are, and is
+    the same for a task whenever it is drawn."""
     found = dict[str, dict[str, str]]()
     for one in comparisons:
         if one.first == one.second:
             continue
         name = name_of(one)
-        turned = int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest(), 16) % 2
-        a, b = sorted((one.first, one.second), reverse=bool(turned))
+        turned = hashlib.sha256(name.encode()).digest()[0] % 2 == 1
+        a, b = sorted((one.first, one.second), reverse=turned)
         found[name] = {"task": name, "prompt": shown(one.prompt), "answer_a": a, "answer_b": b}
     return dict(sorted(found.items()))
 
@@ -69,7 +70,7 @@ def add_verdicts(path: Path, found: Mapping[str, Task], store: Path) -> Imported
             continue
         verdict = Given(**row.task, winner=_word(row.cells["winner"], row.where), annotator=row.annotator)
         old = given.setdefault((verdict.task, verdict.annotator.casefold()), verdict)
-        if old is not verdict and old.winner != verdict.winner:
+        if old is not verdict and _better(old) != _better(verdict):
             raise DataError(f"{row.where}: {verdict.annotator} has judged task {verdict.task} before, as {old.winner}")
         known += old is not verdict
     new = list(given.values())[there:]
@@ -113,12 +114,12 @@ def by_people(given: Sequence[Given], comparisons: Sequence[Comparison]) -> Judg
 
 
 def agreements(given: Iterable[Given]) -> tuple[list[float], list[str]]:
-    """Whether two annotators of one task said the same (1 or 0), for every two of each, with the task."""
-    by_task: dict[str, list[str]] = {}
+    """Whether two annotators of one task said the same (1 or 0), for every two of each, with the task's prompt."""
+    by_task: dict[str, list[Given]] = {}
     for one in given:
-        by_task.setdefault(one.task, []).append(one.winner)
-    pairs = [(float(a == b), task) for task, said in by_task.items() for a, b in combinations(said, 2)]
-    return [same for same, _ in pairs], [task for _, task in pairs]
+        by_task.setdefault(one.task, []).append(one)
+    pairs = [both for said in by_task.values() for both in combinations(said, 2)]
+    return [float(_better(one) == _better(other)) for one, other in pairs], [one.prompt for one, _ in pairs]
 
 
 def name_of(comparison: Comparison) -> str:
@@ -126,10 +127,14 @@ def name_of(comparison: Comparison) -> str:
     return task_name(comparison.prompt, (comparison.first, comparison.second))
 
 
+def _better(one: Given) -> str | None:
+    """The answer that was found better, None where neither was."""
+    return {"A": one.answer_a, "B": one.answer_b}.get(one.winner)
+
+
 def _point(one: Given, comparison: Comparison) -> float:
-    if one.winner == "tie":
-        return 0.5
-    return float((one.answer_a if one.winner == "A" else one.answer_b) == comparison.first)
+    better = _better(one)
+    return 0.5 if better is None else float(better == comparison.first)
 
 
 def _word(text: str, where: str) -> str:

@@ -65,9 +65,9 @@ def token_divergence(
     return batch.per_token(kl), batch.per_token(entropy)
 
 
-def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch) -> Tensor:
-    """log pi(y | x) of each row: the sum over its response tokens. Returns (B,)."""
-    return token_log_probs(policy, batch).log_probs.sum(dim=1)
+def sequence_log_probs(policy: PreTrainedModel, batch: SequenceBatch, *, temperature: float = 1.0) -> Tensor:
+    """log pi(y | x) of each row at the temperature: the sum over its response tokens. Returns (B,)."""
+    return token_log_probs(policy, batch, temperature=temperature).log_probs.sum(dim=1)
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from rlhf.objectives.rewards import standardized
+
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, kl_coefficient: float) -> Tensor:
     """Reward of each response token: the KL penalty everywhere, the answer's score on its last token.
@@ -62,9 +64,10 @@ def group_relative(rewards: Tensor, answers: int, *, normalize: bool) -> Tensor:
     hard weigh no more than others (Liu et al. 2025, Dr. GRPO). A group whose rewards are all equal teaches nothing.
     rewards: (B,), groups of two or more side by side. Returns (B,).
     """
+    if normalize:
+        return standardized(rewards[:, None], answers)[:, 0]
     groups = rewards.view(-1, answers)
-    centered = groups - groups.mean(dim=1, keepdim=True)
-    return (centered / (groups.std(dim=1, keepdim=True) + 1e-4) if normalize else centered).view(-1)
+    return (groups - groups.mean(dim=1, keepdim=True)).view(-1)
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ def standardized(rewards: Tensor, answers: int) -> Tensor:
 
         z_ic = (r_ic - mean_j r_jc) / (std_j r_jc + 1e-4),   j over the prompt's answers
 
-    (Liu et al. 2026, arXiv:2601.05242, group reward-decoupled normalization.) A reward then counts by its weight,
-    whatever its scale, and answers that differ in one reward only stay apart, which the sum of raw rewards may hide. A
-    reward that is equal for all of them counts for nothing. Where G is 1, j runs over all of the answers. The deviation
-    is that of a population, with the number of answers.
+    A reward then counts by its weight, whatever its scale, and answers that differ in one reward only stay apart, which
+    the sum of raw rewards may hide (Liu et al. 2026, arXiv:2601.05242, group reward-decoupled normalization). A reward
+    that is equal for all of them counts for nothing. Where G is 1, j runs over all of the answers. The deviation is
+    that of a sample, with G - 1, as in TRL.
 
     rewards: (B, C), the G = `answers` answers of a prompt side by side. Returns (B, C).
     """
     groups = rewards.view(-1, answers if answers > 1 else len(rewards), rewards.shape[1])
-    centered = groups - groups.mean(dim=1, keepdim=True)
-    return (centered / (groups.std(dim=1, keepdim=True, correction=0) + 1e-4)).view_as(rewards)
+    deviation = groups.std(dim=1, keepdim=True, correction=min(1, groups.shape[1] - 1))
+    return ((groups - groups.mean(dim=1, keepdim=True)) / (deviation + 1e-4)).view_as(rewards)

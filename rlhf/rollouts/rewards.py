@@ -28,10 +28,10 @@ class Rewards:
 
     functions: Mapping[str, RewardFunction]  # by criterion
     weights: Mapping[str, float]  # of the same criteria
-    combine: Literal["before", "after"]  # summed before or after they are standardised
+    combine: Literal["raw", "standardized"]  # as what they are summed
 
     @classmethod
-    def load(cls, directory: Path, weights: Mapping[str, float], combine: Literal["before", "after"]) -> Self:
+    def load(cls, directory: Path, weights: Mapping[str, float], combine: Literal["raw", "standardized"]) -> Self:
         """The reward models that lie in `directory` under the names of the criteria. Raises DataError."""
         return cls({name: load_reward(directory / name) for name in weights}, weights, combine)
 
@@ -45,7 +45,7 @@ class Rewards:
 
     def scores(self, found: Tensor, answers: int) -> Tensor:
         """What an algorithm learns from, (B,), for all answers of an iteration, (B, C), G = `answers` a prompt."""
-        return self.total(standardized(found, answers) if self.combine == "after" else found)
+        return self.total(standardized(found, answers) if self.combine == "standardized" else found)
 
     def means(self, found: Tensor) -> dict[str, float]:
         """Mean reward of the answers, (B, C), as it is: of the sum, and where there are several, by each criterion."""

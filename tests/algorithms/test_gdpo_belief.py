@@ -10,8 +10,8 @@ from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.batching.batches import pad_rankings
 from rlhf.batching.beliefs import Poll, Stated, encode_conditioned, encode_poll, find_statement, pad_polls
-from rlhf.batching.encoding import encode_prompt
-from rlhf.evaluation.beliefs import jensen_shannon_distance, sides
+from rlhf.batching.encoding import Turn, encode_prompt
+from rlhf.evaluation.beliefs import belief_shares, contested_margins, jensen_shannon_distance, sides
 from rlhf.models.scoring import sequence_log_probs
 from rlhf.objectives.calibration import belief_calibration, vote_shares
 from tests.algorithms.tiny import PARAMS, groups, tiny_policy, tiny_tokenizer
@@ -56,6 +56,21 @@ def test_a_ranking_without_a_poll_or_a_statement_is_plain() -> None:
     made, polls, _ = encode_conditioned(TOKENIZER, [(silent, POLL), (unasked, None)], TOKENS)
     assert polls == [None, None]
     assert all(turn.given == (0, 0) for group in made for turn in group.answers)
+
+
+def test_an_answer_that_is_too_long_states_nothing() -> None:
+    """The belief is that of the best answer that is learned from, and nothing longer than an answer is read."""
+    limits = TOKENS.model_copy(update={"response": 24})
+    row = ranking("north " * 30 + "one is green.", "south, one is red.", "Oh, one is red.", "east")
+    (group,), (poll,), too_long = encode_conditioned(TOKENIZER, [(row, POLL)], limits)
+    assert (group.ranks, too_long) == ((2, 3, 4), 1)
+    spans = [TOKENIZER.decode(turn.response[slice(*turn.given)]).strip() for turn in group.answers]
+    assert spans == ["one is red.", "one is red.", ""]
+    assert poll is not None
+    assert all(turn.tokens - len(group.answers[0].prompt) <= 24 for turn in poll.statements)
+    wordy = POLL | {"statements": [*STATEMENTS[:2], "one is " + "dark " * 30]}
+    _, polls, _ = encode_conditioned(TOKENIZER, [(row, wordy)], limits)
+    assert polls == [None]
 
 
 def objective(policy: Any, made: list[Any], polls: list[Poll | None], **changes: float) -> GdpoBelief:
@@ -134,6 +149,24 @@ def test_distance_by_hand() -> None:
     assert jensen_shannon_distance(sure, other) == 1.0
     expected = 0.5 * np.log2(4 / 3) + 0.5 * (0.5 * np.log2(2 / 3) + 0.5 * np.log2(2))
     assert jensen_shannon_distance(sure, half) == pytest.approx(np.sqrt(expected))
+
+
+def test_beliefs_are_those_of_the_policy_at_the_temperature_at_which_it_answers() -> None:
+    """Statements of one token: at a temperature of 1/2 their probabilities are squared."""
+    policy, poll = tiny_policy(), Poll((Turn([5, 6], [7]), Turn([5, 6], [8])), (1, 1))
+    config = PARAMS.evaluate.model_copy(update={"temperature": 1.0})
+    (plain,) = belief_shares(policy, [poll], config)
+    (sharp,) = belief_shares(policy, [poll], config.model_copy(update={"temperature": 0.5}))
+    np.testing.assert_allclose(sharp, plain**2 / (plain**2).sum(), rtol=1e-5)
+    assert abs(sharp - plain).max() > 1e-4
+
+
+def test_rankings_of_one_prompt_count_as_one_in_an_interval() -> None:
+    row, other = ranking(*STATEMENTS[:2]), POLL | {"prompt": [{"role": "user", "content": "three?"}]}
+    judged = [(row, POLL, [2.0, 0.5]), (dict(row), POLL, [1.0, 0.5]), (row, other, [0.0, 0.5])]
+    minority, (margins, prompts) = contested_margins(judged)
+    assert (minority, margins) == (([], []), [1.5, 0.5, -0.5])
+    assert prompts[0] == prompts[1] != prompts[2]
 
 
 def test_margins_of_few_and_of_many_by_hand() -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from benchmarks.poison import POISONS, Poison, Tables, feedback, poisoned_by
 from rlhf.config import load_config
+from rlhf.data.ballots import sampled
 from rlhf.data.consensus import margins, others_mean
-from rlhf.data.prompts import with_hashes
+from rlhf.data.prompts import HASH, with_hashes
 from rlhf.data.screening import screen
+from rlhf.data.splits import split_of
 from tests.data.frames import user
 
 CONFIG = load_config(Path(__file__).parents[2] / "params.yaml")
@@ -49,6 +51,17 @@ def comparisons(rows: int, better: Callable[[int, int], bool], people: int = 10)
         said = {"chosen": chosen, "rejected": rejected, "tie": False, "strength": 1.0}
         table.append({"id": f"{row:016x}", "prompt": user(f"What of {row}?"), **said, **signed})
     return {"comparisons": table}
+
+
+def test_what_is_looked_at_is_drawn_from_every_split() -> None:
+    """By lot, and not by the hash by which the splits go; all that was said about a prompt, or nothing."""
+    rows = frames(comparisons(2000, lambda row, person: True))["comparisons"]
+    twice = pd.concat([rows, rows], ignore_index=True)
+    kept = sampled({"comparisons": twice}, 1000)["comparisons"]
+    assert set(kept[HASH].value_counts()) == {2}
+    splits = kept[HASH].map(lambda digest: split_of(digest, CONFIG.validate_.splits)).value_counts(normalize=True)
+    for split, share in CONFIG.validate_.splits:
+        assert splits[split] == pytest.approx(share, abs=4 * (share * (1 - share) / 500) ** 0.5)
 
 
 def test_honest_people_raise_no_alarm_and_every_one_is_tested() -> None:

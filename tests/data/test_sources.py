@@ -88,6 +88,18 @@ def picked(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
         ),
         ({"prompt": "p", "responses": '["a", "b"]', "ranks": "[2, 1]"}, "rankings", {"ranks": [2, 1]}),
         ({"prompt": json.dumps(SKY)}, "prompts", {"prompt": SKY, "kind": "user", "use_case": ""}),
+        ({"messages": json.dumps(SKY + BLUE)}, "demonstrations", {"prompt": SKY, "response": "It is blue."}),
+        (
+            {"prompt": json.dumps(SKY), "completion": json.dumps(BLUE)},
+            "demonstrations",
+            {"prompt": SKY, "response": "It is blue."},
+        ),
+        (
+            {"chosen": json.dumps(SKY + BLUE), "rejected": json.dumps(SKY + GREEN)},
+            "comparisons",
+            {"prompt": SKY, "chosen": "It is blue.", "rejected": "It is green.", "rejected_prompt": None},
+        ),
+        ({"prompt": "p", "response": "[{}]"}, "demonstrations", {"response": "[{}]"}),
         ({"text": "x"}, "texts", {"text": "x"}),
     ],
 )

@@ -20,6 +20,7 @@ def test_copying_is_the_share_of_runs_of_words_that_the_request_holds() -> None:
     assert copying(request, request.upper()) == 1.0
     assert copying(request, "Anna lives in Arden and sings") == pytest.approx(2 / 3)
     assert copying(request, "She has a cat.") == 0.0, "three words in a row are no copy"
+    assert copying("今天天气很好我们去公园", "我觉得今天天气很好") == pytest.approx(3 / 6), "without spaces"
     assert copying(request, "") == copying("", "one two three four") == 0.0
 
 

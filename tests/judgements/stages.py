@@ -19,7 +19,7 @@ STATEMENTS = ["one is red.", "one is blue."]
 WEIGHTS = {"helpful": 1.0, "harmless": 2.0}
 SETTINGS = {
     "reward.criteria": "{helpful: 1.0, harmless: 2.0}",
-    "reward.combine": "after",
+    "reward.combine": "standardized",
     "reward.loop.micro_batch_size": "4",
     "align.algorithms": "[grpo, kto]",
     "align.snapshots": "0",

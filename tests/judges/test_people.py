@@ -118,9 +118,11 @@ def test_tasks_go_out_blind_and_verdicts_come_back(ending: str, workspace: Path,
     assert rlhf("judge", "export", file, "-C", workspace).output.startswith("23 comparisons are in")
     rows = read(file)
     assert list(rows[0]) == ["task", "prompt", "answer_a", "answer_b", "winner", "annotator"]
-    first = {row["answer_a"].split(",")[0].split(" ")[0] for row in rows}
+    first, second = ({row[name].split(",")[0].split(" ")[0] for row in rows} for name in ("answer_a", "answer_b"))
+    for model in ("policy", "sft", "champion"):
+        assert all(any(model in text for text in place) for place in (first, second)), "each stands in either place"
     formula = "'=sft" if ending == "csv" else "=sft"  # no spreadsheet takes it for one
-    assert {"policy", formula, "champion"} <= first, "each stands in either place"
+    assert formula in first | second
     assert [row["task"] for row in rows] == sorted(row["task"] for row in rows), "in no order of models or prompts"
 
     fill(file, lambda row: policy_wins(row) if row["answer_a"] < row["answer_b"] else "")
@@ -172,7 +174,7 @@ def spoil_annotator(row: dict[str, str]) -> None:
 def test_a_bad_line_is_named_and_nothing_is_added(
     spoil: Callable[[dict[str, str]], None], message: str, ending: str, tmp_path: Path
 ) -> None:
-    found = tasks(between(made_rows(), "sft"), 0)
+    found = tasks(between(made_rows(), "sft"))
     file, store = tmp_path / f"tasks.{ending}", tmp_path / "verdicts.jsonl"
     write_tasks(file, found)
     fill(file, policy_wins)
@@ -191,7 +193,7 @@ def test_whatever_a_model_wrote_comes_back_from_a_sheet(between_fields: str, tmp
     """By whichever character a spreadsheet parts the columns."""
     odd = ["one\rline", "nul\0", "two\u2028lines\x85", 'a "quote", and; more', "=1+1", "'tick", "tab\there", "\ufeff"]
     prompt = [{"role": "user", "content": "what\ris it?"}]
-    found = tasks([Comparison("p", prompt, text, "plain") for text in odd], 0)
+    found = tasks([Comparison("p", prompt, text, "plain") for text in odd])
     file, store = tmp_path / "tasks.csv", tmp_path / "verdicts.jsonl"
     write_tasks(file, found)
     assert add_verdicts(file, found, store) == Imported(0, 0, len(odd))
@@ -213,7 +215,7 @@ def test_a_sheet_without_tasks_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
-    found = tasks(between(made_rows(), "sft"), 0)
+    found = tasks(between(made_rows(), "sft"))
     file, store = tmp_path / "tasks.jsonl", tmp_path / "verdicts.jsonl"
     write_tasks(file, found)
     fill(file, policy_wins)
@@ -261,11 +263,16 @@ def test_the_majority_of_the_annotators_counts_and_an_even_number_is_a_tie(said:
 
 
 def test_annotators_of_one_task_agree_or_not() -> None:
+    """In whichever order the answers were shown. Tasks against SFT and against the champion may share a prompt."""
     given = [
-        Given(task, "?", "x", "y", winner, annotator)
-        for task, winner, annotator in (("1", "A", "ann"), ("1", "A", "bob"), ("1", "B", "cy"), ("2", "tie", "ann"))
+        Given("1", "why?", "x", "y", "A", "ann"),
+        Given("1", "why?", "y", "x", "B", "bob"),
+        Given("1", "why?", "x", "y", "B", "cy"),
+        Given("2", "why?", "x", "z", "tie", "ann"),
+        Given("2", "why?", "z", "x", "tie", "bob"),
+        Given("3", "how?", "x", "z", "tie", "ann"),
     ]
-    assert agreements(given) == ([1.0, 0.0, 0.0], ["1", "1", "1"])
+    assert agreements(given) == ([1.0, 0.0, 0.0, 1.0], ["why?"] * 4)
 
 
 def by_hand(good: Evidence, waiting: int) -> Evidence:

@@ -253,13 +253,13 @@ def test_clipped_value_loss() -> None:
 
 
 def test_rewards_are_weighted_as_they_are_or_each_in_units_of_its_own_spread() -> None:
-    """Two prompts of two answers: each reward lies one standard deviation from the mean of its prompt, or has none."""
+    """Two prompts of two answers: each reward lies d from its prompt's mean, of a standard deviation of d sqrt 2."""
     rewards = torch.tensor([[1.0, 40.0], [3.0, 20.0], [5.0, 7.0], [4.0, 7.0]], dtype=torch.float64)
     close(weighted_sum(rewards, [1.0, 0.5]), [21.0, 13.0, 8.5, 7.5])
-    ones = 1 / (1 + 1e-4), 10 / (10 + 1e-4), 0.5 / (0.5 + 1e-4)
+    ones = [d / (d * 2**0.5 + 1e-4) for d in (1, 10, 0.5)]
     expected = [[-ones[0], ones[1]], [ones[0], -ones[1]], [ones[2], 0.0], [-ones[2], 0.0]]
     close(standardized(rewards, 2), expected)
     whole = standardized(rewards, 1)
     close(whole.mean(dim=0), [0.0, 0.0])
-    assert whole.std(dim=0, correction=0).tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
+    assert whole.std(dim=0).tolist() == pytest.approx([1.0, 1.0], abs=1e-4)
     close(standardized(rewards[:1], 1), [[0.0, 0.0]])

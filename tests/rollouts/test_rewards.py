@@ -20,20 +20,20 @@ BY = torch.tensor([[3.0, 1.0, 1.0, 3.0], [10.0, 10.0, 50.0, 10.0]])  # of each a
 WEIGHTS = {"helpful": 1.0, "harmless": 2.0}
 
 
-def test_before_the_scales_count_and_after_the_weights() -> None:
-    """By hand: deviations of helpful 1, -1, -1, 1 (standard deviation 1), of harmless -10, -10, 30, -10 (10 sqrt 3)."""
+def test_raw_the_scales_count_and_standardized_the_weights() -> None:
+    """By hand: helpful 1, -1, -1, 1 from its mean (a deviation of 2 / sqrt 3), harmless -10, -10, 30, -10 (20)."""
     judges = {name: partial(lambda row, batch: row, row) for name, row in zip(WEIGHTS, BY, strict=True)}
-    before, after = (Rewards(judges, WEIGHTS, combine) for combine in ("before", "after"))
-    found = before(None)  # type: ignore[arg-type]
+    raw, alike = (Rewards(judges, WEIGHTS, combine) for combine in ("raw", "standardized"))
+    found = raw(None)  # type: ignore[arg-type]
     assert found.shape == (4, 2)
-    assert before.scores(found, 4).tolist() == before.total(found).tolist() == [23.0, 21.0, 101.0, 23.0]
-    root = 3**0.5
-    expected = torch.tensor([1 - 2 / root, -1 - 2 / root, -1 + 6 / root, 1 - 2 / root])
-    torch.testing.assert_close(after.scores(found, 4), expected, rtol=0, atol=4e-4)
-    torch.testing.assert_close(after.scores(found, 1), expected, rtol=0, atol=4e-4)  # one answer each: over all prompts
-    torch.testing.assert_close(after.scores(found, 2), torch.tensor([1.0, -1.0, 1.0, -1.0]), rtol=0, atol=4e-4)
-    assert after.means(found) == {"reward": 42.0, "reward_helpful": 2.0, "reward_harmless": 20.0}
-    alone = Rewards({"overall": judges["helpful"]}, {"overall": 1.0}, "before")
+    assert raw.scores(found, 4).tolist() == raw.total(found).tolist() == [23.0, 21.0, 101.0, 23.0]
+    one = 3**0.5 / 2
+    expected = torch.tensor([one - 1, -one - 1, -one + 3, one - 1])
+    torch.testing.assert_close(alike.scores(found, 4), expected, rtol=0, atol=4e-4)
+    torch.testing.assert_close(alike.scores(found, 1), expected, rtol=0, atol=4e-4)  # one answer each: over all prompts
+    torch.testing.assert_close(alike.scores(found, 2), torch.tensor([1.0, -1.0, 1.0, -1.0]) / 2**0.5, rtol=0, atol=4e-4)
+    assert alike.means(found) == {"reward": 42.0, "reward_helpful": 2.0, "reward_harmless": 20.0}
+    alone = Rewards({"overall": judges["helpful"]}, {"overall": 1.0}, "raw")
     assert alone.means(alone(None)) == {"reward": 2.0}  # type: ignore[arg-type]
 
 
@@ -52,7 +52,7 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
 
     config = settings("grpo", 0.1, prompts=2, answers=4, normalize=False, epochs=2)
     config = config.model_copy(update={"loop": config.loop.model_copy(update={"micro_batch_size": micro_batch_size})})
-    rewards = Rewards({"helpful": partial(judge, one), "harmless": partial(judge, other)}, WEIGHTS, "after")
+    rewards = Rewards({"helpful": partial(judge, one), "harmless": partial(judge, other)}, WEIGHTS, "standardized")
     algorithm = Grpo(Table(torch.zeros(5, 4)), config, max_tokens=1)  # type: ignore[arg-type]
 
     def source(gap: float) -> OnlineSource:
@@ -74,7 +74,7 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
     assert metrics["sampler_gap"] == pytest.approx(5e-4, abs=1e-6)
     found = torch.stack([judge(world, experience.batch) for world in (one, other)], dim=1)
     groups = found.view(2, 4, 2)
-    standard = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True, correction=0) + 1e-4)
+    standard = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
     expected = (standard * torch.tensor([1.0, 2.0])).sum(2).view(-1)
     torch.testing.assert_close(experience["advantages"].sum(1), expected, rtol=1e-5, atol=1e-5)
     assert metrics["reward"] == pytest.approx(float((found * torch.tensor([1.0, 2.0])).sum(1).mean()), rel=1e-5)

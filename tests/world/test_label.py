@@ -151,14 +151,21 @@ def test_grades_are_those_that_the_annotators_had(frames: dict[str, pd.DataFrame
 
 def test_agreement_by_hand() -> None:
     prompt, answers = [{"role": "user", "content": "?"}], ["a", "b", "c"]
+    signed = {"prompt": prompt, "criterion": "overall", "source": "", "split": "train"}
     rows = [
-        {"prompt": prompt, "responses": answers, "ranks": ranks, "split": "train"}
-        for ranks in ([1, 2, 3], [2, 1, 3], [1, 2, 2])
+        signed | {"responses": answers, "ranks": ranks, "annotator": annotator}
+        for annotator, ranks in (("ann", [1, 2, 3]), ("bob", [2, 1, 3]), ("eve", [1, 2, 2]))
     ]
     two = pd.DataFrame(rows[:2])
     assert agreement(two) == {"value": pytest.approx(2 / 3), "pairs": 3}  # all but a against b
     assert agreement(pd.DataFrame(rows)) == {"value": pytest.approx((2 + 2 + 1) / 7), "pairs": 7}
     assert agreement(pd.DataFrame(rows[:1])) is None
+    compared = [
+        signed | {"responses": pair, "ranks": [1, 2], "annotator": annotator}
+        for annotator, pair in (("ann", ["a", "b"]), ("bob", ["b", "a"]), ("ann", ["b", "a"]), ("eve", ["a", "b"]))
+    ]
+    assert agreement(pd.DataFrame(compared)) == {"value": pytest.approx(1 / 3), "pairs": 3}, "ann counts once"
+    assert agreement(pd.DataFrame([row | {"annotator": ""} for row in compared[:2]])) == {"value": 0.0, "pairs": 1}
 
 
 def test_people_agree_as_often_as_their_probabilities_say(world: World, samples: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from rlhf.data.records import Entry, Record, Unreadable
-from rlhf.data.values import is_conversation
+from rlhf.data.values import conversation
 from rlhf.errors import ConfigError, DataError, suggestion
 
 Spec = str | int  # a column's name, a dotted path, a template with {paths}; a number stands for itself
@@ -91,7 +91,7 @@ def mappings(table: str, columns: Mapping[str, Spec | list[str]], entries: Itera
 
 
 def _conversations(records: list[Record], specs: Mapping[str, Any]) -> bool:
-    return any(is_conversation(_value(record, specs["chosen"])) for record in records)
+    return any(conversation(_value(record, specs["chosen"])) for record in records)
 
 
 def _by_annotator(specs: dict[str, Any]) -> Iterator[Mapped]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.sources.columns import Mapped
 from rlhf.data.tables import DEFAULTS, Prompt, Row
-from rlhf.data.values import Defects, is_conversation, messages, number, sequence, text, truth, whole_number, word
+from rlhf.data.values import Defects, conversation, messages, number, sequence, text, truth, whole_number, word
 from rlhf.errors import DataError
 
 FIRST = frozenset({"1", "a", "first", "left", "model_a", "response_a"})
@@ -136,9 +136,9 @@ def _answered(values: Record, defects: Defects) -> Row:
 
 def _answer(value: object, name: str, defects: Defects) -> tuple[Prompt, str | None]:
     """What comes before the answer, if `value` is a conversation, and the answer."""
-    if not is_conversation(value):
+    if (said := conversation(value)) is None:
         return [], text(value, name, defects)
-    *context, last = messages(value, defects)
+    *context, last = messages(said, defects)
     if last["role"] != "assistant":
         defects.append(f"{name} is not the assistant's")
     return context, last["content"]
