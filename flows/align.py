@@ -7,7 +7,7 @@ process of its own, and this one imports neither torch nor MLflow.
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -152,25 +152,27 @@ def _run(session: Session) -> State:
     workspace, graph, reporter, sender = session.workspace, session.graph, session.reporter, session.sender
     with session.shown.trying(), get_client(sync_client=True) as connected:
         tag_with_host(connected)
-    with _stopped_by_signals(session.stop):
-        with Journal(pipeline_journal(workspace, session.id)) as journal:
-            params, git = read_yaml(workspace / PARAMS), git_state(workspace)
-            journal.write("start", run_id=session.id, flow_run=flow_run.get_id(), params=params, git=git)
-            stages = Stages(workspace, graph, session.stale, session.id, reporter, session.shown, journal, session.stop)
-            _submit_all(stages)
-            decision = _decision(stages)
-            promotion, promoted = _promote(session, decision)
-            if promotion:
-                journal.write("promotion", exit=promoted, message=promotion)
-            results = {name: stages.results[name] for name in graph.stages}
-            state = _final_state(results, session.stop.is_set(), promotion, promoted)
-            journal.write("end", status=str(state.name).lower())
+    with _stopped_by_signals(session.stop), Journal(pipeline_journal(workspace, session.id)) as journal:
+        params, git = read_yaml(workspace / PARAMS), git_state(workspace)
+        journal.write("start", run_id=session.id, flow_run=flow_run.get_id(), params=params, git=git)
+        stages = Stages(workspace, graph, session.stale, session.id, reporter, session.shown, journal, session.stop)
+        _submit_all(stages)
+        decision = _decision(stages)
+        promotion, promoted = _promote(session, decision)
+        if promotion:
+            journal.write("promotion", exit=promoted, message=promotion)
+        results = {name: stages.results[name] for name in graph.stages}
+        stopped = session.stop.is_set()
+        state = _final_state(results, stopped, promotion, promoted)
+        journal.write("end", status=str(state.name).lower())
+    with suppress(KeyboardInterrupt):  # what is not sent by then stays in the journals
         sender.finish()
     if not sender.synced:
         reporter.message("unsynced: MLflow does not have everything yet; `rlhf sync` sends the rest")
-    failure = next((result.exit for result in results.values() if result.exit != Exit.DONE), promoted)
+    otherwise = Exit.PREEMPTED if stopped else promoted
+    failure = next((result.exit for result in results.values() if result.exit != Exit.DONE), otherwise)
     said = decision.said.to_json() if decision else None
-    session.result = RunResult(session.id, results, failure, said, promotion, sender.synced)
+    session.result = RunResult(session.id, results, failure, said, promotion, sender.synced, stopped)
     return state
 
 

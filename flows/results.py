@@ -40,10 +40,11 @@ class RunResult:
 
     id: str
     stages: Mapping[str, StageResult]
-    exit: Exit  # of the first stage that failed, in the order of the graph
+    exit: Exit  # of the first stage that failed, in the order of the graph; PREEMPTED where none did and it was stopped
     decision: Mapping[str, Any] | None = None  # reports/gate/decision.json, when the gate's output stands
     promotion: str | None = None  # what promoting did, when there was something to promote
     synced: bool = True  # whether MLflow has everything
+    stopped: bool = False  # whether a signal ended it
 
 
 class Reporter(Protocol):

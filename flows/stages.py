@@ -41,8 +41,8 @@ class Stages:
     def run(self, name: str) -> State:
         """Bring one stage up to date, when those it waits for are; return its state for Prefect."""
         self.attempts[name] = self.attempts.get(name, 0) + 1
-        good = {other for other, result in self.results.items() if result.good}
-        failed = [other for other in self.graph.upstream[name] if other not in good]
+        ended = {other: self.results.get(other) for other in self.graph.upstream[name]}
+        failed = [other for other, result in ended.items() if not (result and result.good)]
         if failed:
             result = StageResult("skipped", message=f"waits for {', '.join(failed)}")
         elif self._is_up_to_date(name):

@@ -1,4 +1,5 @@
-"""Does a policy answer where it is served? A process of its own loads a copy of its files and answers prompts greedily.
+"""Does a policy answer where it is served? A process of its own loads its files from another directory, by links, and
+answers prompts greedily.
 
 That process is this file run as a program. It knows transformers and nothing of this project, so a directory that only
 our own code can load or decode does not pass. Nothing but the standard library is imported here until it runs.
@@ -56,9 +57,9 @@ def serve_probe(directory: Path, prompts: Sequence[Messages], *, max_tokens: int
     max_tokens: of an answer. timeout: seconds for all of it. Whatever goes wrong in there is a result, not an error.
     """
     with TemporaryDirectory(prefix="rlhf-serving-") as place:
-        copy, found = Path(place, "model"), Path(place, "found.json")
-        shutil.copytree(directory, copy)
-        orders = {"model": str(copy), "prompts": prompts, "max_tokens": max_tokens, "rounds": rounds}
+        alone, found = Path(place, "model"), Path(place, "found.json")
+        shutil.copytree(directory.resolve(), alone, copy_function=os.symlink)
+        orders = {"model": str(alone), "prompts": prompts, "max_tokens": max_tokens, "rounds": rounds}
         try:
             done = subprocess.run(
                 [sys.executable, "-P", __file__, str(found)],

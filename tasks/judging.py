@@ -27,13 +27,13 @@ from rlhf.models.cached import arithmetic, cached
 from rlhf.models.loading import load_reward_model
 from rlhf.models.scoring import rewards, scored
 from rlhf.pipeline.stage import Stage
+from rlhf.pipeline.stage.work import REPLIES
 from rlhf.rollouts.rewards import Rewards
 
 Row = dict[str, Any]
 Compared = Mapping[str, Sequence[Comparison]]  # by opponent
 Known = Callable[[Judge], dict[str, Any]]  # what shows whether a judge is one
 Said = tuple[dict[str, Judged], dict[str, Any]]  # by opponent; what shows whether the judge is one
-KEPT = ".work/judge"  # of a workspace: replies of servers, which were paid for once
 FILE = "verdicts.jsonl"  # beside the rows: everything that a server or people said
 
 
@@ -94,7 +94,7 @@ def _by_people(stage: Stage, config: People, compared: Compared, bootstrap: dict
 
 def _by_endpoint(stage: Stage, config: Endpoint, compared: Compared, known: Known) -> Said:
     """A language model behind a server, asked in both orders."""
-    server = EndpointJudge(config, stage.workspace / KEPT, partial(stage.progress, label="judge"))
+    server = EndpointJudge(config, stage.workspace / REPLIES, partial(stage.progress, label="judge"))
     both = partial(in_both_orders, server)
     judged = {name: both(some) for name, some in compared.items()}
     found = {"asked": "both orders", **known(both)}

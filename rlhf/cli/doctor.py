@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
-from rlhf.errors import ConfigError, Exit, UserError, first_line
+from rlhf.errors import Busy, ConfigError, Exit, UserError, first_line
 from rlhf.secrets import is_secret, redact
 
 FREE = 1e8  # bytes of disk under which a run of the small world may not end
@@ -53,7 +53,7 @@ def _found(look: Look, workspace: Path) -> list[Finding]:
     """What a look finds, or that it could not look: what is broken here is what people ask about."""
     try:
         return list(look(workspace))
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError, UserError) as error:
         name = look.__name__.strip("_")
         return [Finding(name, "bad", f"{type(error).__name__}: {first_line(error)}", "Mend this, then look again")]
 
@@ -247,6 +247,8 @@ def _state(workspace: Path) -> Iterator[Finding]:
         Ledger.of(workspace).current()
         stage_reasons(workspace)
         yield Finding("state", "good", "dvc.lock, champion.json and the ledger can be read")
+    except Busy as busy:
+        yield Finding("state", "warning", str(busy), "Look again when the run has ended")
     except UserError as error:
         yield Finding("state", "bad", str(error))
 

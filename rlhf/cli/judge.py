@@ -1,5 +1,6 @@
 """`rlhf judge`: what people are to compare, and what they say."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,9 @@ def export(
     directory = find_workspace(workspace)
     tasks, judge = _tasks(directory), load_config(directory / "params.yaml").evaluate.judge
     write_tasks(file, tasks)
-    said = f"{len(tasks)} comparisons are in {file}. When people have judged: rlhf judge import {file}"
+    said = (
+        f"{len(tasks)} comparisons are in {file}. When people have judged: rlhf judge import {shlex.quote(str(file))}"
+    )
     if not isinstance(judge, People):
         said += f". The judge is {judge.kind} as yet; verdicts are read once it is people: {LET_JUDGE}"
     out.print(Text(said), soft_wrap=True)
@@ -76,11 +79,13 @@ def _tasks(workspace: Path) -> dict[str, dict[str, str]]:
     from rlhf.data.rows import read_rows
     from rlhf.judges.door import between
     from rlhf.judges.people import tasks
+    from rlhf.manifest import verified
 
     config = load_config(workspace / "params.yaml")
-    rows: list[list[dict[str, Any]]] = [
-        read_rows(workspace / f"reports/evaluate/{name}/rows", "rows") for name in config.align.algorithms
-    ]
+    made = [workspace / f"reports/evaluate/{name}/rows" for name in config.align.algorithms]
+    for directory in filter(Path.is_dir, made):
+        verified(directory)
+    rows: list[list[dict[str, Any]]] = [read_rows(directory, "rows") for directory in made]
     if not any(rows):
         raise DataError(f"{workspace} holds no evaluation whose answers could be compared. Make one: rlhf run")
     opponents = ("sft", "champion")

@@ -98,6 +98,8 @@ class Lines:
         """See flows.results.Reporter."""
         now = time.monotonic()
         began, before = self._first[name].setdefault(label, (now, done))  # a stage may go on from a checkpoint
+        if done < before:  # and go back to one
+            began, before = self._first[name][label] = now, done
         if now - self._told[name] < EVERY or done == before:
             return
         self._told[name] = now

@@ -110,20 +110,12 @@ def leave(result: "RunResult") -> None:
     """End with the run's exit code, and with one message when it is not 0."""
     if result.exit == Exit.DONE:
         return
-    if _interrupted(result):
+    if result.stopped and result.exit == Exit.PREEMPTED:
         err.print("Stopped. `rlhf run` goes on from the last checkpoint.", style="yellow")
         raise typer.Exit(INTERRUPTED)
     failed = [f"{name}: {stage.message}" for name, stage in result.stages.items() if stage.state == "failed"]
     err.print(Text(f"error: {'; '.join(failed) or result.promotion}", style="bold red"), soft_wrap=True)
     raise typer.Exit(int(result.exit))
-
-
-def _interrupted(result: "RunResult") -> bool:
-    """Whether the run was stopped by a person, not by a stage that was killed."""
-    stages = result.stages.values()
-    return result.exit == Exit.PREEMPTED and any(
-        s.state == "stopped" or s.message.startswith("stopped") for s in stages
-    )
 
 
 def _to_json(result: "RunResult", directory: Path) -> dict[str, Any]:

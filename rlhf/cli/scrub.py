@@ -36,8 +36,7 @@ def scrub(
         print_json({"kinds": kinds, "damaged": [{**asdict(damage), "path": str(damage.path)} for damage in damaged]})
     else:
         for damage in damaged:
-            said = damage.fault if str(damage.path) in damage.fault else f"{damage.path} {damage.fault}"
-            out.print(Text(f"{said}. {damage.done}".rstrip(". ")), soft_wrap=True)
+            out.print(Text(str(damage)), soft_wrap=True)
     if not all(damage.mended for damage in damaged):
         raise typer.Exit(int(Exit.DATA))
 

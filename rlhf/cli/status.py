@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from flows.results import GOOD
 from rlhf.cli.console import JsonOption, WorkspaceOption, find_workspace, out, print_json
 
 OTHER = "another champion"  # than the last evaluation was made against
@@ -70,7 +71,7 @@ def stages_of(workspace: Path, run: dict[str, Any]) -> dict[str, list[str]]:
     from rlhf.pipeline.graph import load_graph
 
     states = run["stages"]
-    done = {name for name, state in states.items() if state in ("ran", "restored", "cached")}
+    done = {name for name, state in states.items() if state in GOOD}
     return {name: [] if name in done else [states.get(name, AT_WORK)] for name in load_graph(workspace).stages}
 
 
@@ -81,12 +82,13 @@ def last_run(workspace: Path) -> dict[str, Any] | None:
     journals = sorted((workspace / RUNS).glob("*.jsonl"))
     if not journals:
         return None
-    records = list(read(journals[-1]))
+    last = next(filter(alive, reversed(journals)), journals[-1])  # names go by the clock, which may have gone back
+    records = list(read(last))
     start = next((record for record in records if record["kind"] == "start"), None)
     if start is None:
         return None
     end = next((record for record in records if record["kind"] == "end"), None)
-    unfinished = "running" if alive(journals[-1]) else "died"
+    unfinished = "running" if alive(last) else "died"
     return {
         "id": start["run_id"],
         "started": start["time"],

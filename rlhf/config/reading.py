@@ -114,6 +114,13 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             raise _refusal(node, problem)
         return int(node.value)
 
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        """A fraction without what one YAML alone takes for a part of it."""
+        if set(node.value) & set(":_"):
+            problem = "a number in YAML 1.1 and text in 1.2; write it in plain decimal digits, or quote it"
+            raise _refusal(node, problem)
+        return float(super().construct_yaml_float(node))
+
     def construct_truth(self, node: yaml.ScalarNode) -> bool:
         """True or false in these words."""
         if node.value.lower() not in _TRUTHS:
@@ -128,4 +135,5 @@ def _refusal(place: Any, problem: str) -> yaml.MarkedYAMLError:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.construct_truth)

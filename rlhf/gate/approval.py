@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rlhf import durable
 from rlhf.errors import ConfigError, GateRefused
@@ -69,17 +70,28 @@ def person(name: str) -> str:
     return unicodedata.normalize("NFKC", (named[1] if named else name).strip().casefold())
 
 
-def sign(workspace: Path, approval: Approval, key: Path) -> Path:
-    """Write the approval with its signature by `key`; return where. Raises ConfigError for a key that does not sign."""
+def sign(workspace: Path, approval: Approval, key: Path, approvers: Path) -> Path:
+    """Write the approval with its signature by `key`; return where.
+
+    Raises ConfigError for a key that does not sign, and without a file of approvers; GateRefused for a signature that
+    does not count by it. Then what was approved before stays.
+    """
     if not _NAME.fullmatch(approval.approver):
         raise ConfigError(f"`{approval.approver}` cannot sign: an approver is named as in the allowed signers, a@b.c")
     target = workspace / APPROVALS / approval.decision / f"{approval.approver}.json"
     signed = _ssh_keygen("sign", "-f", str(key), statement=approval.statement())
     if signed.returncode:
         raise ConfigError(f"{key} does not sign: {_last_line(signed.stderr)}. Name a private key: --key PATH")
-    durable.write_text(target.with_suffix(".json.sig"), signed.stdout.decode())
-    durable.write_text(target, approval.statement().decode())
+    with TemporaryDirectory() as place:
+        _write(Path(place, target.name), approval, signed.stdout)
+        verified(Path(place, target.name), approvers)
+    _write(target, approval, signed.stdout)
     return target
+
+
+def _write(target: Path, approval: Approval, signature: bytes) -> None:
+    durable.write_text(target.with_suffix(".json.sig"), signature.decode())
+    durable.write_text(target, approval.statement().decode())
 
 
 def signed_approval(
@@ -87,8 +99,7 @@ def signed_approval(
 ) -> Approval:
     """The first signed approval of the `wanted` decision that holds. Raises GateRefused, which says what is wrong with
     each; ConfigError without a file of approvers."""
-    if not approvers.is_file():
-        raise ConfigError(f"{approvers} does not exist: `promotion.approvers` of params.yaml names the allowed signers")
+    _require(approvers)
     faults = []
     for path in sorted((workspace / APPROVALS / wanted.decision).glob("*.json")):
         try:
@@ -105,7 +116,9 @@ def signed_approval(
 
 
 def verified(path: Path, approvers: Path) -> Approval:
-    """The approval in a file, if its signature is that of the person it names. Raises GateRefused."""
+    """The approval in a file, if its signature is that of the person it names. Raises GateRefused; ConfigError without
+    a file of approvers."""
+    _require(approvers)
     statement = path.read_bytes()
     try:
         approval = Approval(**json.loads(statement))
@@ -116,6 +129,11 @@ def verified(path: Path, approvers: Path) -> Approval:
     if _ssh_keygen("verify", *who, statement=statement).returncode:
         raise GateRefused(f"the signature under {path.name} is not that of {approval.approver} in {approvers}")
     return approval
+
+
+def _require(approvers: Path) -> None:
+    if not approvers.is_file():
+        raise ConfigError(f"{approvers} does not exist: `promotion.approvers` of params.yaml names the allowed signers")
 
 
 def _ssh_keygen(verb: str, *arguments: str, statement: bytes) -> "subprocess.CompletedProcess[bytes]":

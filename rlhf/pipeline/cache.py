@@ -36,16 +36,12 @@ def recover(workspace: Path, files: Collection[Path]) -> None:
         found = _digests(made)
         for name, digest in found.items():
             if digest in wanted:
-                own = durable.partial(wanted[digest])
-                shutil.copyfile(made / name, own)
-                _adopt(own, wanted[digest])
+                _adopt(made / name, wanted[digest])
         entries = [{"md5": digest, "relpath": name} for name, digest in sorted(found.items())]
         tree = json.dumps(entries, sort_keys=True).encode()  # as DVC writes it
         digest = hashlib.md5(tree, usedforsecurity=False).hexdigest()
         if digest in wanted:
-            own = durable.partial(wanted[digest])
-            own.write_bytes(tree)
-            _adopt(own, wanted[digest])
+            _adopt(tree, wanted[digest])
 
 
 def _digests(made: Path) -> dict[str, str]:
@@ -58,8 +54,14 @@ def _digests(made: Path) -> dict[str, str]:
     return found
 
 
-def _adopt(own: Path, target: Path) -> None:
-    """Make a file an object of the cache, with the mode that DVC gives it."""
+def _adopt(content: Path | bytes, target: Path) -> None:
+    """Make an object of the cache of a file, or of bytes, with the mode that DVC gives it."""
+    own = durable.partial(target)
+    own.parent.mkdir(parents=True, exist_ok=True)  # a pull may have brought nothing that is named alike
+    if isinstance(content, bytes):
+        own.write_bytes(content)
+    else:
+        shutil.copyfile(content, own)
     own.chmod(0o444)
     durable.publish(own, target)
 

@@ -116,5 +116,5 @@ class Listener:
                 self.key, self.pid = event["key"], event["pid"]
             case "summary":
                 self.summary = event["text"]
-            case "exit":
+            case "exit" if self.end is None or self.end[0] == Exit.DONE:  # others are ended for the first that failed
                 self.end = Exit(event["code"]), event["message"]

@@ -17,7 +17,8 @@ from rlhf.errors import ConfigError, suggestion
 CODE = "code.json"  # in a workspace, as the next
 CHAMPION = "champion.json"
 BLIND = ("size", "nfiles")  # left out of the run cache's key at any depth: dvc/stage/cache.py, _get_cache_hash
-_NUMBERS = ("timeout", "stalled", "retries", "retry_delay")  # of `meta`, in seconds but `retries`
+_LIMITS = ("timeout", "stalled")  # of `meta`, in seconds
+_NUMBERS = (*_LIMITS, "retries", "retry_delay")
 _META = ("gpu", *_NUMBERS)
 _ITEM = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,63}")  # part of a path and of a command
 _INTERPOLATION = re.compile(r"\$\{\s*([^}]+?)\s*\}")
@@ -184,8 +185,9 @@ def _meta(stage: str, meta: Any) -> dict[str, Any]:
             hint = suggestion(str(key), _META, "meta.")
             raise ConfigError(f"dvc.yaml: unknown key `meta.{key}` of stage `{stage}`; {hint}")
         number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        if key in _NUMBERS and not number:
-            raise ConfigError(f"dvc.yaml: `meta.{key}` of stage `{stage}` is {value!r}. Give it a number from 0 on")
+        if key in _NUMBERS and not (number and (value or key not in _LIMITS)):
+            wanted = "above 0, or take it out" if key in _LIMITS else "from 0 on"
+            raise ConfigError(f"dvc.yaml: `meta.{key}` of stage `{stage}` is {value!r}. Give it a number {wanted}")
     return meta
 
 

@@ -15,7 +15,7 @@ from rlhf.errors import DataError, ServiceError
 from rlhf.gate.ledger import LEDGER, Ledger
 from rlhf.pipeline import cache, champion, versioning
 from rlhf.pipeline.graph import load_graph
-from rlhf.pipeline.stage.work import KEPT
+from rlhf.pipeline.stage.work import KEPT, REPLIES
 from rlhf.pipeline.workspace import hold_workspace
 from rlhf.tracking import champions, standing
 from rlhf.tracking.journal import WORK, journals, read
@@ -33,6 +33,10 @@ class Damage:
     fault: str
     done: str = ""  # what was done about it, or is to be done
     mended: bool = False  # nothing is left to do
+
+    def __str__(self) -> str:
+        said = self.fault if str(self.path) in self.fault else f"{self.path} {self.fault}"
+        return f"{said}. {self.done}".rstrip(". ")
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ KINDS = (
         _moved(_CHECKPOINT, True),
     ),
     _Kind("kept tensors", _below(f"{KEPT}/[!.]*"), _kept_fault, _moved("It is computed again", True)),
-    _Kind("judge's replies", _below(f"{WORK}/judge/*/[!.]*"), _reply_fault, _moved("It is asked again", True)),
+    _Kind("judge's replies", _below(f"{REPLIES}/*/[!.]*"), _reply_fault, _moved("It is asked again", True)),
     _Kind("champions", _below(f"{champions.FILES}/[!.]*"), _champion_fault, _mend_champions),
     _Kind(
         "journals",

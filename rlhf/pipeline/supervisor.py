@@ -6,6 +6,7 @@ hangs writes the stacks of its threads to its log, is ended, and may be tried ag
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,7 +42,6 @@ _EXITED = re.compile(r"exited with (-?\d+)")
 class Outcome:
     """How a stage ended. `state` says what DVC did: it ran the stage, restored its outputs, or had nothing to do."""
 
-    stage: str
     state: State
     exit: Exit
     message: str  # of a failure: what, where, what to do
@@ -57,13 +57,13 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
     """
     started = time.monotonic()
     if message := _obstacle(spec, workspace):
-        return Outcome(spec.name, "cached", Exit.DATA, message, "", None, 0.0)
+        return Outcome("cached", Exit.DATA, message, "", None, 0.0)
     log = workspace / ".rlhf" / "logs" / f"{spec.name}.log"
     listener = Listener(workspace, spec.name, on_progress)
     limit, silence = (float(spec.meta.get(name, "inf")) for name in ("timeout", "stalled"))
     with _repro(spec.name, workspace, run, log, listener) as (process, begins):
         cause = _wait(process, listener, started + limit, silence, stop)
-        hung = where(listener.pid, log, workspace) if cause == "stalled" else ""
+        hung = where(listener.pid, log, workspace) if cause == "stalled" and listener.pid else ""
     said = redact(_ANSI.sub("", log.read_bytes()[begins:].decode("utf-8", "replace")))
     if cause == "time":
         code = Exit.FAILED
@@ -80,7 +80,7 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
         code, message = _verdict(process.returncode, listener, said, cause)
     state: State = "ran" if "Running stage" in said else "restored" if "is cached" in said else "cached"
     seconds = time.monotonic() - started
-    return Outcome(spec.name, state, code, message, listener.summary, listener.key, seconds)
+    return Outcome(state, code, message, listener.summary, listener.key, seconds)
 
 
 def _obstacle(spec: StageSpec, workspace: Path) -> str | None:
@@ -90,7 +90,7 @@ def _obstacle(spec: StageSpec, workspace: Path) -> str | None:
     if spec.frozen and (lost := [path for path in spec.made if not (workspace / path).exists()]):
         return (
             f"`{spec.name}` is frozen, and has lost {', '.join(lost)}. Bring back what it made, "
-            f"dvc checkout {' '.join(lost)}, or have it run again: dvc unfreeze {spec.name}"
+            f"{shlex.join(['dvc', 'checkout', *lost])}, or have it run again: dvc unfreeze {spec.name}"
         )
     return None
 

@@ -16,7 +16,7 @@ _THREAD = re.compile(r"^(?:Current t|T)hread 0x", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)  # of faulthandler
 
 
-def where(stage: int | None, log: Path, workspace: Path) -> str:
+def where(stage: int, log: Path, workspace: Path) -> str:
     """In words, where a stage hangs: of the main thread's stack, which comes to the log, the innermost of our lines."""
     begins, words = log.stat().st_size, ""
     with suppress(psutil.NoSuchProcess):

@@ -12,7 +12,7 @@ from rlhf import telemetry
 from rlhf.pipeline.fingerprint import packages
 from rlhf.services.ports import HOST
 from rlhf.tracking.artifacts import DIRECTORY
-from rlhf.tracking.sent import own_store
+from rlhf.tracking.sent import DATABASE, own_store
 
 SETTINGS = telemetry.OFF | {
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # not pickle, which runs what it reads
@@ -110,7 +110,7 @@ def prefect_home(workspace: Path) -> Path:
 
 def is_new(server: Server, workspace: Path) -> bool:
     """Whether the server has no database yet and must make one, which takes its time."""
-    database = prefect_home(workspace) / "prefect.db" if server is PREFECT else workspace / "mlflow.db"
+    database = prefect_home(workspace) / "prefect.db" if server is PREFECT else workspace / DATABASE
     return not database.exists()
 
 

@@ -10,7 +10,7 @@ from rlhf import durable
 from rlhf.config import load_promotion
 from rlhf.config.reading import PARAMS
 from rlhf.errors import Busy, ConfigError, DataError, GateRefused, ServiceError
-from rlhf.gate.approval import Approval, check, sign, signed_approval, verified
+from rlhf.gate.approval import Approval, check, sign, signed_approval
 from rlhf.gate.ledger import Champion, Ledger
 from rlhf.tracking import champions
 from rlhf.tracking.journal import stage_records
@@ -124,13 +124,7 @@ def approve(workspace: Path, approver: str, key: Path, comment: str = "") -> tup
     decision = passing(workspace)
     output, approval = candidate(workspace, decision), proposal(decision, approver, comment)
     check(approval, approval, trainers(workspace, output.key), rules.expires_days)
-    path = sign(workspace, approval, key)
-    try:
-        verified(path, workspace / rules.approvers)
-    except GateRefused:
-        path.unlink()
-        raise
-    return decision, approval, path
+    return decision, approval, sign(workspace, approval, key, workspace / rules.approvers)
 
 
 def trainers(workspace: Path, key: str) -> set[str]:

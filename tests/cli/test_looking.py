@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import pytest
 from typer.testing import Result
 
 from rlhf.cli.doctor import _disk
-from rlhf.cli.status import _reasons
+from rlhf.cli.status import _reasons, last_run
 from rlhf.errors import DataError
 from rlhf.gate.ledger import Ledger
+from rlhf.manifest import write_manifest
 from rlhf.pipeline.graph import load_graph
 from rlhf.tracking.journal import Journal, pipeline_journal
 
@@ -59,6 +61,17 @@ def test_status_tells_what_a_run_has_done_while_it_goes_on(rlhf: Callable[..., R
     assert (stages["collect"], stages["validate"], stages["sft"]) == ([], ["failed"], ["a run is at work"])
     assert re.search(r"sft +a run is at work", shown)
     assert json.loads(rwlock.read_text())["write"] == sft
+
+
+def test_the_last_run_is_the_one_at_work_whatever_the_clock_says(small_world: Path) -> None:
+    """Journals are named after the time of their beginning, and clocks go back."""
+    for name in ("2026-a", "2026-b"):
+        with Journal(pipeline_journal(small_world, name)) as journal:
+            journal.write("start", run_id=name)
+    assert (last_run(small_world) or {})["id"] == "2026-b"
+    with Journal(pipeline_journal(small_world, "2026-a")):
+        found = last_run(small_world) or {}
+    assert (found["id"], found["status"]) == ("2026-a", "running")
 
 
 def test_the_findings_of_dvc_in_words() -> None:
@@ -110,6 +123,23 @@ def test_doctor_tells_the_rest_where_a_look_breaks(
     assert "torch is missing" in result.stdout
     assert re.search(r"✗ gpu +PackageNotFoundError: No package metadata was found for torch", result.stdout)
     assert re.search(r"✓ inputs", result.stdout)
+
+
+def test_doctor_names_settings_that_are_no_text_and_waits_for_nobody(
+    rlhf: Callable[..., Result], small_world: Path
+) -> None:
+    """A run at work is no fault."""
+    (small_world / ".dvc/config").write_bytes(b"# caf\xe9\n")
+    result = rlhf("doctor", "-C", small_world)
+    assert result.exit_code == 10
+    assert re.search(r"✗ dvc +UnicodeDecodeError", result.stdout)
+    (small_world / ".dvc/config").write_text("")
+    (small_world / ".dvc/tmp").mkdir(exist_ok=True)
+    holder = {"cmd": "dvc repro", "pid": os.getpid()}
+    (small_world / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {str(small_world / "data"): holder}, "read": {}}))
+    result = rlhf("doctor", "-C", small_world, "--json")
+    state = next(finding for finding in json.loads(result.stdout) if finding["name"] == "state")
+    assert (result.exit_code, state["state"]) == (0, "warning"), state
 
 
 def test_doctor_names_a_version_that_breaks_another(
@@ -210,6 +240,19 @@ def test_chat_with_a_damaged_configuration(rlhf: Callable[..., Result], small_wo
     for architectures in (5, [5]):  # the weights say what it is
         config.write_text(json.dumps(sound | {"architectures": architectures}))
         assert rlhf("chat", policy, "-C", small_world, "--prompt", "red").exit_code == 0, architectures
+
+
+def test_a_damaged_policy_of_the_workspace_does_not_answer(
+    rlhf: Callable[..., Result], small_world: Path, policy: Path
+) -> None:
+    kept = small_world / "models/policy/dpo"
+    shutil.copytree(policy, kept)
+    write_manifest(kept)
+    assert rlhf("chat", "dpo", "-C", small_world, "--prompt", "red").exit_code == 0
+    weights = kept / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    result = rlhf("chat", "dpo", "-C", small_world, "--prompt", "red")
+    assert (result.exit_code, str(weights) in result.stderr) == (11, True)
 
 
 def test_a_reward_model_cannot_answer(rlhf: Callable[..., Result], small_world: Path, policy: Path) -> None:

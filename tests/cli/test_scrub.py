@@ -98,6 +98,13 @@ def test_every_kind_of_damage_is_named_and_mended_where_it_can_be(rlhf: Rlhf, fu
     assert (full / FILES / policy).is_dir()
 
 
+def test_a_member_that_is_lost_with_its_place_is_taken_from_the_output(rlhf: Rlhf, finished: Path) -> None:
+    lost = object_of(finished, "models/large/model.txt")
+    shutil.rmtree(lost.parent)
+    result = rlhf("scrub", "-C", finished)
+    assert (result.exit_code, cache.object_fault(lost)) == (0, None), result.stdout
+
+
 def test_an_object_that_nothing_here_holds_comes_from_the_remote_or_is_made_anew(
     rlhf: Rlhf, finished: Path, tmp_path: Path
 ) -> None:

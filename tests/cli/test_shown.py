@@ -121,13 +121,18 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
 
 
 def test_the_time_left_counts_from_where_a_stage_went_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown, clock = console(), iter([0.0, 0.0, 40.0])
+    """And from where it went back to: a checkpoint before a batch that is left out."""
+    shown, clock = console(), iter([0.0, 0.0, 40.0, 80.0, 120.0])
     monkeypatch.setattr("rlhf.cli.live.time.monotonic", lambda: next(clock))
     lines = Lines(shown)
     lines.stage_started("sft")
     lines.progress("sft", 50, 100, "")
     lines.progress("sft", 90, 100, "")
     assert text(shown).splitlines()[-1].split() == ["sft", "90", "of", "100,", "about", "10", "s", "left"]
+    lines.progress("sft", 40, 100, "")
+    assert len(text(shown).splitlines()) == 2
+    lines.progress("sft", 60, 100, "")
+    assert text(shown).splitlines()[-1].split() == ["sft", "60", "of", "100,", "about", "80", "s", "left"]
 
 
 def test_on_a_terminal_there_are_bars_with_the_time_left() -> None:

@@ -440,7 +440,8 @@ def test_a_run_that_is_stopped_promotes_nobody(finished: Path) -> None:
             if name == "gate":
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run(finished, Stopping()).promotion is None
+    stopped = run(finished, Stopping())
+    assert (stopped.exit, stopped.stopped, stopped.promotion) == (Exit.PREEMPTED, True, None)
     again = run(finished).promotion  # which the toy, that trains no policy, cannot have
     assert again is not None
     assert "models/policy/small" in again

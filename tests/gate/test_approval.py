@@ -28,6 +28,9 @@ class Office:
     def key(self, name: str) -> Path:
         return self.path / name
 
+    def sign(self, approval: Approval, name: str, approvers: Path | None = None) -> Path:
+        return sign(self.path, approval, self.key(name), approvers or self.approvers)
+
     def looked_for(self) -> Approval:
         return signed_approval(self.path, wanted(), self.approvers, {TRAINER.lower()}, days=7)
 
@@ -70,34 +73,41 @@ def test_a_trainer_by_another_spelling_is_the_trainer(name: str) -> None:
 def test_a_signed_approval_holds(office: Office) -> None:
     with pytest.raises(GateRefused, match=r"lacks the approval of another person.*rlhf approve --key PATH"):
         office.looked_for()
-    path = sign(office.path, replace(wanted(ADA), comment="read it: d\u00e9j\u00e0 vu"), office.key(ADA))
+    path = office.sign(replace(wanted(ADA), comment="read it: d\u00e9j\u00e0 vu"), ADA)
     assert path.relative_to(office.path) == Path(".rlhf/approvals") / ("d" * 64) / f"{ADA}.json"
     assert office.looked_for().approver == ADA
     assert office.looked_for().comment == "read it: d\u00e9j\u00e0 vu"
 
 
 def edited(office: Office) -> None:
-    path = sign(office.path, wanted(ADA), office.key(ADA))
+    path = office.sign(wanted(ADA), ADA)
     path.write_bytes(path.read_bytes().replace(b'"generation":3', b'"generation":4'))
 
 
 def of_another_decision(office: Office) -> None:
     """A record that Ada signed of something else, put where one of this decision belongs."""
-    path = sign(office.path, replace(wanted(ADA), decision="e" * 64), office.key(ADA))
+    path = office.sign(replace(wanted(ADA), decision="e" * 64), ADA)
     path.parent.rename(path.parent.parent / ("d" * 64))
 
 
 def signed(approver: str, key: str, **change: object) -> Callable[[Office], object]:
-    return lambda office: sign(office.path, replace(wanted(approver), **change), office.key(key))
+    """An approval as it comes from where other approvers count."""
+
+    def bring(office: Office) -> None:
+        elsewhere = office.path / "elsewhere"
+        elsewhere.write_text(f"{approver} {office.key(f'{key}.pub').read_text()}")
+        office.sign(replace(wanted(approver), **change), key, elsewhere)
+
+    return bring
 
 
 def unsigned(office: Office) -> None:
-    sign(office.path, wanted(ADA), office.key(ADA)).with_suffix(".json.sig").unlink()
+    office.sign(wanted(ADA), ADA).with_suffix(".json.sig").unlink()
 
 
 def for_something_else(office: Office) -> None:
     """Ada's signature of the same words, given in another namespace, as to a commit."""
-    path = sign(office.path, wanted(ADA), office.key(ADA))
+    path = office.sign(wanted(ADA), ADA)
     path.with_suffix(".json.sig").unlink()
     subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-n", "git", "-f", office.key(ADA), path], check=True)
 
@@ -127,13 +137,23 @@ def test_what_does_not_count(office: Office, case: str) -> None:
 
 
 def test_one_that_holds_is_found_beside_one_that_does_not(office: Office) -> None:
-    sign(office.path, wanted(TRAINER), office.key(TRAINER))
-    sign(office.path, wanted(ADA), office.key(ADA))
+    office.sign(wanted(TRAINER), TRAINER)
+    office.sign(wanted(ADA), ADA)
     assert office.looked_for().approver == ADA
 
 
+def test_a_signature_that_does_not_count_is_not_kept_and_takes_nothing_away(office: Office) -> None:
+    office.sign(wanted(ADA), ADA)
+    with pytest.raises(GateRefused, match=f"is not that of {ADA}"):
+        office.sign(wanted(ADA), "stranger")
+    assert office.looked_for().approver == ADA
+    with pytest.raises(GateRefused, match="is not that of stranger"):
+        office.sign(wanted("stranger"), "stranger")
+    assert {path.name for path in office.path.glob(".rlhf/approvals/*/*")} == {f"{ADA}.json", f"{ADA}.json.sig"}
+
+
 def test_nobody_approves_where_nobody_knows_the_trainer(office: Office) -> None:
-    sign(office.path, wanted(ADA), office.key(ADA))
+    office.sign(wanted(ADA), ADA)
     with pytest.raises(GateRefused, match="nobody knows who trained the policy"):
         signed_approval(office.path, wanted(), office.approvers, set(), days=7)
 
@@ -148,12 +168,14 @@ def test_what_is_signed_is_canonical() -> None:
 
 def test_what_cannot_sign_is_named(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"nothing does not sign.*--key PATH"):
-        sign(office.path, wanted(ADA), office.key("nothing"))
+        office.sign(wanted(ADA), "nothing")
     with pytest.raises(ConfigError, match=r"`\.\./ada` cannot sign"):
-        sign(office.path, wanted("../ada"), office.key(ADA))
+        office.sign(wanted("../ada"), ADA)
     with pytest.raises(ConfigError, match=r"approvers does not exist.*promotion\.approvers"):
         signed_approval(office.path, wanted(), office.path / "no/approvers", {TRAINER}, days=7)
+    with pytest.raises(ConfigError, match=r"approvers does not exist.*promotion\.approvers"):
+        office.sign(wanted(ADA), ADA, office.path / "no/approvers")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match="openssh-client"):
-        sign(office.path, wanted(ADA), office.key(ADA))
+        office.sign(wanted(ADA), ADA)
     assert not (office.path / ".rlhf").exists()

@@ -95,7 +95,7 @@ def test_a_server_and_people_judge_what_stands(workspace: Path, monkeypatch: pyt
     found = run(workspace, "evaluate@kto", evaluate)
     assert found["judging"]["nulls"]["sft"] == {"count": sum(differing), "n": 4}
     tasks, file, store = (
-        compared(between(table, "sft"), 0),
+        compared(between(table, "sft")),
         workspace / "t.jsonl",
         workspace / "feedback/verdicts.jsonl",
     )

@@ -121,6 +121,8 @@ def test_revoking_an_annotator_runs_all_that_stands_on_the_feedback_and_nothing_
         ("stages: {a: {cmd: x, meta: {timeout: soon}}}", ["a", "meta.timeout", "'soon'", "number"]),
         ("stages: {a: {cmd: x, meta: {retries: true}}}", ["a", "meta.retries", "True"]),
         ("stages: {a: {cmd: x, meta: {stalled: -1}}}", ["a", "meta.stalled", "-1"]),
+        ("stages: {a: {cmd: x, meta: {stalled: 0}}}", ["`meta.stalled` of stage `a` is 0", "above 0, or take it out"]),
+        ("stages: {a: {cmd: x, meta: {retry_delay: -1}}}", ["`meta.retry_delay` of stage `a` is -1", "from 0 on"]),
         (
             "stages: {a: {cmd: x, meta: {retrys: 9}}}",
             ["unknown key `meta.retrys` of stage `a`", "mean `meta.retries`?"],

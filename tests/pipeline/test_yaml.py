@@ -29,6 +29,8 @@ BOMB = "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for 
         ("a: 0x10", "an integer that YAML 1.1 and 1.2 read differently"),
         ("a: 1_000", "an integer that YAML 1.1 and 1.2 read differently"),
         ("a: 1:30", "an integer that YAML 1.1 and 1.2 read differently"),
+        ("a: 1:30.5", "a number in YAML 1.1 and text in 1.2"),
+        ("a: 1_0.5", "a number in YAML 1.1 and text in 1.2"),
         ("a: no", "`no` is a boolean in YAML 1.1"),
         ("a: {on: 1}", "`on` is a boolean"),
         ("a: 2020-02-31", "not YAML"),

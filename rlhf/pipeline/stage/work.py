@@ -12,6 +12,7 @@ from rlhf.tracking.outputs import read_receipt
 LOCK = "lock"  # held while the stage runs
 LASTING = {JOURNAL, LOCK, "setbacks"}  # there, when the stage is done; the last is rlhf/training/setbacks.py's
 KEPT = f"{WORK}/cache"  # of a workspace: what stages keep for each other
+REPLIES = f"{WORK}/judge"  # of servers that judge, which were paid for once
 _KEY = re.compile("[0-9a-f]{64}")  # of a stage; a receipt that came from elsewhere may name any path
 
 
