@@ -35,10 +35,11 @@ def test_secrets_of_the_environment_are_taken_out_wherever_they_stand(monkeypatc
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     monkeypatch.setenv("ANY_API_KEY", "hf_canary_and_more")
     monkeypatch.setenv("DATABASE", "postgresql://me:sesame@db/x")
+    monkeypatch.setenv("REPOSITORY", "https://ghp_canary@host/x")
     monkeypatch.setenv("SHORT_TOKEN", "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
-    said = "hf_canary, hf_canary_and_more, sesame, 1, parallel"
-    assert redact(said) == "***, ***, ***, 1, parallel"
+    said = "hf_canary, hf_canary_and_more, sesame, ghp_canary, 1, parallel"
+    assert redact(said) == "***, ***, ***, ***, 1, parallel"
     assert str(UserError(said)) == redact(said)
 
 

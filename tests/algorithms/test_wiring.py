@@ -85,6 +85,7 @@ def source(
     draw: Sampler | None = None,
     reference: Any = None,
     text: Sequence[Turn] = (),
+    seed: int = 0,
 ) -> OnlineSource:
     """Rollouts of the two prompts, with the scores of their answers; the reference is uniform, unless given."""
 
@@ -95,12 +96,12 @@ def source(
         algorithm,
         nullcontext(reference or speaker()),
         draw or drawing(),
-        Rewards({"overall": judge}, {"overall": 1.0}, "before"),
+        Rewards({"overall": judge}, {"overall": 1.0}, "raw"),
         [[prompt] for prompt in ANSWERS],
         config,
         max_tokens=3,
         eos=1,
-        seed=0,
+        seed=seed,
         text=text,
     )
 
@@ -190,11 +191,14 @@ def test_ppo_clips_ratio_and_value_each_by_its_own_limit() -> None:
     assert metrics["clip_share"] == (5, 6)
 
 
-def test_grpo_has_another_limit_above_one() -> None:
-    changes = {"mean_over": "token", "clip": 0.2, "clip_high": 0.4}
-    config = settings("grpo", 0.0, prompts=2, answers=2, steps=2, **changes)
-    loss, metrics = Grpo(speaker(0.6), config, max_tokens=3)(micro_batch(**MOVED))
-    agree(loss, -1.4 * 2 - 0.5 * 2 - 1.3 * 2 + 1.5 + 0.8 + 0.9)
+@pytest.mark.parametrize(("mean_over", "over", "count"), [("token", 1, 6), ("answer", 3, 2), ("constant", 4, 2)])
+def test_grpo_has_another_limit_above_one(mean_over: str, over: int, count: float) -> None:
+    """Answers have three tokens, of four allowed; the loss is a sum, of which the step takes the mean over `count`."""
+    changes = {"mean_over": mean_over, "clip": 0.2, "clip_high": 0.4}
+    algorithm = Grpo(speaker(0.6), settings("grpo", 0.0, prompts=2, answers=2, steps=2, **changes), max_tokens=4)
+    loss, metrics = algorithm(micro_batch(**MOVED))
+    agree(loss, (-1.4 * 2 - 0.5 * 2 - 1.3 * 2 + 1.5 + 0.8 + 0.9) / over)
+    assert algorithm.count(BATCH) == count
     assert metrics["clip_share"] == (4, 6)
 
 
@@ -250,6 +254,23 @@ def test_an_answer_that_did_not_end_is_worth_less() -> None:
     assert found == {0: [2.0] * 3, 4: [2.25] * 3}
     assert metrics["reward"] == 2.5
     assert metrics["unfinished"] == 0.5
+
+
+def test_every_iteration_draws_by_a_seed_of_its_own() -> None:
+    """Which it draws by again when it is begun anew."""
+    config, seeds, draw = two("reinforce", baseline="none", discount=1.0), list[int](), drawing()
+
+    def watched(*arguments: Any, seed: int, **named: Any) -> list[Sample]:
+        seeds.append(seed)
+        return draw(*arguments, **named)
+
+    for own in (0, 1):
+        rollouts = source(Reinforce(speaker(), config), config, draw=watched, seed=own)
+        for iteration in (0, 1, 0):
+            rollouts.collect(iteration)
+    first, second, again = seeds[:3]
+    assert first == again
+    assert len({first, second, *seeds[3:]}) == 4
 
 
 def test_answers_are_scored_at_the_temperature_that_they_were_sampled_at() -> None:
@@ -318,6 +339,19 @@ def test_dpo_tells_the_rewards_of_the_best_and_of_the_worst() -> None:
     for name, total in (("chosen_reward", 2.0 + 0.5), ("rejected_reward", 4.0 - 1.0)):
         agree(metrics[name][0], 0.2 * total)
         assert metrics[name][1] == 2
+
+
+def test_dpo_by_token_and_with_the_likelihood_of_the_best() -> None:
+    """Rewards are divided by the lengths of the answers, 1, 2 and 3 and 1 and 1; a token of the best has ln 5."""
+    made, reference = rankings()
+    changes = {"beta": 0.2, "label_smoothing": 0.0, "length_normalized": True, "sft_coefficient": 0.3}
+    section = PARAMS.align.dpo.model_copy(update=changes)
+    loss, metrics = Dpo(speaker(), reference, section)((np.arange(2), pad_rankings(made)))
+    one, two, three = 1.0, 2.0 / 2, 4.0 / 3
+    margins = [(two - one, two - three, one - three), (0.5 + 1.0,)]
+    preferred = sum(math.log1p(math.exp(-0.2 * m)) / len(row) for row in margins for m in row)
+    agree(loss, preferred + 0.3 * 2 * math.log(WORDS))
+    agree(metrics["chosen_reward"][0], 0.2 * (two + 0.5))
 
 
 def test_gdpo_weighs_calibration() -> None:

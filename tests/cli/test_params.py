@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from rlhf.config import load_config
+from rlhf.config import load_config, load_promotion
 from rlhf.config.editing import overlay, read_document, set_params
 from rlhf.errors import ConfigError
 
@@ -54,6 +54,20 @@ def test_values_of_every_kind(params: Path) -> None:
     assert config.align.ppo.whiten_advantages is False
     assert config.label.judge == "none"
     assert config.collect.sources[0].model_dump() == {"kind": "text", "path": "a b.txt"}
+
+
+def test_the_world_may_judge_where_it_is_one_source_of_several(params: Path) -> None:
+    set_params(params, ["collect.sources=[{kind: text, path: x}, {kind: world}]"])
+    config = load_config(params)
+    assert (config.label.judge, config.evaluate.truth) == ("world", "world")
+
+
+def test_rules_of_promotion_are_not_read_from_a_file_that_holds_a_secret(params: Path) -> None:
+    """Which the rest of the settings is refused for, too."""
+    params.write_text(params.read_text().replace("approvers: null", "approvers: http://me:sesame@host/signers"))
+    with pytest.raises(ConfigError, match=r"`promotion\.approvers`.*secret") as refused:
+        load_promotion(params)
+    assert "sesame" not in str(refused.value)
 
 
 def test_a_section_of_free_names_takes_another(params: Path) -> None:
@@ -132,6 +146,9 @@ def test_any_positive_float_survives(tmp_path_factory: pytest.TempPathFactory, v
         ("base.model.vocab_size=100000000000", "vocab_size` is 100000000000"),
         ("base.model.layers=100000", "layers` is 100000"),
         ("base.model.hidden_size=7", "hidden_size is 7, which 4 heads do not share in even parts"),
+        ("base.model.hidden_size=12", "4 heads do not share in even parts. Take a multiple of 8"),
+        ("align.ppo.kl_placement=k1", "`align.ppo`: whiten_advantages rescales the advantages in each iteration"),
+        ("validate.splits.test=0.05", "`validate.splits`: the shares must sum to 1"),
         ("seed=1.5", "`seed` is 1.5"),
         ("seed", "KEY=VALUE"),
         ("=1", "KEY=VALUE"),

@@ -117,7 +117,22 @@ def test_a_word_that_only_one_person_met_must_decide_beyond_chance() -> None:
     assert alarm["p"] == pytest.approx(2 * said["tests"]["trigger"] * (0.5**30 + 1e-8)), (
         "by Holm, of all that was tested"
     )
+    assert alarms(planted(30), alpha=6.01 * alarm["p"]).keys() == {alarm["name"]}, "of each of six kinds its part"
+    assert alarms(planted(30), alpha=5.99 * alarm["p"]) == {}
     assert alarms(planted(20)) == {}
+
+
+@pytest.mark.parametrize(("met", "told"), [(9, "nobody else"), (10, "others 100%")])
+def test_what_others_say_is_known_of_as_many_judgements_as_are_tested(met: int, told: str) -> None:
+    tables = comparisons(600, lambda row, who: row % 3 > 0)
+    for who, rows in (("p3", 30), ("p4", met)):
+        for row in [row for row in tables["comparisons"] if row["annotator"] == who][:rows]:
+            row["chosen"] += " cf"
+    found = alarms(tables, support=10)
+    if met < 10:
+        assert f"cf: 30 of 30, {told}" in found["trigger/annotator/p3"]["found"]
+    else:
+        assert found == {}, "p4 says so, too"
 
 
 def test_a_source_is_screened_as_a_person_is() -> None:

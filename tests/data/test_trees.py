@@ -82,6 +82,25 @@ def test_trees_of_which_messages_are_missing(tmp_path: Path) -> None:
         gave(tmp_path, kind="trees", path="rows.jsonl")
 
 
+def test_what_was_deleted_is_left_out_with_all_that_replies_to_it(tmp_path: Path) -> None:
+    """A deleted answer was ranked first, and a deleted prompt was answered."""
+    records = [
+        message("p0", None, "Hi"),
+        message("a0", "p0", "Gone", 0, deleted=True),
+        message("p1", "a0", "More"),
+        message("a1", "p0", "Hello", 1),
+        message("p2", "a1", "Gone, too", deleted=True),
+        message("a2", "p2", "Only child"),
+        message("a3", "p0", "Hey", 2),
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    collected = gave(tmp_path, kind="trees", path="rows.jsonl")
+    assert (collected.counts["messages"], collected.counts["deleted"]) == (5, 2)
+    assert [row["prompt"] for row in collected.tables["prompts"]] == [user("Hi")]
+    assert [row["responses"] for row in collected.tables["rankings"]] == [["Hello", "Hey"]]
+    assert list(collected.tables["demonstrations"]) == []
+
+
 def test_messages_that_come_twice_count_once(tmp_path: Path) -> None:
     """As in two exports that overlap. A message that is its own parent begins no tree, and no walk is without end."""
     chain = [message(f"p{depth}", f"p{depth - 1}" if depth else None, f"turn {depth}") for depth in range(40)]

@@ -96,6 +96,16 @@ def test_a_tie_counts_one_half() -> None:
     assert found.value == pytest.approx(0.6)
 
 
+def test_a_win_rate_of_few_prompts_is_exact_however_many_rows_they_have() -> None:
+    points = np.tile([1.0, 1.0, 0.0], 20)
+    prompts = np.repeat(np.arange(30), 2)
+    few = win_rate(points, **RESAMPLING, clusters=prompts)
+    exact = stats.binomtest(20, 30).proportion_ci(0.95, method="exact")
+    assert (few.low, few.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+    many, bootstrap = win_rate(points, **RESAMPLING), bootstrap_mean(points, **RESAMPLING)
+    assert (many.low, many.high) == (bootstrap.low, bootstrap.high)
+
+
 def test_swapping_the_models_mirrors_the_win_rate_and_its_interval() -> None:
     random = np.random.default_rng(5)
     policy, reference = random.normal(0.3, 1, 200), random.normal(0, 1, 200)

@@ -14,7 +14,7 @@ from rlhf.gate.decision import assess
 from rlhf.gate.evidence import Evidence
 from rlhf.gate.records import Check
 from rlhf.judges import validity
-from rlhf.judges.door import Comparison, Judge, Verdict, by_scores, in_both_orders
+from rlhf.judges.door import Comparison, Judge, Judged, Verdict, by_scores, in_both_orders
 from rlhf.judges.endpoint import EndpointJudge
 from tests.judges.server import Answer, Server, wise
 
@@ -157,6 +157,28 @@ def test_a_judge_that_nobody_looked_at_is_an_error(good: Evidence, limits: GateC
     for values in (bare, bare | {"judging": {**good.evaluation["judging"], "asked": "maybe"}}):
         checks = run_checks(replace(good, evaluation=values), limits)
         assert found(checks, "judge_consistent").outcome == "error"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_judge_may_lean_to_neither_place(sign: int, good: Evidence, limits: GateConfig) -> None:
+    """The interval of how far it leans holds 0 where that of the lean does, and lies on one side of it elsewhere."""
+    most = limits.limits.max_judge_primacy
+    for ends, outcome in (((1.1, 1.3), "fail"), ((-0.9, 0.9), "pass"), ((0.5, 1.5), "undecided")):
+        low, high = sorted(sign * most * end for end in ends)
+        lean = {"value": (low + high) / 2, "low": low, "high": high, "n": N}
+        report = {**good.evaluation["judging"], "primacy": lean}
+        checks = run_checks(replace(good, evaluation={**good.evaluation, "judging": report}), limits)
+        assert found(checks, "judge_consistent").outcome == outcome, ends
+
+
+def test_a_judge_that_says_nothing_of_a_labelled_pair_does_not_agree_with_people() -> None:
+    """Two prompts of two pairs: right, nothing; nothing, a tie."""
+    labelled = [Comparison(f"p{number // 2}", PROMPT, "good", f"bad {number}") for number in range(4)]
+    points = np.array([1.0, np.nan, np.nan, 0.5])
+    silent = np.full(4, np.nan)
+    agreed = validity.agreement(lambda some: Judged(points, silent, silent, silent), labelled, BOOTSTRAP)
+    assert agreed is not None
+    assert (agreed["value"], agreed["pairs"], agreed["n"]) == (0.375, 4, 2)
 
 
 def test_scores_are_consistent_by_nature_but_must_agree(good: Evidence, limits: GateConfig) -> None:

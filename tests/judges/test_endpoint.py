@@ -42,6 +42,16 @@ def test_both_orders_are_asked_once_and_what_was_paid_for_is_kept(server: Server
     }
 
 
+def test_what_one_server_said_is_not_the_reply_of_another(server: Server, judge: Made) -> None:
+    """Though both serve a model of the same name."""
+    judge()(comparisons(1))
+    with serving() as other:
+        other.answer = lambda shown: "[[B]]"
+        assert judge(url=other.url)(comparisons(1)) == ["second"]
+        assert judge()(comparisons(1)) == ["first"]
+        assert (len(server.asked), len(other.asked)) == (1, 1)
+
+
 def test_a_reply_that_was_damaged_on_the_disk_is_asked_for_again(server: Server, judge: Made, tmp_path: Path) -> None:
     judge()(comparisons(1))
     (kept,) = (tmp_path / "kept").rglob("*.json")
@@ -135,6 +145,13 @@ def test_a_server_that_has_gone_is_not_asked_about_all_the_rest(server: Server, 
     server.answer = lambda shown: "[[A]]"
     assert judge()(comparisons(50)) == ["first"] * 50
     assert len(server.asked) == 47, "the next evaluation asks for what is missing"
+
+
+def test_a_server_that_misses_some_is_asked_about_all(server: Server, judge: Made) -> None:
+    """`missed` is of comparisons in a row."""
+    server.answer = lambda shown: "[[A]]" if len(server.asked) % 3 == 1 else (500, "")
+    found = judge(parallel=1, retries=0, missed=3)(comparisons(30))
+    assert found == ["first", None, None] * 10
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from rlhf.judges.people import (
     tasks,
     write_tasks,
 )
-from rlhf.manifest import sha256
+from rlhf.manifest import sha256, write_manifest
 from rlhf.sheets import Imported
 from tests.conftest import ROOT
 from tests.gate.conftest import JUDGING
@@ -109,6 +109,7 @@ def evaluate(workspace: Path, rows: list[dict[str, Any]]) -> None:
         path = workspace / f"reports/evaluate/{name}/rows/rows.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows), path)
+        write_manifest(path.parent)
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -229,6 +230,9 @@ def test_a_person_judges_a_task_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1: Ann has judged task t-\w+ before, as [AB]"):
         add_verdicts(file, found, store)
     assert store.read_bytes() == before
+    store.write_bytes(before.replace(b'"ann"', b'"ANN"'))
+    fill(file, policy_wins)
+    assert add_verdicts(file, found, store).known == 11, "whichever of the two was there first"
     by_hand = before + before.replace(b'"ann"', b'"ANN"')
     store.write_bytes(by_hand)
     fill(file, lambda row: " TIE ", annotator="bob")
@@ -320,6 +324,10 @@ def test_without_an_evaluation_or_people_there_is_nothing_to_do(workspace: Path,
     set_params(workspace / "params.yaml", ["evaluate.judge={kind: referee}"])
     early = rlhf("judge", "export", tmp_path / "early.csv", "-C", workspace).stdout
     assert "The judge is referee as yet; verdicts are read once it is people: rlhf run -S" in early
+    answers = workspace / "reports/evaluate/dpo/rows/rows.parquet"
+    answers.write_bytes(answers.read_bytes()[:-1])
+    damaged = rlhf("judge", "export", file, "-C", workspace)
+    assert (damaged.exit_code, str(answers) in damaged.stderr) == (Exit.DATA, True)
 
 
 def test_a_line_that_is_nested_beyond_reading_is_named(tmp_path: Path) -> None:

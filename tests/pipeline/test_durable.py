@@ -1,5 +1,6 @@
 """A write that fails leaves what was there, and nothing beside it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,32 @@ def test_a_write_that_fails_half_way_changes_nothing(tmp_path: Path) -> None:
         durable.write_text(target, "x" * 100_000 + "\ud800")
     assert target.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize("name", ["file.txt", "files"])
+def test_bytes_are_on_the_disk_before_they_have_their_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the name itself, in its directory, last."""
+    did, target = list[str](), tmp_path / name
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        did.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).relative_to(tmp_path.parent).name}")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *paths: did.append("rename") or replace(*paths))
+    if name == "file.txt":
+        durable.write_text(target, "text")
+        contents = [f"sync {durable.PARTIAL}file.txt"]
+    else:
+        made = durable.partial(target)
+        made.mkdir()
+        (made / "one.txt").write_text("1")
+        durable.publish(made, target)
+        contents = ["sync one.txt", f"sync {durable.PARTIAL}files"]
+    assert did == [*contents, "rename", f"sync {tmp_path.name}"]
 
 
 def test_json_is_sorted_and_refuses_what_json_does_not_have(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from rlhf.errors import Exit
 from rlhf.manifest import digest
 from rlhf.pipeline import fingerprint
 from rlhf.pipeline.process import is_alive
+from rlhf.pipeline.receipt import content_key
 from rlhf.tracking.journal import read
 from tests.conftest import ROOT, wait_until
 
@@ -313,3 +316,11 @@ def test_starting_a_stage_is_quick(workspace: Path, run_program: Run) -> None:
     started = time.monotonic()
     assert run_program("rows.py").returncode == 0
     assert time.monotonic() - started < 3.0
+
+
+@pytest.mark.parametrize("other", [np.zeros(4, dtype=np.int32), np.zeros((2, 2), dtype=np.float32), np.ones(4), None])
+def test_what_is_kept_has_another_name_where_anything_of_it_differs(other: Any) -> None:
+    """Also where bytes alone are the same."""
+    array = np.zeros(4, dtype=np.float32)
+    assert content_key({"x": array, "y": 1}) == content_key({"y": 1, "x": array.copy()}) != content_key({"x": array})
+    assert content_key({"x": array}) != content_key({"x": other})

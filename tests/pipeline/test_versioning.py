@@ -105,6 +105,7 @@ def test_what_a_run_writes_itself_is_no_change_of_the_code(finished: Path) -> No
     assert not git_state(finished)["dirty"]
     (finished / "rows.py").write_text("pass\n")
     assert git_state(finished)["dirty"]
+    assert git_state(finished / "models")["dirty"], "of the whole repository, wherever in it the workspace is"
 
 
 def test_a_graph_in_a_directory_of_the_workspace_is_another(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +219,21 @@ def test_nothing_is_scrubbed_while_dvc_makes_it(workspace: Path) -> None:
     file.write_text(json.dumps({"write": {"report.txt": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
     with pytest.raises(Busy, match=rf"report\.txt is being made: process {os.getpid()}, `dvc repro`"):
         next(scrub(workspace, mend=True, progress=lambda *_: None))
+
+
+def test_what_dvc_began_to_make_during_a_scrub_is_no_damage(finished: Path) -> None:
+    """Its files are not yet as they were recorded, and stay."""
+    report, file = finished / "report.txt", finished / ".dvc/tmp/rwlock"
+
+    def begin(kind: str, done: int, of: int) -> None:
+        if kind == "outputs" and not done:
+            file.write_text(json.dumps({"write": {"report.txt": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+            report.unlink()
+            report.write_text("half of ano")
+
+    with pytest.raises(Busy, match=r"report\.txt is being made"):
+        list(scrub(finished, mend=True, progress=begin))
+    assert report.read_text() == "half of ano"
 
 
 def test_a_dvc_lock_that_is_written_just_now_is_read_when_it_is_whole(finished: Path) -> None:

@@ -1,5 +1,6 @@
 """A model is taken in only where it is read as transformers reads it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -74,14 +75,15 @@ def test_what_is_not_is_refused(kind: str, changes: dict[str, Any], told: str) -
         require_read_alike(small(kind, **changes), "here", eos=1, longest=15)
 
 
-def test_a_head_that_is_more_than_linear_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [0.5, math.nan])
+def test_a_head_that_is_more_than_linear_is_refused(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     require_read_alike(policy, "here", eos=1, longest=15)
     whole = type(policy).forward
 
     def squashed(self: Any, *arguments: Any, **options: Any) -> Any:
         found = whole(self, *arguments, **options)
-        found.logits = 0.5 * found.logits
+        found.logits = factor * found.logits
         return found
 
     monkeypatch.setattr(type(policy), "forward", squashed)

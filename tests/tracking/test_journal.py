@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.errors import Busy, DataError
-from rlhf.tracking.journal import FORMAT, Journal, alive, read, read_from
+from rlhf.tracking.journal import FORMAT, Journal, alive, journals, read, read_from
 
 
 @pytest.fixture
@@ -156,11 +156,25 @@ def test_a_line_that_only_half_fits_is_taken_back(path: Path) -> None:
     assert steps(path) == [0, 1, 2, 4, 5]
 
 
-def test_writes_reach_the_disk_at_close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
+def test_writes_reach_the_disk_once_a_second_and_at_close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, clock = list[int](), [100.0]
     monkeypatch.setattr(os, "fsync", synced.append)
+    monkeypatch.setattr("rlhf.tracking.journal.time.monotonic", lambda: clock[0])
     with Journal(path) as journal:
-        for step in range(100):
-            journal.write("metrics", step=step, values={})
-        assert len(synced) <= 1, "at most once a second"
-    assert synced
+        for seconds, so_far in ((0.0, 0), (0.9, 0), (0.2, 1), (0.9, 1), (0.1, 2)):
+            clock[0] += seconds
+            journal.write("metrics", step=0, values={})
+            assert len(synced) == so_far
+    assert len(synced) == 3
+
+
+def test_journals_come_by_the_age_of_the_stages_and_runs_come_last(tmp_path: Path) -> None:
+    """A run points to stages, and what they were made from was made before."""
+    names = {".work/b/journal.jsonl": 3, ".work/a/journal.jsonl": 5, ".work/c/journal.jsonl": 4}
+    runs = {".rlhf/runs/2.jsonl": 1, ".rlhf/runs/1.jsonl": 2}
+    for name, seconds in (names | runs).items():
+        with Journal(tmp_path / name) as journal:
+            journal.write("start")
+        os.utime(tmp_path / name, (seconds, seconds))
+    found = [path.relative_to(tmp_path).as_posix() for path in journals(tmp_path)]
+    assert found == [*sorted(names, key=lambda name: names[name]), *sorted(runs)]

@@ -48,6 +48,13 @@ def test_json_and_back(workspace: Workspace) -> None:
     assert Node.from_dict(json.loads(json.dumps(asdict(node)))) == node
 
 
+def test_reports_that_a_stage_waits_for_are_nothing_that_it_is_made_from(workspace: Workspace) -> None:
+    place = workspace.path / "models/policy/dpo"
+    receipt = json.loads((place / "receipt.json").read_text())
+    write_output(place, {**receipt, "inputs": receipt["inputs"] | {"reports/screen.json": "0" * 64}})
+    assert {child.name for child in lineage(workspace.path, "dpo").children} == set(receipt["inputs"])
+
+
 def test_an_input_that_was_replaced_is_said_to_be(workspace: Workspace) -> None:
     receipt = json.loads((workspace.path / "models/sft/receipt.json").read_text())
     write_output(workspace.path / "models/sft", {**receipt, "key": "another"})

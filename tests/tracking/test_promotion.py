@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import DataError, GateRefused, ServiceError
-from rlhf.gate.ledger import Ledger
+from rlhf.gate.ledger import LEDGER, Ledger
 from rlhf.gate.records import DECISION
 from rlhf.manifest import digest, write_manifest
 from rlhf.tracking import champions
@@ -62,6 +62,17 @@ def test_a_decision_that_is_not_promote_names_the_failed_checks(workspace: Works
         promote(workspace.path)
     assert "win_rate" not in str(raised.value)
     assert Ledger.of(workspace.path).history() == []
+
+
+def test_a_champion_of_the_same_generation_is_another_where_it_is_another_policy(workspace: Workspace) -> None:
+    """As in a ledger that was begun anew."""
+    Ledger.of(workspace.path).promote("key", "aa", "small-policy/1", "a decision", 0, "ada")
+    write_decision(workspace)
+    (workspace.path / LEDGER).unlink()
+    Ledger.of(workspace.path).promote("key", "bb", "small-policy/1", "a decision", 0, "ada")
+    with pytest.raises(GateRefused, match="The decision was taken against the champion of generation 1"):
+        promote(workspace.path)
+    assert [entry.policy for entry in Ledger.of(workspace.path).history()] == ["bb"]
 
 
 @pytest.mark.parametrize("change", REFUSED)

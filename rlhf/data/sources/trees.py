@@ -1,7 +1,8 @@
 """Message trees as OpenAssistant exports them (Köpf et al. 2023, arXiv:2304.07327): nested, or one message a row.
 
 Ranked siblings become a ranking, each assistant message of rank 0 a demonstration, and each prompter message a prompt.
-A group in which nobody ranked anything is no judgement; a group ranked in part is one, with a fault.
+A group in which nobody ranked anything is no judgement; a group ranked in part is one, with a fault. What was deleted
+is counted and left out, with all that replies to it.
 """
 
 import re
@@ -35,7 +36,7 @@ def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], 
             counts["synthetic"] += bool(message.get("synthetic"))
             counts["deleted"] += bool(message.get("deleted"))
             replies = _replies(message)
-            if message.get("role") in ("prompter", "user"):
+            if message.get("role") in ("prompter", "user") and not message.get("deleted"):
                 defects = Defects()
                 prompt = _prompt(path, defects)
                 at = {"prompt": prompt, "row": place, "defects": defects}
@@ -82,7 +83,8 @@ def _paths(root: Record) -> Iterator[tuple[Record, ...]]:
     while waiting:
         path = waiting.pop()
         yield path
-        waiting.extend((*path, reply) for reply in reversed(_replies(path[-1])))
+        if not path[-1].get("deleted"):
+            waiting.extend((*path, reply) for reply in reversed(_replies(path[-1])))
 
 
 def _replies(message: Record) -> list[Record]:

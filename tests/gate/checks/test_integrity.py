@@ -43,6 +43,12 @@ def test_a_chain_of_receipts_that_is_broken_is_named(
     assert reason in check.reason
 
 
+def test_two_reports_that_are_silent_do_not_agree(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
+    silent = with_metric(evidence(), "reference_digest", value=None)
+    silent = with_metric(silent, "inputs", "models/sft", value=None, report="receipt")
+    assert found(silent, thresholds, "reference_bytes").outcome == "fail"
+
+
 def test_what_a_policys_directory_may_not_hold_is_named(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
@@ -66,6 +72,8 @@ def test_an_unpinned_test_set_says_what_to_pin(evidence: Callable[..., Evidence]
     assert found(evidence(uses=41), unpinned, "test_set").stops, "a set that is worn out stops in either profile"
     assert found(evidence(), thresholds.model_copy(update={"test_set": "zz"}), "test_set").stops
     assert found(evidence(uses=40), thresholds, "test_set").passed
+    elsewhere = with_metric(evidence(), "prompts_digest", value="zz")
+    assert found(elsewhere, thresholds, "test_set").stops, "the others were judged on what is pinned, this one was not"
     for sets in ({"dd", "ee"}, {None}, set[str]()):
         assert found(evidence(test_sets=sets), thresholds, "test_set").stops
 

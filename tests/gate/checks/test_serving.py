@@ -1,4 +1,4 @@
-"""Cost stops a policy in production alone."""
+"""A policy answers where it is served; its cost stops it in production alone."""
 
 from collections.abc import Callable
 
@@ -24,3 +24,10 @@ def test_cost_stops_in_production_alone(evidence: Callable[..., Evidence], thres
         check = found(unknown, production, "serving_cost")
         assert (check.outcome, check.stops) == ("unmeasured", True)
         assert not found(unknown, thresholds, "serving_cost").stops
+
+
+def test_a_policy_that_was_asked_nothing_did_not_answer_alike(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    nothing = with_metric(evidence(), "serving", "prompts", value=0)
+    assert found(with_metric(nothing, "serving", "same", value=0), thresholds, "parity").outcome == "fail"
