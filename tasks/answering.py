@@ -16,7 +16,7 @@ from rlhf.evaluation.answers import Answers, answer, of_samples, rewards_of, sam
 from rlhf.evaluation.serving import greedy
 from rlhf.manifest import sha256
 from rlhf.models.cached import arithmetic, cached
-from rlhf.models.loading import load_policy, load_tokenizer
+from rlhf.models.loading import load_policy, load_tokenizer, require_fit
 from rlhf.pipeline.champion import POLICY
 from rlhf.pipeline.stage import Stage
 from rlhf.rollouts.engine import sampler
@@ -132,20 +132,24 @@ def as_cut(turn: Turn, whole: bool) -> Turn:
     return turn if whole or len(turn.response) == 1 else Turn(turn.prompt, turn.response[:-1])
 
 
-def champion_of(stage: Stage, champion: Path, draw: Sampler) -> Speaker:
-    """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept.
+def champion_of(stage: Stage, champion: Path, draw: Sampler, conversations: Sequence[Any]) -> Speaker:
+    """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept. Raises
+    DataError then, where it cannot read the conversations, which may have more tokens by its tokenizer than by ours.
 
     `draw` samples for it, too, where it is of SFT's architecture: two engines may not fit on a GPU.
     """
-    config, sft = stage.config, stage.input("models/sft")
+    config, sft, tokenizer = stage.config, stage.input("models/sft"), load_tokenizer(champion)
 
     @cache
     def ready() -> tuple[Sampler, PreTrainedModel]:
-        alike = (champion / "config.json").read_bytes() == (sft / "config.json").read_bytes()
-        own = draw if alike else sampler(config.decoding, champion, config.tokens, config.evaluate.batch_size)
-        return own, load_policy(champion)
+        longest = max(config.tokens.prompt, int(encode_prompts(tokenizer, conversations).lengths.max()))
+        tokens, model = config.tokens.model_copy(update={"prompt": longest}), load_policy(champion)
+        require_fit(model, tokenizer, champion, prompt=longest, response=tokens.response)
+        same = (champion / "config.json").read_bytes() == (sft / "config.json").read_bytes()
+        alike = same and tokens == config.tokens
+        return draw if alike else sampler(config.decoding, champion, tokens, config.evaluate.batch_size), model
 
-    return Speaker(stage.params[POLICY], load_tokenizer(champion), ready)
+    return Speaker(stage.params[POLICY], tokenizer, ready)
 
 
 def answer_as_champion(

@@ -36,7 +36,7 @@ from rlhf.rollouts.rewards import Rewards, load_reward
 from tasks.answering import Speaker, answer_again, answer_all, answer_as_champion, answer_probes, champion_of, in_turn
 from tasks.judging import judge
 from tasks.people import beside_people
-from tasks.probes import probe
+from tasks.probes import probe, unseen_requests
 
 Row = dict[str, Any]
 COLUMNS = {"proxy": "reward", "referee": "referee", "gold": "gold"}  # of each judge of a path, in the rows
@@ -59,9 +59,11 @@ def main(stage: Stage) -> None:
         "sft": Speaker(stage.inputs["models/sft"], tokenizer, lambda: (draw, reference)),
         "policy": Speaker(stage.inputs[f"models/policy/{stage.item}"], tokenizer, lambda: (draw, policy)),
     }
+    requests = unseen_requests(stage, tokenizer) if stage.config.evaluate.truth == "world" else []
     if stage.champion:
-        speakers["champion"] = champion_of(stage, stage.champion, draw)
-    probed = probe(stage, speakers, prompts, arithmetic(reference), directory)
+        heard = [row["prompt"] for row in (*prompts, *requests)]
+        speakers["champion"] = champion_of(stage, stage.champion, draw, heard)
+    probed = probe(stage, speakers, prompts, requests, arithmetic(reference), directory)
     reward = Rewards.load(stage.input("models/reward"), stage.config.reward.criteria, "raw")
     rewards = reward, load_reward(stage.input("models/referee"))
     kept = sorted(stage.input(f"models/snapshots/{stage.item}").glob("*.safetensors"))

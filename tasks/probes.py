@@ -32,15 +32,19 @@ PROBES = 2_000_003  # added to the seed: the answers are drawn with random numbe
 
 
 def probe(
-    stage: Stage, speakers: Mapping[str, Speaker], prompts: Sequence[Row], arithmetic: Row, rows: Path
+    stage: Stage,
+    speakers: Mapping[str, Speaker],
+    prompts: Sequence[Row],
+    asked: Sequence[Row],
+    arithmetic: Row,
+    rows: Path,
 ) -> dict[str, Any]:
     """Ask each speaker, by the name of its side; write safety, diversity and documents.parquet into the directory
     `rows`, each where it can be measured; return what the metrics hold of it.
 
-    prompts: rows of the test split, of which some are asked again and again.
+    prompts: rows of the test split, of which some are asked again and again. asked: `unseen_requests`, or none.
     """
     config = stage.config.evaluate
-    asked = unseen_requests(stage, speakers["sft"].tokenizer) if config.truth == "world" else []
     again = [row["prompt"] for row in prompts[: config.diversity_prompts] for _ in range(config.diversity_answers)]
     documents = held_out(stage, speakers["sft"].tokenizer)
     responses, diversity = dict[str, list[str]](), dict[str, list[float]]()

@@ -158,15 +158,15 @@ def require_fit(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and prompt + response > context:
         raise DataError(
-            f"{path} reads {context} tokens, and tokens.prompt and tokens.response of params.yaml allow "
-            f"{prompt} + {response}. Lower them, or choose another model"
+            f"{path} reads {context} tokens, and a prompt and its answer may have {prompt} + {response} of its tokens. "
+            "Lower tokens.prompt and tokens.response of params.yaml, or choose another model"
         )
     for kind, reach in _changing_positions(model.config.get_text_config()):
         if prompt + response > reach:
             raise DataError(
                 f"{path} has positions of type {kind}: in a batch with a row of more than {reach} tokens it reads all "
-                f"rows otherwise. Lower tokens.prompt and tokens.response of params.yaml, which allow {prompt} + "
-                f"{response}, to that"
+                f"rows otherwise, and a prompt and its answer may have {prompt} + {response}. Lower tokens.prompt and "
+                "tokens.response of params.yaml to that"
             )
 
 

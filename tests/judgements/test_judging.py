@@ -26,19 +26,28 @@ from tests.judgements.stages import WEIGHTS, forward_passes, run
 from tests.judges.server import KEY, serving
 
 
+def crown(workspace: Path, context: int) -> str:
+    """Make a champion that reads so many tokens of its own; return the digest of its files."""
+    tokenizer = train_tokenizer(["east west up down " * 5], 310)
+    config = PARAMS.base.model.model_copy(update={"hidden_size": 24, "layers": 1, "heads": 2})
+    place = workspace / FILES / "made"
+    save_model(make_llama(config, tokenizer, context, seed=5), tokenizer, place, title="tiny", summary="A test.")
+    digest = write_manifest(place)
+    place.rename(workspace / FILES / digest)
+    pin(workspace, Pinned(1, digest))
+    return digest
+
+
 def test_a_champion_of_another_vocabulary_answers_as_it_reads_and_is_measured_as_text(workspace: Path) -> None:
     for criterion in WEIGHTS:
         run(workspace, f"reward@{criterion}", reward)
     run(workspace, "referee", referee)
     run(workspace, "align@kto", align)
-    tokenizer = train_tokenizer(["east west up down " * 5], 310)
-    config = PARAMS.base.model.model_copy(update={"hidden_size": 24, "layers": 1, "heads": 2})
-    place = workspace / FILES / "made"
-    save_model(make_llama(config, tokenizer, 200, seed=5), tokenizer, place, title="tiny", summary="A test.")
-    digest = write_manifest(place)
-    place.rename(workspace / FILES / digest)
-    pin(workspace, Pinned(1, digest))
-
+    set_params(workspace / "params.yaml", ["tokens.prompt=6"])  # of SFT's; the champion's are 8
+    crown(workspace, 13)
+    with pytest.raises(DataError, match=r"reads 13 tokens, and a prompt and its answer may have 8 \+ 6 of its"):
+        run(workspace, "evaluate@kto", evaluate)
+    digest = crown(workspace, 200)
     found = run(workspace, "evaluate@kto", evaluate)
     assert found["champion_digest"] == digest
     rows = pq.read_table(workspace / "reports/evaluate/kto/rows/rows.parquet").to_pydict()
