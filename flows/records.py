@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rlhf import durable
 from rlhf.errors import Exit
 from rlhf.gate.ledger import Ledger, rolled_back
 from rlhf.gate.records import Check, Decision
+from rlhf.logs import log_file
 from rlhf.pipeline.fingerprint import packages
 from rlhf.text import markdown
 from rlhf.tracking.standing import Standing, count_looks, keep
@@ -102,13 +102,6 @@ def _row(check: Check) -> str:
     interval = "" if check.low is None else f"{_number(check.low)} to {_number(check.high)}"
     cells = [check.name, _number(check.value), interval, _number(check.threshold), _number(check.n), check.reason]
     return f"| {' | '.join(map(markdown, cells))} |"
-
-
-def log_file(workspace: Path, name: str) -> Path:
-    """Where the output of a process of the run goes."""
-    file = workspace / ".rlhf" / "logs" / f"{name}.log"
-    durable.make_private(file.parent)
-    return file
 
 
 def _module(

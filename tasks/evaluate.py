@@ -191,12 +191,12 @@ def path(
         return found
 
     sft = {judge: np.array([row[f"sft_{name}"] for row in rows]) for judge, name in COLUMNS.items()}
-    last, found = judged(along["policy"]), list[dict[str, Any]]()
-    for name, answers in along.items():
-        here = judged(answers)
+    found, each = list[dict[str, Any]](), {name: judged(answers) for name, answers in along.items()}
+    last = each["policy"]
+    for name, here in each.items():
         gains = {judge: mean(here[judge] - sft[judge]) if judge in here else None for judge in COLUMNS}
         leads = {judge: mean(last[judge] - here[judge]) if judge in here else None for judge in COLUMNS}
-        found.append({"policy": name, "kl": mean(np.array(answers.kl)), **gains, "lead": leads})
+        found.append({"policy": name, "kl": mean(np.array(along[name].kl)), **gains, "lead": leads})
     return found
 
 

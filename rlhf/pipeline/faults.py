@@ -5,8 +5,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from rlhf import durable
 from rlhf.errors import DiskFull, Exit, UserError, first_line
+from rlhf.logs import log_file
 from rlhf.secrets import redact
 
 DEBUG = "RLHF_DEBUG"
@@ -45,11 +45,10 @@ def _log_traceback(error: BaseException, stage: str, workspace: Path) -> str:
     text = redact("".join(traceback.format_exception(error)))
     if os.environ.get(DEBUG) == "1":
         sys.stderr.write(text)
-    log = workspace / ".rlhf" / "logs" / f"{stage}.log"
     try:
-        durable.make_private(log.parent)
+        log = log_file(workspace, stage)
         with open(log, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as fault:
-        return f"its traceback could not be written to {log} ({fault.strerror}); {DEBUG}=1 shows it"
+        return f"its traceback could not be written to the stage's log ({fault.strerror}); {DEBUG}=1 shows it"
     return f"traceback in {log.relative_to(workspace)}"

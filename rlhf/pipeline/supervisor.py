@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlhf import durable
 from rlhf.errors import Exit
+from rlhf.logs import log_file
 from rlhf.pipeline.events import EVENTS, Listener, Progress
 from rlhf.pipeline.fingerprint import packages
 from rlhf.pipeline.graph import StageSpec
@@ -58,7 +58,7 @@ def supervise(spec: StageSpec, workspace: Path, run: str, stop: threading.Event,
     started = time.monotonic()
     if message := _obstacle(spec, workspace):
         return Outcome("cached", Exit.DATA, message, "", None, 0.0)
-    log = workspace / ".rlhf" / "logs" / f"{spec.name}.log"
+    log = log_file(workspace, spec.name)
     listener = Listener(workspace, spec.name, on_progress)
     limit, silence = (float(spec.meta.get(name, "inf")) for name in ("timeout", "stalled"))
     with _repro(spec.name, workspace, run, log, listener) as (process, begins):
@@ -102,7 +102,6 @@ def _repro(
     """DVC at work on one stage, and where its output begins in `log`. On the way out nothing of it is left alive."""
     dvc = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]  # without waiting, parallel stages lose work
     command = [sys.executable, "-m", "rlhf.pipeline.process", str(os.getpid()), *dvc]
-    durable.make_private(log.parent)
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command,

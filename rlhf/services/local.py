@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from rlhf.errors import ServiceError
 from rlhf.locks import hold
+from rlhf.logs import log_file
 from rlhf.secrets import redact
 from rlhf.services.ports import choose, is_free, variable
 from rlhf.services.processes import Process, find, is_held, start, stranger
@@ -129,7 +130,7 @@ def _start(server: Server, workspace: Path, wanted: Mapping[str, int | None]) ->
         running.stop()  # it does not answer
     port = choose(server.name, server.usual_port, _wanted(server, wanted))
     line, variables = command(server, workspace, port), environment(server, workspace, port)
-    process = start(line, variables, workspace, _log(workspace, server), record, server.address(port))
+    process = start(line, variables, workspace, log_file(workspace, server.name), record, server.address(port))
     return Service(server, process.address, process, fresh=True)
 
 
@@ -150,7 +151,7 @@ def _is_well(service: Service, workspace: Path) -> bool:
 
     Raises ServiceError with the end of its log when it is not.
     """
-    server, log, port = service.server, _log(workspace, service.server), urlsplit(service.address).port
+    server, log, port = service.server, log_file(workspace, service.server.name), urlsplit(service.address).port
     assert service.process
     assert port
     deadline = time.monotonic() + DEADLINE
@@ -178,10 +179,6 @@ def _alone(workspace: Path) -> AbstractContextManager[None]:
 
 def _record(workspace: Path, server: Server) -> Path:
     return workspace / ".rlhf" / "servers" / server.name
-
-
-def _log(workspace: Path, server: Server) -> Path:
-    return workspace / ".rlhf" / "logs" / f"{server.name}.log"
 
 
 def _last_line(log: Path) -> str:

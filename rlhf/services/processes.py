@@ -79,7 +79,6 @@ def start(
 
     Raises ServiceError when a process holds the record.
     """
-    durable.make_private(log.parent)
     durable.make_private(record.parent)
     with open(record, "a+b") as known:
         if not take(known.fileno(), ENDING):

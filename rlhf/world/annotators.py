@@ -121,23 +121,20 @@ class Annotators:
         self,
         prompts: Sequence[Messages],
         responses: Sequence[Sequence[str]],
-        ranks: Sequence[Sequence[int]] | None = None,
-        grades: Sequence[int] | None = None,
+        ranks: Sequence[Sequence[int]],
+        grades: Sequence[int],
     ) -> float:
-        """Best accuracy on strict comparisons for one who does not know the annotator: the mean of max(p, 1 - p).
+        """Best accuracy for one who does not know the annotator, over the pairs that are no tie by `ranks`: the mean of
+        max(p, 1 - p).
 
-        With `ranks`, over the pairs that are no tie there; without, over all pairs, each by its probability of being no
-        tie. `grades` says how each row was judged, see `preferences`. NaN when there is no pair.
+        `grades` says how each row was judged, see `preferences`. NaN when there is no pair.
         """
         best = pairs = 0.0
         for row, (prompt, texts) in enumerate(zip(prompts, responses, strict=True)):
-            above = self.pair_probabilities(prompt, texts, grades[row] if grades else 0)
-            strict = above + above.T
-            order = None if ranks is None else np.asarray(ranks[row])
-            weight = np.triu(strict if order is None else order[:, None] != order[None, :], 1)
-            counted = weight > 0
-            best += (np.maximum(above, above.T)[counted] / strict[counted] * weight[counted]).sum()
-            pairs += weight.sum()
+            above, order = self.pair_probabilities(prompt, texts, grades[row]), np.asarray(ranks[row])
+            counted = np.triu(order[:, None] != order[None, :], 1)
+            best += (np.maximum(above, above.T)[counted] / (above + above.T)[counted]).sum()
+            pairs += counted.sum()
         return best / pairs if pairs else float("nan")
 
     def rank(

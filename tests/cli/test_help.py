@@ -45,6 +45,25 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+INTERRUPTED = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "rlhf.cli.console":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+from rlhf.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_it_is_imported_is_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_an_unknown_command_is_a_fault_of_the_command_line(rlhf: Callable[..., Result]) -> None:
     result = rlhf("rnu")
     assert result.exit_code == 2
