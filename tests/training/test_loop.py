@@ -19,7 +19,7 @@ from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.loop import train
 from rlhf.training.setbacks import SETBACKS
 from rlhf.training.step import Step
-from tests.algorithms.tiny import Silent, loop, tiny_policy, turns
+from tests.algorithms.tiny import Line, Silent, loop, tiny_policy, turns
 
 Curves = list[dict[str, float]]
 
@@ -49,17 +49,6 @@ def test_steps_that_are_read_together_are_recorded_one_by_one(monkeypatch: pytes
     assert three[:2] == one[:2]
     assert [row["step"] for row in three[0]] == list(range(8))
     assert all(torch.equal(value, three[2][name]) for name, value in one[2].items())
-
-
-class Line(nn.Module):
-    """A loss whose gradient is what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.ones(3))
-
-    def forward(self, given: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        return (given * self.weights).sum(), {}
 
 
 TOTAL, ITERATION = 9, 3

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from rlhf.config.training import OptimizerConfig
 from rlhf.training.optimizer import learning_rate, make_optimizer
 from rlhf.training.step import Learner, Step
+from tests.algorithms.tiny import Line
 
 
 def config(**changes: object) -> OptimizerConfig:
@@ -39,26 +40,15 @@ def test_matrices_decay_and_what_is_frozen_is_left_out() -> None:
         assert (group["lr"], group["betas"], group["eps"]) == (0.5, (0.75, 0.875), 1e-3)
 
 
-class Line(nn.Module):
-    """A loss whose gradient is what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.zeros(1, 2))
-
-    def forward(self, given: Tensor) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        return (given * self.weights).sum(), {}
-
-
-@pytest.mark.parametrize(("limit", "left"), [(5.0, (3.0, 4.0)), (100.0, (30.0, 40.0))])
-def test_a_long_gradient_is_cut_to_the_limit_and_recorded_as_it_was(limit: float, left: tuple[float, float]) -> None:
+@pytest.mark.parametrize(("limit", "left"), [(5.0, (3.0, 4.0, 0.0)), (100.0, (30.0, 40.0, 0.0))])
+def test_a_long_gradient_is_cut_to_the_limit_and_recorded_as_it_was(limit: float, left: tuple[float, ...]) -> None:
     """Of a step of two rows: (60, 80) / 2. The mean of AdamW is (1 - beta) of what it is given first."""
     line = Line()
     settings = config(max_grad_norm=limit)
     optimizer = make_optimizer(line, settings)
     learner = Learner(line, optimizer, Accelerator(), settings, total_steps=4)
-    learner.learn(0, Step([torch.tensor([[60.0, 80.0]])], 2.0))
+    learner.learn(0, Step([torch.tensor([60.0, 80.0, 0.0])], 2.0))
     ((_, recorded),) = learner.meter.read()
     assert recorded["grad_norm"] == pytest.approx(50.0)
     assert recorded["learning_rate"] == 0.5
-    torch.testing.assert_close(optimizer.state[line.weights]["exp_avg"], 0.25 * torch.tensor([left]))
+    torch.testing.assert_close(optimizer.state[line.weights]["exp_avg"], 0.25 * torch.tensor(left))
