@@ -20,6 +20,7 @@ from prefect import Task, allow_failure, flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
@@ -162,10 +163,10 @@ def _run(session: Session) -> State:
         if promotion:
             journal.write("promotion", exit=promoted, message=promotion)
         results = {name: stages.results[name] for name in graph.stages}
-        stopped = session.stop.is_set()
+        stopped = session.stop.is_set() and promotion is None
         state = _final_state(results, stopped, promotion, promoted)
         journal.write("end", status=str(state.name).lower())
-    with suppress(KeyboardInterrupt):  # what is not sent by then stays in the journals
+    with suppress(KeyboardInterrupt, TerminationSignal):  # what is not sent by then stays in the journals
         sender.finish()
     if not sender.synced:
         reporter.message("unsynced: MLflow does not have everything yet; `rlhf sync` sends the rest")

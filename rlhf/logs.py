@@ -6,7 +6,7 @@ from rlhf import durable
 
 
 def log_file(workspace: Path, name: str) -> Path:
-    """Where what `name` prints is appended; its directory is there. Raises OSError."""
+    """Where what `name` prints goes; its directory is there. Raises OSError."""
     file = workspace / ".rlhf" / "logs" / f"{name}.log"
     durable.make_private(file.parent)
     return file

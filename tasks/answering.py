@@ -134,7 +134,7 @@ def as_cut(turn: Turn, whole: bool) -> Turn:
 
 def champion_of(stage: Stage, champion: Path, draw: Sampler, conversations: Sequence[Any]) -> Speaker:
     """The champion, whose files lie in a directory. It is loaded once, where one of its answers is not kept. Raises
-    DataError then, where it cannot read the conversations, which may have more tokens by its tokenizer than by ours.
+    DataError then, where it has no positions for the conversations, whose tokens its own tokenizer counts.
 
     `draw` samples for it, too, where it is of SFT's architecture: two engines may not fit on a GPU.
     """
@@ -142,12 +142,14 @@ def champion_of(stage: Stage, champion: Path, draw: Sampler, conversations: Sequ
 
     @cache
     def ready() -> tuple[Sampler, PreTrainedModel]:
-        longest = max(config.tokens.prompt, int(encode_prompts(tokenizer, conversations).lengths.max()))
-        tokens, model = config.tokens.model_copy(update={"prompt": longest}), load_policy(champion)
-        require_fit(model, tokenizer, champion, prompt=longest, response=tokens.response)
+        model, longest = load_policy(champion), int(encode_prompts(tokenizer, conversations).lengths.max())
+        if not getattr(model.config.get_text_config(), "rope_parameters", None):  # rotary positions go on and on
+            require_fit(model, tokenizer, champion, prompt=longest, response=config.tokens.response)
         same = (champion / "config.json").read_bytes() == (sft / "config.json").read_bytes()
-        alike = same and tokens == config.tokens
-        return draw if alike else sampler(config.decoding, champion, tokens, config.evaluate.batch_size), model
+        if same and longest <= config.tokens.prompt:
+            return draw, model
+        tokens = config.tokens.model_copy(update={"prompt": longest})
+        return sampler(config.decoding, champion, tokens, config.evaluate.batch_size), model
 
     return Speaker(stage.params[POLICY], tokenizer, ready)
 

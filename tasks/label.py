@@ -162,7 +162,7 @@ def untied_pairs(ranks: Sequence[int]) -> int:
 def agreement(judged: pd.DataFrame) -> dict[str, float | int] | None:
     """How often two annotators, asked about the same two answers, order them alike, of the times that both order them.
 
-    An annotator counts once for two answers, by what was said first; whoever is not named is somebody else each time.
+    An annotator counts once for two answers, by the first order given; whoever is not named is somebody else each time.
     """
     said = pairs({"rankings": with_hashes(judged)})
     said = said[said["preferred"] != 0]

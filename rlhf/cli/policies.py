@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf.errors import DataError
-from rlhf.manifest import verified
+from rlhf.manifest import MANIFEST, verified
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,11 +15,10 @@ NAMES = "champion, base, sft, an algorithm (dpo), a registered version (policy/3
 
 def find_policy(workspace: Path, name: str) -> Path:
     """The directory of a model: one that was named, one of the workspace, or a registered one. Raises DataError."""
-    if (Path(name) / "config.json").is_file():
-        return Path(name)
-    for directory in (workspace / "models" / name, workspace / "models" / "policy" / name):
+    for directory in (Path(name), workspace / "models" / name, workspace / "models" / "policy" / name):
         if (directory / "config.json").is_file():
-            verified(directory)
+            if (directory / MANIFEST).exists():  # a model from elsewhere has none
+                verified(directory)
             return directory
     if name == "champion":
         return _champion(workspace)

@@ -82,19 +82,23 @@ def sequence(value: Any, name: str, defects: Defects) -> Sequence[Any]:
 
 
 def messages(value: Any, defects: Defects) -> Prompt:
-    """A prompt: a text becomes one user message; a conversation stays one."""
-    if (said := conversation(value)) is not None:
+    """A prompt: a text becomes one user message; a conversation, also one that is written as JSON, stays one."""
+    if (said := conversation(unpacked(value))) is not None:
         return [_message(message, defects) for message in said]
     content = text(value, "prompt", defects)
     return [] if content is None else [{"role": "user", "content": content}]
 
 
 def conversation(value: Any) -> list[dict[str, Any]] | None:
-    """A list of messages, in OpenAI's form (role, content) or ShareGPT's (from, value), also when it is written as JSON
-    in one field of a csv file; None of anything else."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        value = _parsed(value)
+    """A list of messages, in OpenAI's form (role, content) or ShareGPT's (from, value); None of anything else."""
     return value if isinstance(value, list) and value and all(map(_is_message, value)) else None
+
+
+def unpacked(value: Any) -> Any:
+    """A conversation that is written as JSON in one field; any other value as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        return conversation(_parsed(value)) or value
+    return value
 
 
 def _is_message(entry: Any) -> bool:

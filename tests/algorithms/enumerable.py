@@ -76,7 +76,7 @@ class World:
             algorithm,
             nullcontext(Table(self.reference)),  # type: ignore[arg-type]
             partial(sample, batch_size=config.rollout.batch_size),
-            Rewards({"overall": judge}, {"overall": 1.0}, "before"),
+            Rewards({"overall": judge}, {"overall": 1.0}, "raw"),
             prompts,
             config,
             max_tokens=1,

@@ -131,7 +131,7 @@ def online_source(
         algorithm,
         AdapterOff(policy) if lora else nullcontext(tiny_policy()),
         partial(sample, batch_size=section.rollout.batch_size),
-        Rewards({"overall": partial(rewards, scalar_model_from(sft, 0))}, {"overall": 1.0}, "before"),
+        Rewards({"overall": partial(rewards, scalar_model_from(sft, 0))}, {"overall": 1.0}, "raw"),
         [t.prompt for t in turns(20)],
         section,
         max_tokens=6,

@@ -1,5 +1,6 @@
 """Foreign records become rows: TRL's formats, mappings, dialogues, trees, saved data sets; faults become defects."""
 
+import csv
 import json
 import os
 import subprocess
@@ -88,18 +89,11 @@ def picked(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
         ),
         ({"prompt": "p", "responses": '["a", "b"]', "ranks": "[2, 1]"}, "rankings", {"ranks": [2, 1]}),
         ({"prompt": json.dumps(SKY)}, "prompts", {"prompt": SKY, "kind": "user", "use_case": ""}),
-        ({"messages": json.dumps(SKY + BLUE)}, "demonstrations", {"prompt": SKY, "response": "It is blue."}),
         (
-            {"prompt": json.dumps(SKY), "completion": json.dumps(BLUE)},
+            {"prompt": json.dumps(SKY), "response": json.dumps(BLUE)},
             "demonstrations",
-            {"prompt": SKY, "response": "It is blue."},
+            {"prompt": SKY, "response": json.dumps(BLUE)},  # people ask for JSON
         ),
-        (
-            {"chosen": json.dumps(SKY + BLUE), "rejected": json.dumps(SKY + GREEN)},
-            "comparisons",
-            {"prompt": SKY, "chosen": "It is blue.", "rejected": "It is green.", "rejected_prompt": None},
-        ),
-        ({"prompt": "p", "response": "[{}]"}, "demonstrations", {"response": "[{}]"}),
         ({"text": "x"}, "texts", {"text": "x"}),
     ],
 )
@@ -108,6 +102,28 @@ def test_forms(tmp_path: Path, record: Row, table: str, expected: Row) -> None:
     assert row | expected == row
     assert row["defects"] == []
     assert row["source"] == "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("record", "table", "expected"),
+    [
+        ({"messages": SKY + BLUE}, "demonstrations", {"prompt": SKY, "response": "It is blue."}),
+        ({"prompt": SKY, "completion": BLUE}, "demonstrations", {"prompt": SKY, "response": "It is blue."}),
+        (
+            {"chosen": SKY + BLUE, "rejected": SKY + GREEN},
+            "comparisons",
+            {"prompt": SKY, "chosen": "It is blue.", "rejected": "It is green.", "rejected_prompt": None},
+        ),
+        ({"prompt": "p", "response": [{}]}, "demonstrations", {"response": "[{}]"}),
+    ],
+)
+def test_conversations_in_a_csv_are_json(tmp_path: Path, record: Row, table: str, expected: Row) -> None:
+    with open(tmp_path / "rows.csv", "w", newline="") as file:
+        cells = [value if isinstance(value, str) else json.dumps(value) for value in record.values()]
+        csv.writer(file).writerows([record.keys(), cells])
+    (row,) = gave(tmp_path, kind="file", path="rows.csv", table=table, columns={}).tables[table]
+    assert row | expected == row
+    assert row["defects"] == []
 
 
 def test_columns_by_name_path_template_and_number(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rlhf.data.tables import Row
@@ -82,8 +83,9 @@ def test_trees_of_which_messages_are_missing(tmp_path: Path) -> None:
         gave(tmp_path, kind="trees", path="rows.jsonl")
 
 
-def test_what_was_deleted_is_left_out_with_all_that_replies_to_it(tmp_path: Path) -> None:
-    """A deleted answer was ranked first, and a deleted prompt was answered."""
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_what_was_deleted_is_left_out_with_all_that_replies_to_it(ending: str, tmp_path: Path) -> None:
+    """A deleted answer was ranked first, and a deleted prompt was answered. In a csv what stays is "False"."""
     records = [
         message("p0", None, "Hi"),
         message("a0", "p0", "Gone", 0, deleted=True),
@@ -93,8 +95,11 @@ def test_what_was_deleted_is_left_out_with_all_that_replies_to_it(tmp_path: Path
         message("a2", "p2", "Only child"),
         message("a3", "p0", "Hey", 2),
     ]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
-    collected = gave(tmp_path, kind="trees", path="rows.jsonl")
+    if ending == "csv":
+        pd.DataFrame([{"deleted": False} | record for record in records]).to_csv(tmp_path / "rows.csv", index=False)
+    else:
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    collected = gave(tmp_path, kind="trees", path=f"rows.{ending}")
     assert (collected.counts["messages"], collected.counts["deleted"]) == (5, 2)
     assert [row["prompt"] for row in collected.tables["prompts"]] == [user("Hi")]
     assert [row["responses"] for row in collected.tables["rankings"]] == [["Hello", "Hey"]]

@@ -75,7 +75,7 @@ def test_the_entropy_of_an_answer_is_the_mean_over_its_tokens() -> None:
     for one in (policy, reference):
         torch.nn.init.normal_(one.lm_head.weight, std=1.0)
     turns = [Turn([7, 8, 9], [20, 30, 40, 50, 1]), Turn([9], [60, 1]), Turn([5, 6], [70, 80, 1])]
-    rewards = Rewards({"overall": lambda batch: batch.starts.float()}, {"overall": 1.0}, "before")
+    rewards = Rewards({"overall": lambda batch: batch.starts.float()}, {"overall": 1.0}, "raw")
     judges = rewards, lambda batch: -batch.starts.float()
     found = score(turns, policy, reference, judges, PARAMS.evaluate.model_copy(update={"batch_size": 2}))
     spread = [log_softmax_of(policy, turn) for turn in turns]

@@ -63,7 +63,7 @@ import sys
 from pathlib import Path
 from flows import align, server
 from flows.records import sending
-from tests.flows.test_align import Told
+from tests.flows.running import Told
 server.LAST, told = 0.5, Told()
 with sending(Path(sys.argv[1])) as sender:
     result = align.run(Path(sys.argv[1]), sender, reporter=told)

@@ -16,7 +16,7 @@ import pytest
 from rlhf import telemetry
 from rlhf.errors import Exit
 from tests.conftest import free_port
-from tests.flows.test_align import Told, run, task_states
+from tests.flows.running import Told, run, task_states
 from tests.pipeline.test_stage import rewrite
 
 CANARY = "canary7f3a"

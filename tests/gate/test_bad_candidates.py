@@ -120,7 +120,7 @@ def evidence_of(policy: Policy) -> Evidence:
         [{"id": f"p{n:04}", "prompt": prompt, **known} for n, prompt in enumerate(prompts)],
         [tokenizer()(prompt[-1]["content"])["input_ids"] for prompt in prompts],
         {side: scored(samples, 2.0 if side == "policy" else 0.0) for side, samples in answers.items()},
-        Rewards({"overall": lambda batch: batch.starts}, {"overall": 1.0}, "before"),
+        Rewards({"overall": lambda batch: batch.starts}, {"overall": 1.0}, "raw"),
         tokenizer(),
     )
     judge_by_gold(rows, list(models))

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from rlhf.batching.encoding import encode_turns
 from rlhf.config.editing import set_params
@@ -17,21 +19,24 @@ from rlhf.judges.people import add_verdicts, write_tasks
 from rlhf.judges.people import tasks as compared
 from rlhf.manifest import sha256, write_manifest
 from rlhf.models.loading import save_model
-from rlhf.models.small import make_llama, train_tokenizer
+from rlhf.models.small import train_tokenizer
 from rlhf.pipeline.champion import Pinned, pin
 from rlhf.tracking.champions import FILES
 from tasks import align, evaluate, referee, reward
-from tests.algorithms.tiny import PARAMS, tiny_tokenizer
+from tests.algorithms.tiny import tiny_tokenizer
 from tests.judgements.stages import WEIGHTS, forward_passes, run
 from tests.judges.server import KEY, serving
 
+ROTARY = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 
-def crown(workspace: Path, context: int) -> str:
-    """Make a champion that reads so many tokens of its own; return the digest of its files."""
-    tokenizer = train_tokenizer(["east west up down " * 5], 310)
-    config = PARAMS.base.model.model_copy(update={"hidden_size": 24, "layers": 1, "heads": 2})
-    place = workspace / FILES / "made"
-    save_model(make_llama(config, tokenizer, context, seed=5), tokenizer, place, title="tiny", summary="A test.")
+
+def crown(workspace: Path, config: PreTrainedConfig) -> str:
+    """Make a champion with a tokenizer of its own; return the digest of its files."""
+    tokenizer, place = train_tokenizer(["east west up down " * 5], 310), workspace / FILES / "made"
+    config.vocab_size, config.eos_token_id, config.pad_token_id = len(tokenizer), tokenizer.eos_token_id, 0
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(config)
+    save_model(model, tokenizer, place, title="tiny", summary="A test.")
     digest = write_manifest(place)
     place.rename(workspace / FILES / digest)
     pin(workspace, Pinned(1, digest))
@@ -44,10 +49,10 @@ def test_a_champion_of_another_vocabulary_answers_as_it_reads_and_is_measured_as
     run(workspace, "referee", referee)
     run(workspace, "align@kto", align)
     set_params(workspace / "params.yaml", ["tokens.prompt=6"])  # of SFT's; the champion's are 8
-    crown(workspace, 13)
+    crown(workspace, GPT2Config(n_embd=24, n_layer=1, n_head=2, n_positions=13))
     with pytest.raises(DataError, match=r"reads 13 tokens, and a prompt and its answer may have 8 \+ 6 of its"):
         run(workspace, "evaluate@kto", evaluate)
-    digest = crown(workspace, 200)
+    digest = crown(workspace, LlamaConfig(**ROTARY, max_position_embeddings=13))
     found = run(workspace, "evaluate@kto", evaluate)
     assert found["champion_digest"] == digest
     rows = pq.read_table(workspace / "reports/evaluate/kto/rows/rows.parquet").to_pydict()

@@ -22,6 +22,7 @@ from rlhf.config.data import LimitsConfig
 from rlhf.data import strict
 from rlhf.data.binary import binary_records, require_file
 from rlhf.data.records import Entry, Unreadable, too_long
+from rlhf.data.values import unpacked
 from rlhf.errors import DataError
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
@@ -260,7 +261,7 @@ def _csv(path: Path, file: IO[bytes], limit: int) -> Iterator[Entry]:
         elif row and len(row) != len(header):
             raise DataError(f"{path}, line {start}: {len(row)} fields where the header has {len(header)}")
         elif row:
-            yield dict(zip(header, row, strict=True))
+            yield dict(zip(header, map(unpacked, row), strict=True))
 
 
 def _refuse_dialects(path: Path, file: IO[bytes], limit: int) -> None:

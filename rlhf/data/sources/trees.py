@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.tables import DEFAULTS, Prompt, Row
-from rlhf.data.values import Defects, messages, text, whole_number
+from rlhf.data.values import Defects, messages, text, truth, whole_number
 from rlhf.errors import DataError
 
 _NOT_WORDS = re.compile(r"[\W_]+")
@@ -33,15 +33,15 @@ def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], 
         for path in _paths(root):
             message = path[-1]
             counts["messages"] += 1
-            counts["synthetic"] += bool(message.get("synthetic"))
-            counts["deleted"] += bool(message.get("deleted"))
+            counts["synthetic"] += _is(message, "synthetic")
+            counts["deleted"] += _is(message, "deleted")
             replies = _replies(message)
-            if message.get("role") in ("prompter", "user") and not message.get("deleted"):
+            if message.get("role") in ("prompter", "user") and not _is(message, "deleted"):
                 defects = Defects()
                 prompt = _prompt(path, defects)
                 at = {"prompt": prompt, "row": place, "defects": defects}
                 tables["prompts"].append(at | {"use_case": DEFAULTS["use_case"], "kind": DEFAULTS["kind"]})
-                standing = [reply for reply in replies if not reply.get("deleted")]
+                standing = [reply for reply in replies if not _is(reply, "deleted")]
                 ranked = any(reply.get("rank") is not None for reply in standing)
                 counts["unranked_groups"] += len(standing) > 1 and not ranked
                 if len(standing) > 1 and ranked:
@@ -67,7 +67,7 @@ def _demonstrations(replies: list[Record], at: Row) -> Iterator[Row]:
     """The reply that people ranked first, when a person wrote it; an only child when nobody had to rank."""
     for reply in replies:
         best = reply.get("rank") == 0 or (len(replies) == 1 and reply.get("rank") is None)
-        if best and not reply.get("synthetic") and not reply.get("deleted"):
+        if best and not _is(reply, "synthetic") and not _is(reply, "deleted"):
             defects = list(at["defects"])
             response = text(reply.get("text"), "response", defects)
             yield at | {"response": response, "use_case": DEFAULTS["use_case"], "defects": defects}
@@ -77,13 +77,18 @@ def _prompt(path: tuple[Record, ...], defects: Defects) -> Prompt:
     return messages([{"role": message.get("role"), "content": message.get("text")} for message in path], defects)
 
 
+def _is(message: Record, name: str) -> bool:
+    """Whether a flag is set, which in a csv is a word."""
+    return bool(truth(message.get(name), name, Defects()))
+
+
 def _paths(root: Record) -> Iterator[tuple[Record, ...]]:
     """The path to every message, parents before replies, replies in their order."""
     waiting: list[tuple[Record, ...]] = [(root,)]
     while waiting:
         path = waiting.pop()
         yield path
-        if not path[-1].get("deleted"):
+        if not _is(path[-1], "deleted"):
             waiting.extend((*path, reply) for reply in reversed(_replies(path[-1])))
 
 

@@ -51,7 +51,7 @@ def reward_length_bias(evidence: Evidence, config: GateConfig) -> Check:
 
     def of(criterion: str) -> Check:
         if evidence.reward[criterion].get("length_spearman", 0) is None:
-            raise Unmeasured(f"the comparisons by {criterion} differ too little in length to tell")
+            raise Unmeasured(f"no two answers of the comparisons by {criterion} differ, in length or in reward")
         value = abs(number(evidence.reward, criterion, "length_spearman"))
         what = f"rank correlation of length and the reward {criterion}"
         return point(value, config.limits.max_reward_length_bias, what, at_least=False, warns=True)

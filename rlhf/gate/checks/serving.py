@@ -7,7 +7,7 @@ from rlhf.gate.records import Check
 
 
 def serves(evidence: Evidence, config: GateConfig) -> Check:
-    """A fresh process loaded a copy of the policy's files by transformers alone and answered every prompt."""
+    """A fresh process loaded the policy's files by transformers alone and answered every prompt."""
     prompts = number(evidence.evaluation, "serving", "prompts")
     yes = f"a fresh process loaded the files and answered {prompts:.0f} prompts"
     return fact(_served(evidence), yes, f"could not be served: {evidence.evaluation['serving'].get('reason')}")

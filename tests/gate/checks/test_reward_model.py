@@ -40,7 +40,7 @@ def test_where_no_answers_differ_in_length_its_bias_is_unmeasured(
     same = with_metric(evidence(), "overall", "length_spearman", value=None, report="reward")
     check = found(same, thresholds, "reward_length_bias")
     assert (check.outcome, check.blocking) == ("unmeasured", True)
-    assert check.reason.startswith("the comparisons by overall differ too little in length to tell")
+    assert check.reason.startswith("no two answers of the comparisons by overall differ, in length or in reward")
     named = thresholds.model_copy(update={"may_be_unmeasured": ["reward_length_bias"]})
     assert not found(same, named, "reward_length_bias").blocking
 
