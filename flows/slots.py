@@ -21,9 +21,10 @@ from rlhf import durable
 
 LEASE = 60.0  # seconds, the shortest that Prefect grants
 RENEWAL = LEASE / 3
-POLL = 0.5  # seconds between two attempts to get a slot
+POLL = 0.5  # seconds between two attempts to get a slot that another run may give back
 PATIENCE = 10  # attempts before somebody is told who is waited for
-_ASKING = threading.Lock()
+_LINE = threading.Lock()  # of the stages of this run that want a slot, of which the first asks
+_FREED = threading.Event()  # set when one of them gives its slot back
 
 
 @contextmanager
@@ -34,11 +35,7 @@ def gpu_slot(file: Path, stop: threading.Event, shown: Shown) -> Iterator[bool]:
     It also says whether the server answers: once it did not, it is not asked again.
     Raises ServiceError when the limit does not exist.
     """
-    attempts = 0
-    while (lease := _lease(file, shown)) is None and not stop.wait(POLL):
-        attempts += 1
-        if attempts == PATIENCE and not any(file.parent.glob("*")):
-            shown.tell(f"{file.name} waits: other runs hold every slot of Prefect's limit `{GPU}`")
+    lease = _first_in_line(file, stop, shown)
     if lease is None:
         yield False
         return
@@ -53,6 +50,7 @@ def gpu_slot(file: Path, stop: threading.Event, shown: Shown) -> Iterator[bool]:
             with shown.trying(), get_client(sync_client=True) as client:
                 _release(client, lease)
         file.unlink()
+        _FREED.set()
 
 
 def release_left_over(client: SyncPrefectClient, directory: Path) -> None:
@@ -63,21 +61,39 @@ def release_left_over(client: SyncPrefectClient, directory: Path) -> None:
         file.unlink()
 
 
-def _lease(file: Path, shown: Shown) -> UUID | None:
-    """A slot, whose lease is in `file` then: the server's, or one of this machine; None when all are taken.
+def _first_in_line(file: Path, stop: threading.Event, shown: Shown) -> UUID | None:
+    """Wait in line, then for a slot; None where `stop` was set first.
 
-    One stage asks at a time: of two, the server's database may grant both and then tell one that it is busy.
+    One stage asks at a time: of two, the server's database may grant both and then tell one that it is busy; and each
+    that asks twice a second costs the server one part in twenty of a processor.
     """
-    with _ASKING:
-        lease = None
-        if shown.whole:
-            with shown.trying():
-                lease = _acquire()
-        if not shown.whole and len(list(file.parent.glob("*"))) < slots_here():
-            lease = uuid4()  # that no server knows
-        if lease:
-            durable.write_text(file, str(lease))
+    while not _LINE.acquire(timeout=POLL):
+        if stop.is_set():
+            return None
+    try:
+        attempts = 0
+        while (lease := _lease(file, shown)) is None and not stop.is_set():
+            _FREED.wait(POLL)
+            _FREED.clear()
+            attempts += 1
+            if attempts == PATIENCE and not any(file.parent.glob("*")):
+                shown.tell(f"{file.name} waits: other runs hold every slot of Prefect's limit `{GPU}`")
         return lease
+    finally:
+        _LINE.release()
+
+
+def _lease(file: Path, shown: Shown) -> UUID | None:
+    """A slot, whose lease is in `file` then: the server's, or one of this machine; None when all are taken."""
+    lease = None
+    if shown.whole:
+        with shown.trying():
+            lease = _acquire()
+    if not shown.whole and len(list(file.parent.glob("*"))) < slots_here():
+        lease = uuid4()  # that no server knows
+    if lease:
+        durable.write_text(file, str(lease))
+    return lease
 
 
 def _acquire() -> UUID | None:

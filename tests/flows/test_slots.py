@@ -3,13 +3,16 @@
 import errno
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 
 from rlhf.errors import Exit, ServiceError
+from tests.conftest import wait_until
 from tests.flows.running import run
 from tests.pipeline.test_stage import rewrite
 
@@ -70,6 +73,40 @@ def test_who_waits_for_other_runs_is_told(tmp_path: Path, monkeypatch: pytest.Mo
             assert not held
         slots._release(connected, taken)
     assert told == ["sft waits: other runs hold every slot of Prefect's limit `gpu`"]
+
+
+def test_of_the_stages_that_wait_the_first_asks_and_hears_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import slots
+    from flows.server import Shown, client, ensure_limits, slots_here
+
+    acquire, asked, stop, shown = slots._acquire, list[int](), threading.Event(), Shown(print)
+    monkeypatch.setattr(slots, "_acquire", lambda: asked.append(threading.get_ident()) or acquire())
+    got = list[str]()
+
+    def wait(name: str) -> None:
+        with slots.gpu_slot(tmp_path / name, stop, shown) as held:
+            if held:
+                got.append(name)
+
+    with client() as connected:
+        ensure_limits(connected)
+    with ExitStack() as taken:
+        for number in range(slots_here()):
+            assert taken.enter_context(slots.gpu_slot(tmp_path / f"held@{number}", stop, shown))
+        asked.clear()
+        threads = [threading.Thread(target=copy_context().run, args=(wait, f"model@{n}")) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(asked) >= 4, "the first to ask again")
+        assert len(set(asked)) == 1, "the others wait for it"
+        monkeypatch.setattr(slots, "POLL", 600.0)
+        given_back = time.monotonic()
+    for thread in threads:
+        thread.join(60.0)
+    assert sorted(got) == ["model@0", "model@1", "model@2"]
+    assert time.monotonic() - given_back < 60.0
 
 
 def test_without_a_server_the_stages_of_a_run_still_wait_for_each_other(tmp_path: Path) -> None:
