@@ -200,7 +200,8 @@ def test_the_bayes_accuracy_is_of_the_unseen_rankings_and_only_where_the_world_k
     assert 0.75 < found < 0.95
     unseen = rankings["samples"][rankings["samples"]["split"] == "test"]
     alone = bayes_accuracy(world.annotators, {"samples": rankings["samples"]}, frames)
-    expected = world.annotators.bayes_accuracy(list(unseen["prompt"]), list(unseen["responses"]), list(unseen["ranks"]))
+    prompts, responses, ranks = (list(unseen[name]) for name in ("prompt", "responses", "ranks"))
+    expected = world.annotators.bayes_accuracy(prompts, responses, ranks, [0] * len(unseen))
     assert alone == pytest.approx(expected)
     foreign = rankings["rankings"].assign(source="hub")
     assert bayes_accuracy(world.annotators, rankings | {"rankings": foreign}, frames) is None
