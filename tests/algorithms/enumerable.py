@@ -74,7 +74,7 @@ class World:
         prompts = [[prompt] for prompt in range(PROMPTS)] * (config.rollout.prompts // PROMPTS)
         return OnlineSource(
             algorithm,
-            nullcontext(Table(self.reference)),  # type: ignore[arg-type]
+            nullcontext(Table(self.reference)),
             partial(sample, batch_size=config.rollout.batch_size),
             Rewards({"overall": judge}, {"overall": 1.0}, "raw"),
             prompts,

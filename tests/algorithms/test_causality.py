@@ -32,7 +32,7 @@ def gradients(credit: str, logits: Tensor, reference: Tensor, reward: Tensor) ->
         reference=padded(log_probs(reference), (1, 0)),
     )
     config = settings("reinforce", BETA, prompts=1, answers=1, baseline="none", discount=1.0, credit=credit)
-    algorithm = Reinforce(Table(torch.zeros(PROMPTS, V)), config)  # type: ignore[arg-type]
+    algorithm = Reinforce(Table(torch.zeros(PROMPTS, V)), config)
     each = (algorithm.credit(rollouts)["advantages"][:, 1:] * log_probs(logits)).sum(dim=1)
     return torch.stack([torch.autograd.grad(one, logits, retain_graph=True)[0].flatten() for one in each])
 

@@ -102,7 +102,7 @@ def trained(robustly: bool) -> np.ndarray:
     objective: nn.Module = Dpo(policy, reference, PARAMS.align.dpo.model_copy(update={"beta": BETA}))
     if robustly:
         objective = robust(policy, reference, groups, beta=BETA, rate=0.1)
-        steps = objective.weighing(steps)  # type: ignore[assignment,operator]
+        steps = objective.weighing(steps)
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
     for one in islice(steps(0), 600):
         optimizer.zero_grad()

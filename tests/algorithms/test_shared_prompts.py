@@ -27,10 +27,12 @@ from tests.algorithms.tiny import PARAMS, groups
 MODELS = {
     "llama": LlamaConfig(
         vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, pad_token_id=0, num_labels=1,
+        num_key_value_heads=2, pad_token_id=0,
     ),
-    "gpt2": GPT2Config(vocab_size=300, n_embd=16, n_layer=2, n_head=2, n_positions=64, pad_token_id=0, num_labels=1),
+    "gpt2": GPT2Config(vocab_size=300, n_embd=16, n_layer=2, n_head=2, n_positions=64, pad_token_id=0),
 }  # fmt: skip
+for config in MODELS.values():
+    config.num_labels = 1
 # Uneven lengths, answers of one token, a prompt with one answer, one of one token.
 GROUPS = [
     *groups(5),

@@ -252,7 +252,11 @@ def test_the_pairs_of_a_ranking_are_its_order_whatever_the_places_of_the_answers
     }
     places = list(range(len(ranks)))
     random.shuffle(places)
-    mixed = {"responses": [answers[n] for n in places], "ranks": [ranks[n] for n in places], "annotator": "ann"}
+    mixed: dict[str, Any] = {
+        "responses": [answers[n] for n in places],
+        "ranks": [ranks[n] for n in places],
+        "annotator": "ann",
+    }
     rankings, left_out = to_rankings({"rankings": clean("rankings", mixed)})
     assert left_out == {}
     found = pairs({"rankings": rankings.assign(**{HASH: "p"})})

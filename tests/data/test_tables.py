@@ -7,7 +7,7 @@ import numpy as np
 from rlhf.data.tables import of_each_object, read_table, write_rows
 
 # Each differs from the others, and some are alike when lengths or missing texts are not looked at.
-PROMPTS = [
+PROMPTS: list[list[tuple[str, str | None]]] = [
     [("user", "a")],
     [("user", "b")],
     [("user", None)],

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from rlhf.batching.batches import RankedTurns, SequenceBatch
 from rlhf.batching.encoding import Turn
@@ -22,7 +23,7 @@ def test_pairs_of_several_rankings_of_one_prompt_are_of_one_prompt() -> None:
 
 
 @torch.no_grad()
-def log_softmax_of(policy, turn: Turn) -> torch.Tensor:
+def log_softmax_of(policy: PreTrainedModel, turn: Turn) -> torch.Tensor:
     """(R, V) of the distributions that each token of a response was drawn from."""
     logits = policy(torch.tensor([[*turn.prompt, *turn.response]])).logits[0]
     return logits[len(turn.prompt) - 1 : -1].log_softmax(dim=-1)

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from flows.results import RunResult
 from rlhf.errors import Exit
 from rlhf.tracking.journal import read
 from tests.conftest import wait_until
@@ -33,7 +35,7 @@ class Told:
         self.messages.append(text)
 
 
-def run(workspace: Path, told: Told | None = None):
+def run(workspace: Path, told: Told | None = None) -> RunResult:
     from flows import align
     from flows.records import sending
 
@@ -57,7 +59,7 @@ def task_states(run_id: str, workspace: Path) -> dict[str, tuple[str, str]]:
     flow_run = next(read(workspace / f".rlhf/runs/{run_id}.jsonl"))["flow_run"]
     wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run)]))
 
-    def tasks():
+    def tasks() -> list[Any]:
         with client() as connected:
             return connected.read_task_runs(flow_run_filter=wanted)
 

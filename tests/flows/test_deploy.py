@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -50,11 +51,11 @@ def worker(prefect_server: str, tmp_path: Path) -> Iterator[None]:
     process.wait()
 
 
-def final_state(run: UUID):
+def final_state(run: UUID) -> Any:
     """Wait for the end of a flow run; its state."""
     from flows.server import client
 
-    def state():
+    def state() -> Any:
         with client() as connected:
             return connected.read_flow_run(run).state
 
@@ -66,7 +67,7 @@ def test_schedules_are_off_until_asked_for(workspace: Path) -> None:
     from flows.deploy import deploy
     from flows.server import client
 
-    def nightly():
+    def nightly() -> Any:
         with client() as connected:
             return connected.read_deployment_by_name("align/nightly")
 
@@ -114,7 +115,7 @@ def test_a_scheduled_run_goes_through(workspace: Path, worker: None) -> None:
         connected.create_deployment_schedules(deployment.id, [(daily, True)])
     wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
 
-    def due():
+    def due() -> list[Any]:
         with client() as connected:
             found = connected.read_flow_runs(flow_run_filter=wanted)
         return [run for run in found if run.auto_scheduled and run.expected_start_time < soon + timedelta(hours=1)]
@@ -134,7 +135,7 @@ def asked(workspace: Path) -> Iterator[UUID]:
 
     flow = FlowFilter(name=FlowFilterName(any_=["promote"]))
 
-    def paused():
+    def paused() -> list[Any]:
         with client() as connected:
             found = connected.read_flow_runs(flow_filter=flow)
         return [run for run in found if run.parameters.get("workspace") == str(workspace) and run.state.is_paused()]

@@ -60,7 +60,9 @@ def test_a_sender_that_is_slow_is_let_go(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_a_promotion_says_and_what_else_it_prints_are_kept_apart(
     program: str, found: tuple[Exit, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other(command: list[str], workspace: Path, *, stdin: None, output: int, errors: IO[bytes]):
+    def other(
+        command: list[str], workspace: Path, *, stdin: None, output: int, errors: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", f"import sys; {program}"], stdout=output, stderr=errors)
 
     monkeypatch.setattr("flows.records._module", other)

@@ -35,7 +35,7 @@ def test_a_pickle_that_is_planted_among_prefect_s_results_is_never_loaded(tmp_pa
         return 2 * number
 
     careless = Task(fn=double, name="double", cache_policy=INPUTS, persist_result=True)
-    ours = forgetful(double, "double")  # type: ignore[arg-type]
+    ours = forgetful(double, "double")
 
     @flow(persist_result=False)
     def doubling(task: str) -> int:

@@ -21,6 +21,7 @@ from tests.pipeline.test_supervisor import edit
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
+Start = Callable[[Path], subprocess.Popen[str]]
 
 PROGRAM = """
 import sys
@@ -35,11 +36,11 @@ print(result.exit.name, heavy)
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Path], "subprocess.Popen[str]"]]:
+def start() -> Iterator[Start]:
     """Start a run of a workspace as a process of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def go(workspace: Path) -> "subprocess.Popen[str]":
+    def go(workspace: Path) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(
             subprocess.Popen([sys.executable, "-c", PROGRAM, str(workspace)], cwd=Path(__file__).parents[2], **pipes)
@@ -52,12 +53,12 @@ def start() -> Iterator[Callable[[Path], "subprocess.Popen[str]"]]:
         process.communicate()
 
 
-def test_a_run_in_a_terminal_shows_nothing_of_prefect_and_imports_nothing_heavy(finished: Path, start) -> None:
+def test_a_run_in_a_terminal_shows_nothing_of_prefect_and_imports_nothing_heavy(finished: Path, start: Start) -> None:
     edit(finished / "params.yaml", "limit: 1", "limit: 2")
     assert start(finished).communicate(timeout=60)[0] == "DONE []\n"
 
 
-def test_after_kill_9_of_the_run_the_next_one_goes_on(finished: Path, start) -> None:
+def test_after_kill_9_of_the_run_the_next_one_goes_on(finished: Path, start: Start) -> None:
     from prefect.client.schemas.objects import StateType
     from prefect.states import Completed, Running
 
@@ -135,7 +136,7 @@ def test_a_run_that_is_over_is_not_undone_by_who_does_not_wait_for_mlflow(number
     assert list(read(journal))[-1]["status"] == "completed"
 
 
-def test_sigterm_stops_the_run_in_order(workspace: Path, start) -> None:
+def test_sigterm_stops_the_run_in_order(workspace: Path, start: Start) -> None:
     rewrite(workspace, "rows", "(stage.workspace / 'up').touch()\ntime.sleep(60)")
     process = start(workspace)
     wait_until((workspace / "up").exists, "the stage", 60.0)

@@ -121,7 +121,7 @@ def test_of_many_promoters_of_one_generation_exactly_one_wins(ledger: Ledger) ->
 def test_a_fault_inside_the_transaction_leaves_no_trace(ledger: Ledger) -> None:
     first: Champion = ledger.promote("key-a", "aa", "policy/1", "report-a", expected_generation=0)
     with pytest.raises(Exception, match="NOT NULL"):
-        ledger.promote(None, "bb", "policy/2", "report-b", expected_generation=1)  # type: ignore[arg-type]
+        ledger.promote(None, "bb", "policy/2", "report-b", expected_generation=1)
     assert ledger.history() == [first]
     assert ledger.promote("key-b", "bb", "policy/2", "report-b", expected_generation=1).generation == 2
 

@@ -3,8 +3,10 @@
 import math
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,8 +153,8 @@ def swapped(evidence: Evidence) -> Evidence:
 def test_swapping_the_models_flips_every_check_of_quality(gain: float, judge: str, thresholds: GateConfig) -> None:
     there = with_metric(made_evidence(made_rows(gain=gain)), "judge", value=judge)
     back = swapped(there)
-    for check in GROUPS["quality"]:
-        name = check.__name__
+    for function in GROUPS["quality"]:
+        name = function.__name__
         both = there, back
         if name != "better_than_champion":  # against each opponent by itself: the worse one changes with the places
             both = replace(there, champion=None), replace(back, champion=None)
@@ -164,7 +166,8 @@ def test_swapping_the_models_flips_every_check_of_quality(gain: float, judge: st
             assert (one.outcome, other.outcome) == ("pass", "fail")
         elif name != "no_use_case_worse":
             assert (one.outcome, other.outcome) == ("undecided", "undecided")
-        for mine, theirs in zip(one.parts or (one,), other.parts or (other,), strict=True):
+        intervals: list[Sequence[Any]] = [check.parts or [check] for check in (one, other)]
+        for mine, theirs in zip(*intervals, strict=True):
             if mine.low is not None and mine.value is not None and mine.high is not None:
                 assert (theirs.value, theirs.low, theirs.high) == pytest.approx(
                     (1 - mine.value, 1 - mine.high, 1 - mine.low), abs=1e-9

@@ -39,10 +39,10 @@ def workspace(tmp_path: Path) -> Path:
         {"id": str(n), "use_case": "", "kind": "user", "seen": 0.0, **{key: row[key] for key in ("prompt", "split")}}
         for n, row in enumerate(rows)
     ]
-    for table, content in {"judgements/rankings": rows, "judgements/thumbs": thumbs, "clean/prompts": prompts}.items():
-        path = tmp_path / "data" / f"{table}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(content), path)
+    for name, content in {"judgements/rankings": rows, "judgements/thumbs": thumbs, "clean/prompts": prompts}.items():
+        table = tmp_path / "data" / f"{name}.parquet"
+        table.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(content), table)
     (tmp_path / "reports").mkdir()
     found = {"criteria": {criterion: {"bayes_accuracy": 0.9} for criterion in PREFERRED}}
     (tmp_path / "reports/label.json").write_text(json.dumps(found))

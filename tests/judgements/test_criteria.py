@@ -136,9 +136,9 @@ def test_whoever_reads_a_model_that_an_adapter_taught_needs_none(
         ahead = last[judge]["value"] - on_the_way[judge]["value"]
         assert on_the_way["lead"][judge]["value"] == pytest.approx(ahead, rel=1e-3)
     names = ("base", "sft", "reward/helpful", "policy/ppo")
-    base, taught, judge, policy = (load_file(workspace / f"models/{name}/model.safetensors") for name in names)
-    assert base.keys() == taught.keys() == judge.keys() - {"score.weight"} == policy.keys()
-    for before, after in ((base, taught), (taught, judge), (taught, policy)):
+    base, taught, scoring, policy = (load_file(workspace / f"models/{name}/model.safetensors") for name in names)
+    assert base.keys() == taught.keys() == scoring.keys() - {"score.weight"} == policy.keys()
+    for before, after in ((base, taught), (taught, scoring), (taught, policy)):
         assert {name for name in base if not torch.equal(before[name], after[name])} == {
             n for n in base if "_proj" in n
         }

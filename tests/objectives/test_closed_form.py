@@ -44,11 +44,11 @@ def fit_dpo(world: World, pairs: Tensor, first_wins: Tensor) -> Tensor:
         optimizer.zero_grad()
         rewards = implicit_rewards(logits.log_softmax(0), world.reference, beta=world.beta)[pairs]
         against = (1.0 - first_wins)[:, None, None]  # label smoothing, a pair its own
-        loss = bradley_terry(rewards, ranks, mask, label_smoothing=against)[0] / len(pairs)  # type: ignore[arg-type]
+        loss = bradley_terry(rewards, ranks, mask, label_smoothing=against)[0] / len(pairs)
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return logits
 
 
@@ -97,7 +97,7 @@ def test_ipo_finds_the_optimum_of_the_share_of_answers_that_an_answer_beats(n: i
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     assert float((logits.detach().softmax(0) - optimum).abs().sum() / 2) < 1e-3
 
 

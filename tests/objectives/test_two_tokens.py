@@ -42,7 +42,7 @@ def distance_from_optimum(placement: str) -> float:
         advantages, _ = generalized_advantages(rewards, torch.zeros_like(rewards), MASK, discount=1.0, gae_lambda=1.0)
         loss, _ = clipped_surrogate(now, old, advantages * likely, MASK, clip=0.2, clip_high=0.2)
         if placement != "reward":
-            loss = loss + BETA * kl_loss(now, old, sft, likely.expand(-1, 2), estimator=placement)[0]  # type: ignore[arg-type]
+            loss = loss + BETA * kl_loss(now, old, sft, likely.expand(-1, 2), estimator=placement)[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -63,7 +63,7 @@ def test_k2_and_k3_have_one_gradient_at_every_sample() -> None:
     now = torch.linspace(-3, -0.1, 12, dtype=torch.float64).reshape(1, -1).requires_grad_()
     old, sft = now.detach() - 0.3, now.detach().flip(1)
     gradients = {
-        name: torch.autograd.grad(kl_loss(now, old, sft, torch.ones_like(old), estimator=name)[0], now)[0]  # type: ignore[arg-type]
+        name: torch.autograd.grad(kl_loss(now, old, sft, torch.ones_like(old), estimator=name)[0], now)[0]
         for name in ("k1", "k2", "k3")
     }
     ratio = torch.tensor(0.3, dtype=torch.float64).exp()

@@ -181,7 +181,7 @@ def made_decision() -> Decision:
         "serves": {"outcome": "fail", "reason": "the files do not load in a fresh process: KeyError lm_head.weight"},
         "gold_gain": {"outcome": "unmeasured", "value": None, "low": None, "high": None, "threshold": None},
     }
-    failing = [replace(check, **spoiled.get(check.name, {})) for check in made_checks()]  # type: ignore[arg-type]
+    failing = [replace(check, **spoiled.get(check.name, {})) for check in made_checks()]
     candidates = [
         Candidate("ppo", "aa" * 32, "REJECT", rate, tuple(failing)),
         Candidate("dpo", "bb" * 32, "PROMOTE", rate, tuple(made_checks())),

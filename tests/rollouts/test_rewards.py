@@ -24,7 +24,7 @@ def test_raw_the_scales_count_and_standardized_the_weights() -> None:
     """By hand: helpful 1, -1, -1, 1 from its mean (a deviation of 2 / sqrt 3), harmless -10, -10, 30, -10 (20)."""
     judges = {name: partial(lambda row, batch: row, row) for name, row in zip(WEIGHTS, BY, strict=True)}
     raw, alike = (Rewards(judges, WEIGHTS, combine) for combine in ("raw", "standardized"))
-    found = raw(None)  # type: ignore[arg-type]
+    found = raw(None)
     assert found.shape == (4, 2)
     assert raw.scores(found, 4).tolist() == raw.total(found).tolist() == [23.0, 21.0, 101.0, 23.0]
     one = 3**0.5 / 2
@@ -34,7 +34,7 @@ def test_raw_the_scales_count_and_standardized_the_weights() -> None:
     torch.testing.assert_close(alike.scores(found, 2), torch.tensor([1.0, -1.0, 1.0, -1.0]) / 2**0.5, rtol=0, atol=4e-4)
     assert alike.means(found) == {"reward": 42.0, "reward_helpful": 2.0, "reward_harmless": 20.0}
     alone = Rewards({"overall": judges["helpful"]}, {"overall": 1.0}, "raw")
-    assert alone.means(alone(None)) == {"reward": 2.0}  # type: ignore[arg-type]
+    assert alone.means(alone(None)) == {"reward": 2.0}
 
 
 @pytest.mark.parametrize("micro_batch_size", [8, 3])
@@ -53,12 +53,12 @@ def test_groups_are_whole_in_whatever_pieces_they_are_scored(micro_batch_size: i
     config = settings("grpo", 0.1, prompts=2, answers=4, normalize=False, epochs=2)
     config = config.model_copy(update={"loop": config.loop.model_copy(update={"micro_batch_size": micro_batch_size})})
     rewards = Rewards({"helpful": partial(judge, one), "harmless": partial(judge, other)}, WEIGHTS, "standardized")
-    algorithm = Grpo(Table(torch.zeros(5, 4)), config, max_tokens=1)  # type: ignore[arg-type]
+    algorithm = Grpo(Table(torch.zeros(5, 4)), config, max_tokens=1)
 
     def source(gap: float) -> OnlineSource:
         return OnlineSource(
             algorithm,
-            nullcontext(Table(torch.zeros(5, 4))),  # type: ignore[arg-type]
+            nullcontext(Table(torch.zeros(5, 4))),
             partial(beside, gap),
             rewards,
             [[prompt] for prompt in range(5)],
