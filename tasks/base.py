@@ -55,7 +55,7 @@ def _watched(stage: Stage, path: str) -> Path:
     except ConfigError:
         raise ConfigError(
             f"dvc.yaml does not declare {path}, which base.model of params.yaml names, so DVC would not see other "
-            "weights in its place. Add to `deps` of the stage base: ${base.model.path}"
+            'weights in its place. Add to `deps` of the stage base, in quotes: "${base.model.path}"'
         ) from None
 
 

@@ -166,7 +166,7 @@ def _next(workspace: Path, criterion: str) -> str:
     return (
         f"{unread}No source reads them yet. Add this line to collect.sources of params.yaml\n"
         f"    - {{kind: file, path: {STORE}, table: rankings, columns: {{}}}}\n"
-        "and this path to the deps of the stage collect in dvc.yaml, which may have no deps yet\n"
+        "and to the stage collect in dvc.yaml this; where it has deps, add the path to that list\n"
         f"    deps: [{STORE}]\n"
         "Then: rlhf run"
     )
