@@ -216,6 +216,7 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
     return {
         "judge": judged_by.kind,
         "judge_model": judged_by.model if isinstance(judged_by, Endpoint) else None,
+        "judge_digest": judge_digest(stage),
         "prompts": len(rows),
         "win_rate": asdict(win_rate(won("sft"), **bootstrap)),
         "champion_win_rate": asdict(win_rate(won("champion"), **bootstrap)) if "champion" in answers else None,
@@ -229,6 +230,23 @@ def measure(stage: Stage, rows: list[Row], answers: dict[str, Answers]) -> dict[
         "empty": {name: float(np.mean([not row[f"{name}_response"] for row in rows])) for name in ("policy", "sft")},
         "distinct_2": {name: distinct_2([s.response for s in answers[name].samples]) for name in ("policy", "sft")},
     }
+
+
+def judge_digest(stage: Stage) -> str:
+    """What the judge is: its kind, the language model behind a server, the reward models and their weights. People are
+    one judge, however many have said something."""
+    judge, weights = stage.config.evaluate.judge, stage.config.reward.criteria
+    identity: dict[str, Any] = {"kind": judge.kind}
+    if isinstance(judge, Endpoint):
+        identity["model"] = judge.model
+    elif judge.kind == "referee":
+        identity["model"] = stage.inputs["models/referee"]
+    elif judge.kind == "reward":
+        identity |= {
+            "weights": weights,
+            "models": [stage.inputs[f"models/reward/{criterion}"] for criterion in weights],
+        }
+    return content_key(identity)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main(stage: Stage) -> None:
 
 def look(stage: Stage, algorithm: str) -> str:
     """The look at the test set that the evaluation of a policy was."""
-    judge = read_json(stage.input(f"reports/evaluate/{algorithm}/metrics.json")).get("judge")
+    judge = read_json(stage.input(f"reports/evaluate/{algorithm}/metrics.json")).get("judge_digest")
     policy = manifest.digest(stage.input(f"models/policy/{algorithm}"))
     answers = columns(stage.input(f"reports/evaluate/{algorithm}/rows") / "rows.parquet").get("policy_response", ())
     return looks.look(policy, judge, answers)
@@ -83,7 +83,8 @@ def evidence(stage: Stage, algorithm: str, looked: Mapping[str, str]) -> Evidenc
         receipt=stage.upstream[f"models/policy/{algorithm}"],
         policy_digest=manifest.digest(policy),
         champion=stage.params[POLICY] or None,
-        uses=len(before - {*looked.values()}),
+        uses=len(set[str]().union(*before) - {*looked.values()}),
+        sharing=looks.sharing(looked[algorithm], looked.values(), before),
         test_sets={one.get("prompts_digest") for one in evaluations.values()},
     )
 

@@ -76,7 +76,7 @@ class GateConfig(Section):
 
     confidence: float = Field(gt=0.5, lt=1.0)  # of every two-sided interval
     power: float = Field(gt=0.5, lt=1.0)  # at which the numbers of prompts that would settle a check are counted
-    bootstrap: Count  # resamples, by prompt
+    bootstrap: int = Field(ge=100)  # resamples, by prompt
     slices: dict[str, list[str]] = Field(min_length=1)  # columns to slice the prompts by: values that must be there
     accepted_alarms: list[str]  # of screen, kind/who/name, that somebody has looked into and lets stand
     may_be_unmeasured: list[Unmeasurable]  # where no truth is known, nobody judged so, or people judge

@@ -75,7 +75,7 @@ def ordered_pairs(tables: Tables, support: int) -> Pairs:
     code, places = pd.factorize(np.concatenate([judged["low"].cat.codes, judged["high"].cat.codes]))
     texts = judged["low"].cat.categories[places]
     low, high = code.reshape(2, -1)
-    whole_texts = pa.concat_arrays([pa.array(texts, LARGE_TEXT), joined(prompts[key] for key in sittings[HASH])])
+    whole_texts = pa.concat_arrays([pa.array(list(texts), LARGE_TEXT), joined(prompts[key] for key in sittings[HASH])])
     held, names = _held(whole_texts, support)
     length = np.log1p(np.array([len(text) for text in texts], dtype=float))
     return Pairs(

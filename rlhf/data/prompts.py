@@ -6,6 +6,7 @@ import pandas as pd
 
 from rlhf.data.ids import opening_hash, prompt_hash, text_hash
 from rlhf.data.tables import COLUMNS, DEFAULTS, of_each_object
+from rlhf.errors import DataError
 
 HASH = "prompt_hash"  # column that a frame carries while it is worked on; it is not written
 _HOLDERS = ("prompts", "demonstrations", "comparisons", "ratings", "thumbs", "rankings", "beliefs")
@@ -30,8 +31,16 @@ def split_keys(rows: pd.DataFrame) -> pd.Series:
 
 def all_prompts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Table `prompts` with hashes, from tables with hashes. A prompt that stands in several rows is taken from the
-    first one of the first table, so that use case and kind are kept where somebody gave them. Its id is its hash."""
+    first one of the first table, so that use case and kind are kept where somebody gave them. Its id is its hash.
+
+    Raises DataError where no table holds prompts.
+    """
     frames = [_prompts_of(tables[table]) for table in _HOLDERS if table in tables]
+    if not frames:
+        raise DataError(
+            f"Nothing here holds a prompt, but {', '.join(tables)} alone. Add a source of {', '.join(_HOLDERS)} to "
+            "collect.sources"
+        )
     prompts = pd.concat(frames, ignore_index=True)
     return prompts[~prompts[HASH].duplicated()].reset_index(drop=True)
 

@@ -131,10 +131,9 @@ def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.I
     said = np.bincount(judged.sitting, margin * judged.better, len(people))
     full = np.bincount(judged.sitting, margin**2, len(people))
     rows = []
-    for place, name in enumerate(names):
-        own = people == place
-        n, rest = int(own.sum()), int((~own).sum())
-        if not name or min(n, rest) < config.support or not full[own].any():
+    for place, (name, n) in enumerate(zip(names, np.bincount(people, minlength=len(names)).tolist(), strict=True)):
+        rest = len(people) - n
+        if not name or min(n, rest) < config.support or not full[own := people == place].any():
             continue
         (slope, error), (others, others_error) = _slope(said[own], full[own]), _slope(said[~own], full[~own])
         if others <= 0.0:  # nothing tells what the others would say
@@ -166,10 +165,11 @@ def _votes(
     floor: float,
 ) -> Tests:
     """Two-sided tests of votes (C, F), 1 for and -1 against each of `what`, of people in `own` (A, C)."""
-    wins, losses = ((own @ sparse.csr_array(votes == sign).astype(float)).toarray() for sign in (1, -1))
-    counts = wins + losses
-    who, which = np.nonzero((counts >= config.support) & (names != "")[:, None])
-    k, n = wins[who, which], counts[who, which]
+    wins, losses = (own @ sparse.csr_array(votes == sign).astype(float) for sign in (1, -1))
+    counts = sparse.coo_array(wins + losses)
+    tested = (counts.data >= config.support) & (names != "")[counts.row]
+    who, which, n = counts.row[tested], counts.col[tested], counts.data[tested]
+    k = wins[who, which] if len(who) else n
     rest_k, rest_n = wins.sum(axis=0)[which] - k, counts.sum(axis=0)[which] - n
     known = rest_n >= config.support  # else what is usual is not known, and half the votes are
     others = np.where(known, rest_k / np.maximum(rest_n, 1), 0.5)
@@ -189,8 +189,9 @@ def _of_ballots(cast: pd.DataFrame, who: str, config: ScreenConfig) -> Iterator[
     if not len(named):
         return
     yield _constant(cast, named, who, config)
-    again = named.duplicated(["annotator", "source", "table", "near"])
-    counted = again.groupby(named[who]).agg(["sum", "size"])
+    signed = named[named["annotator"] != ""]  # nobody knows whether two that are not are of one person
+    again = signed.duplicated(["annotator", "source", "table", "near"])
+    counted = again.groupby(signed[who]).agg(["sum", "size"])
     yield _shares("repeats", counted, config.repeated, 0.0, "judgements repeat an earlier one", config)
     yield _copies(named, who, config)
 
@@ -242,7 +243,8 @@ def _shares(
 
 def _exceeds(k: Floats, n: Floats, limit: ArrayLike) -> Floats:
     """P-values of the exact binomial test that the true share behind k of n is at most `limit`."""
-    return np.minimum(1.0, special.betainc(k, n - k + 1, np.minimum(limit, 1.0)) + _DOUBT)
+    p = np.where(k > 0, special.betainc(k, n - k + 1, np.minimum(limit, 1.0)), 1.0)
+    return np.minimum(1.0, p + _DOUBT)
 
 
 def _at_most(k: Floats, n: Floats) -> Floats:

@@ -29,6 +29,13 @@ def text(value: Any, name: str, defects: Defects) -> str | None:
     return value
 
 
+def label(value: Any, name: str, defects: Defects) -> str | None:
+    """The name of somebody or something; 3, 3.0 and "3" are one. None where there is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer():
+        value = str(int(value))
+    return text(value, name, defects)
+
+
 def whole_number(value: Any, name: str, defects: Defects) -> int | None:
     """An integer, also when it is written as 4.0 or as text; None where there is none."""
     if value is None or value == "":

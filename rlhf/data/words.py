@@ -1,4 +1,4 @@
-"""Texts as words: runs of letters and digits, in lower case."""
+"""Texts as words: runs of letters with their marks and of digits, in lower case."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from rlhf.data.tables import Prompt
 
-_UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
+_UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\pM*)"
+_LOOSE_MARKS = r"(^|[^\pL\pM\pN])\pM+"  # of an emoji
 LARGE_TEXT = pa.large_string()  # a table may hold more than 2 GB
 
 
@@ -21,8 +22,9 @@ def joined(prompts: Iterable[Prompt]) -> pa.Array:
 def cleaned(texts: pa.Array) -> pa.Array:
     """The words of each text, in NFC, with one space between them; of a script that puts none, every letter is one."""
     if not pc.all(pc.string_is_ascii(texts)).as_py():
-        texts = pc.replace_substring_regex(pc.utf8_normalize(texts, "NFC"), _UNSPACED, r" \1 ")
-    spaced = pc.replace_substring_regex(pc.utf8_lower(texts), r"[^\pL\pN]+", " ")
+        texts = pc.replace_substring_regex(pc.utf8_normalize(texts, "NFC"), _LOOSE_MARKS, r"\1")
+        texts = pc.replace_substring_regex(texts, _UNSPACED, r" \1 ")
+    spaced = pc.replace_substring_regex(pc.utf8_lower(texts), r"[^\pL\pM\pN]+", " ")
     return pc.utf8_trim(spaced, " ")
 
 

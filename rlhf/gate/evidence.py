@@ -43,7 +43,8 @@ class Evidence:
     receipt: Mapping[str, Any]  # models/policy/<algorithm>/receipt.json
     policy_digest: str  # of the policy's files as they are now
     champion: str | None = None  # digest of the policy in use when the evaluation was made; None before the first
-    uses: int  # looks at the test set before those of this run: gate/looks.py
+    uses: int  # looks at the test set besides those of this run: gate/looks.py
+    sharing: range  # numbers of the looks at it that this one shares its chance of error with
     test_sets: Collection[str | None]  # digests of the prompts that the run's candidates were evaluated on
 
 

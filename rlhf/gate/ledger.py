@@ -26,6 +26,7 @@ from typing import Any
 from rlhf import durable
 from rlhf.errors import Busy, ConfigError, DataError, DiskFull, GateRefused, UserError
 from rlhf.failpoints import reach
+from rlhf.gate import looks
 
 LEDGER = ".rlhf/ledger.db"  # in a workspace
 VERSION = 1  # of the tables, SQLite's user_version
@@ -145,21 +146,20 @@ class Ledger:
         taken = (earlier.candidate_key, earlier.policy, earlier.version, earlier.report_digest)
         return self._swap("rollback", *taken, expected_generation, approver)
 
-    def record(self, digest: str, test_set: str, looks: Collection[str], verdict: str) -> None:
+    def record(self, digest: str, test_set: str, taken: Collection[str], verdict: str) -> None:
         """Note a decision of the gate, by the digest of decision.json, the name of the prompts that it was made on, and
         the looks at them (gate/looks.py). The same decision again changes nothing."""
         with self._transaction("IMMEDIATE") as connection:
-            row = (digest, test_set, verdict, " ".join(sorted(looks)), time.time())
+            row = (digest, test_set, verdict, " ".join(sorted(taken)), time.time())
             connection.execute("INSERT OR IGNORE INTO decisions VALUES (?, ?, ?, ?, ?, ?)", (*row, _seal(row)))
 
-    def judged(self) -> dict[str, list[str]]:
-        """The looks at each test set."""
-        found: dict[str, set[str]] = {}
-        if self.path.exists():
-            with self._transaction("DEFERRED") as connection:
-                for test_set, policies in connection.execute("SELECT test_set, policies FROM decisions"):
-                    found.setdefault(test_set, set()).update(policies.split())
-        return {test_set: sorted(policies) for test_set, policies in sorted(found.items())}
+    def judged(self) -> list[looks.Run]:
+        """The looks at test sets, in the order of the decisions in which they were new."""
+        if not self.path.exists():
+            return []
+        with self._transaction("DEFERRED") as connection:
+            rows = connection.execute("SELECT test_set, policies FROM decisions ORDER BY rowid").fetchall()
+        return looks.in_order({"test_set": test_set, "looks": policies.split()} for test_set, policies in rows)
 
     def _swap(
         self, action: str, key: str, policy: str, version: str, report: str, expected: int, approver: str

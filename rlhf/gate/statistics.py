@@ -78,8 +78,8 @@ def length_matched_share(
     With `longer` (N,) the tokens that the policy's answer is longer than the other one's, least squares gives
     gain = a + b longer + error; the share is a / mean(gain), which is 1 - b mean(longer) / mean(gain), and b is taken
     for 0 where all differ alike. It is the non-length reward gain of Singhal et al. 2023
-    (https://arxiv.org/abs/2310.03716), who take it from buckets of length. `clusters` are drawn whole. The mean gain
-    must not be near zero.
+    (https://arxiv.org/abs/2310.03716), who take it from buckets of length. `clusters` are drawn whole. Of no gain
+    nothing is left.
     """
     x, y = _finite(longer), _finite(gains)
     moments = [_cluster_sums(values, clusters) for values in (np.ones(len(x)), x, y, x * x, x * y)]
@@ -87,10 +87,10 @@ def length_matched_share(
 
 
 def _share(n: Array, x: Array, y: Array, xx: Array, xy: Array) -> Array:
-    """The intercept over the mean of y, from sums over the rows, each (M,)."""
+    """The intercept over the mean of y, 0 where that is not above 0; from sums over the rows, each (M,)."""
     covariance, variance = xy - x * y / n, xx - x * x / n
     slope = np.divide(covariance, variance, out=np.zeros_like(covariance), where=variance > 1e-9 * n)
-    return 1 - slope * x / y
+    return 1 - np.divide(slope * x, y, out=np.ones_like(y), where=y > 0)
 
 
 def win_rate(

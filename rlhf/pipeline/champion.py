@@ -5,19 +5,20 @@ it starts, so that a decision cannot speak of another champion than the one that
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rlhf import durable
 from rlhf.errors import DataError, require_format
+from rlhf.gate import looks
 from rlhf.gate.ledger import Ledger
 from rlhf.manifest import json_digest
 from rlhf.pipeline.graph import CHAMPION
 from rlhf.tracking.champions import FILES, whole
 from rlhf.tracking.standing import standing
 
-FORMAT = 1  # of champion.json
+FORMAT = 2  # of champion.json
 POLICY, GENERATION, JUDGED = "champion.policy", "champion.generation", "champion.judged"  # keys that dvc.yaml declares
 
 
@@ -27,7 +28,7 @@ class Pinned:
 
     generation: int = 0  # of the ledger; 0 before the first promotion
     policy: str = ""  # the digest of its files; "" before the first promotion
-    judged: dict[str, list[str]] = field(default_factory=dict)  # the looks at each test set
+    judged: list[looks.Run] = field(default_factory=list)  # the looks at test sets, in order
 
 
 def pinned(workspace: Path) -> Pinned:
@@ -71,14 +72,9 @@ def due(workspace: Path, stale: Collection[str]) -> Pinned:
     other = (now.generation, now.policy) != (before.generation, before.policy)
     elsewhere = other and (current is None or decision is None or decision.digest != current.report_digest)
     if stale or elsewhere or not (workspace / CHAMPION).is_file():
-        return replace(now, judged=_both(before.judged, book.judged()))
+        # a clone has champion.json, and not the ledger of where it was committed
+        return replace(now, judged=looks.in_order(before.judged, book.judged()))
     return before
-
-
-def _both(noted: Mapping[str, Sequence[str]], recorded: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """The policies of both by test set: a clone has champion.json, and not the ledger of where it was committed."""
-    sets = sorted(noted.keys() | recorded.keys())
-    return {name: sorted({*noted.get(name, ()), *recorded.get(name, ())}) for name in sets}
 
 
 def champion_files(workspace: Path, policy: str) -> Path:

@@ -44,7 +44,7 @@ class Trial:
     kl: float  # nats a sequence
     length: float  # mean tokens an answer
     distinct_2: float | None  # relative to SFT's
-    seconds: float | None  # of training, without the measurement of its gradient's noise
+    seconds: float | None  # of the stage's last process, without the measurement of the gradient's noise
     peak_memory: float | None  # bytes
     path: Sequence[Place]  # the way there, which ends at the policy
     beliefs: Mapping[str, Interval]  # of BELIEFS, those that are known

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from rlhf.data.contamination import RUN, seen, seen_shares
+from rlhf.data.words import LARGE_TEXT, cleaned
 from tests.data.frames import clean, user
 
 WORDS = [f"w{place}" for place in range(40)]
@@ -46,6 +47,13 @@ def test_scripts_without_spaces_have_words_too() -> None:
     assert shares(text, f"前面還有別的話。{text}。後面也有。") == 1.0
     assert shares(text, text[:13] + "啊") == pytest.approx(13 / len(text))
     assert shares(text, text[:12]) == 0.0
+
+
+def test_vowel_signs_are_part_of_their_word() -> None:
+    hindi = "क्या आप मुझे दिन में दो बार यह बात समझा सकते हैं कि आकाश नीला क्यों है"
+    assert cleaned(pa.array([hindi], LARGE_TEXT)).to_pylist() == [hindi]
+    assert shares(hindi, hindi.replace("दिन", "दान").replace("समझा", "समझ")) == 0.0
+    assert cleaned(pa.array(["Good \u2764\ufe0f day"], LARGE_TEXT)).to_pylist() == ["good day"], "an emoji is no word"
 
 
 def test_a_run_lies_in_one_text() -> None:

@@ -145,6 +145,38 @@ def test_a_source_is_screened_as_a_person_is() -> None:
     assert found == {"length/source/leak", "length/source/world"}, "of two, nobody knows which one is the odd one"
 
 
+def test_of_two_judgements_without_a_name_nobody_knows_whether_one_person_made_both() -> None:
+    """Three people judge each of 100 pairs, and most agree: signed or not, that is no repetition."""
+    said = [row for row in comparisons(100, lambda row, who: True)["comparisons"] for _ in range(3)]
+    for names in (["", "", ""], ["p0", "p1", "p2"]):
+        signed = [row | {"annotator": names[place % 3]} for place, row in enumerate(said)]
+        assert "repeats/source/test" not in alarms({"comparisons": signed})
+    once = alarms({"comparisons": [row | {"annotator": "p0"} for row in said]})
+    assert once["repeats/source/test"]["found"] == "judgements repeat an earlier one: 200 of 300"
+
+
+@pytest.mark.parametrize("table", ["thumbs", "ratings", "ties"])
+def test_what_orders_no_two_answers_is_looked_at_as_far_as_it_goes(table: str) -> None:
+    """One answer to each prompt, or ties alone."""
+    rows = comparisons(200, lambda row, who: True)["comparisons"]
+    common = ("id", "prompt", "annotator", "group", "criterion", "source")
+    single = [{name: row[name] for name in common} | {"response": row["chosen"]} for row in rows]
+    tables = {
+        "thumbs": {"thumbs": [row | {"thumb": place % 3 > 0} for place, row in enumerate(single)]},
+        "ratings": {"ratings": [row | {"rating": place // 10 % 5 + 1, "scale": 5} for place, row in enumerate(single)]},
+        "ties": {"comparisons": [row | {"tie": True} for row in rows]},
+    }[table]
+    found = screen(frames(tables), SCREENING)
+    assert (found["judgements"], found["alarms"]) == (200, [])
+    assert (found["tests"]["flips"], found["tests"]["trigger"], found["tests"]["length"]) == (0, 0, 0)
+    assert found["tests"]["constant"] > 0
+
+
+def test_a_limit_of_nothing_is_not_exceeded_by_nothing() -> None:
+    """Of 200 comparisons none repeats another."""
+    assert alarms(comparisons(200, lambda row, who: row % 3 > 0), repeated=0.0) == {}
+
+
 def test_few_judgements_are_not_tested_and_alpha_is_respected() -> None:
     flipping = poisoned_by(honest(), WHO, POISONS[0])
     assert alarms(flipping, support=200) == {}

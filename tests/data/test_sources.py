@@ -83,6 +83,11 @@ def picked(rows: list[Row], *names: str) -> list[tuple[Any, ...]]:
             {"rating": 4, "scale": 5, "annotator": "ann", "group": ""},
         ),
         (
+            {"prompt": "p", "response": "r", "thumb": True, "annotator": 3, "group": 4.0, "criterion": "polite"},
+            "thumbs",
+            {"annotator": "3", "group": "4", "criterion": "polite", "defects": []},
+        ),
+        (
             {"prompt": "p", "completions": ["a", "b"], "ranks": [0, None]},
             "rankings",
             {"responses": ["a", "b"], "ranks": [1, None]},

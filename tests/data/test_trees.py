@@ -106,6 +106,30 @@ def test_what_was_deleted_is_left_out_with_all_that_replies_to_it(ending: str, t
     assert list(collected.tables["demonstrations"]) == []
 
 
+def test_a_csv_of_messages_says_what_their_jsonl_says(tmp_path: Path) -> None:
+    """Where pandas has written it, a rank is 0.0, and nobody's is empty."""
+    records = [
+        message("p0", None, "Hi"),
+        message("a0", "p0", "Hey", 1),
+        message("a1", "p0", "Hello", 0),
+        message("p1", "a1", "How are you?"),
+        message("a2", "p1", "Well"),
+        message("p2", "a0", "And you?"),
+        message("a3", "p2", "Fine"),
+        message("a4", "p2", "Good"),
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    pd.DataFrame(records).to_csv(tmp_path / "rows.csv", index=False)
+    lines, csv = (gave(tmp_path, kind="trees", path=f"rows.{ending}") for ending in ("jsonl", "csv"))
+    assert [row["response"] for row in lines.tables["demonstrations"]] == ["Hello", "Well"]
+    assert [row["ranks"] for row in lines.tables["rankings"]] == [[2, 1]]
+    assert lines.counts["unranked_groups"] == 1
+    assert csv.counts == lines.counts
+    for name, columns in {"rankings": ("responses", "ranks"), "demonstrations": ("response",), "prompts": ()}.items():
+        both = (picked(one.tables[name], "prompt", *columns, "defects") for one in (lines, csv))
+        assert list(next(both)) == list(next(both))
+
+
 def test_messages_that_come_twice_count_once(tmp_path: Path) -> None:
     """As in two exports that overlap. A message that is its own parent begins no tree, and no walk is without end."""
     chain = [message(f"p{depth}", f"p{depth - 1}" if depth else None, f"turn {depth}") for depth in range(40)]

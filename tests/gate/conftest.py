@@ -145,6 +145,7 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
         "rows": rows,
         "evaluation": {
             "judge": "gold",
+            "judge_digest": "g0",
             "judging": JUDGING,
             "prompts": n,
             "policy_digest": "aa",
@@ -185,6 +186,7 @@ def made_evidence(rows: dict[str, Any] | None = None, **changes: Any) -> Evidenc
         "policy_digest": "aa",
         "champion": "ff",
         "uses": 0,
+        "sharing": range(1, 2),
         "test_sets": {"dd"},
     }
     return Evidence(**(fields | changes))

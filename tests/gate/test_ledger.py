@@ -74,15 +74,20 @@ def test_rollback_needs_an_earlier_champion(ledger: Ledger) -> None:
 
 
 def test_policies_that_were_judged_are_known_by_test_set(ledger: Ledger) -> None:
-    assert ledger.judged() == {}
+    assert ledger.judged() == []
     for digest, test_set, policies in [
-        ("d1", "new", ["b", "a"]),
-        ("d1", "new", ["x"]),
+        ("d9", "new", ["b", "a"]),
+        ("d9", "new", ["x"]),
         ("d2", "new", ["b"]),
-        ("d3", "", ["c"]),
+        ("d3", "", ["c", "b"]),
+        ("d1", "new", ["b", "c"]),
     ]:
         ledger.record(digest, test_set, policies, "REJECT")
-    assert ledger.judged() == {"": ["c"], "new": ["a", "b"]}
+    assert ledger.judged() == [
+        {"test_set": "new", "looks": ["a", "b"]},
+        {"test_set": "", "looks": ["b", "c"]},
+        {"test_set": "new", "looks": ["c"]},
+    ], "in the order of the decisions, each look once"
     assert ledger.current() is None
 
 
@@ -160,7 +165,7 @@ def test_a_crash_while_the_ledger_is_made_leaves_none_or_a_whole_one(ledger: Led
             ledger.record("d1", "prompts", ["a"], "REJECT")
             os._exit(0)
         os.waitpid(child, 0)
-        assert ledger.judged() in ({}, {"prompts": ["a"]})
+        assert ledger.judged() in ([], [{"test_set": "prompts", "looks": ["a"]}])
         ledger.path.unlink(missing_ok=True)
 
 

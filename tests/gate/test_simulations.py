@@ -37,7 +37,10 @@ def simulated(seed: int, *, n: int, gain: float, champion: float | None, candida
     if champion is not None:
         scores = np.random.default_rng([seed, 1]).normal(champion, 1, n)
         rows["points_champion"] = win_points(rows["policy_gold"], scores)
-    return made_evidence(rows, seed=seed, candidates=candidates, champion=None if champion is None else "ff")
+    sharing = range(1, candidates + 1)
+    return made_evidence(
+        rows, seed=seed, candidates=candidates, sharing=sharing, champion=None if champion is None else "ff"
+    )
 
 
 @pytest.mark.parametrize(("gain", "champion"), [(0.0, None), (1.0, 1.0)])

@@ -79,6 +79,16 @@ def test_what_is_left_of_a_gain_between_answers_of_equal_length() -> None:
     assert length_matched_share(longer, np.full(4, 9.0), **RESAMPLING).value == 1.0
 
 
+@pytest.mark.parametrize("gained", [0, 2, 6])
+def test_where_few_prompts_gain_some_resamples_have_nothing_to_share(gained: int) -> None:
+    gains, longer = np.zeros(1000), np.arange(1000) % 7.0
+    gains[:gained] = 0.5
+    found = length_matched_share(gains, longer, **RESAMPLING)
+    assert np.isfinite([found.value, found.low, found.high]).all()
+    assert (found.low <= 0.0) == (gained <= 2)
+    assert (found.value == 0.0) == (gained == 0)
+
+
 def test_the_interval_of_that_share_holds_the_truth_nine_times_in_ten() -> None:
     random, held = np.random.default_rng(5), 0
     for seed in range(300):

@@ -111,11 +111,11 @@ def test_a_look_at_the_test_set_counts_whoever_runs_the_gate(workspace: Path) ->
 
     def look(name: str) -> str:
         rows = pq.read_table(workspace / "reports/evaluate" / name / "rows/rows.parquet")
-        return looks.look(policies[name], "gold", rows["policy_response"].to_pylist())
+        return looks.look(policies[name], "g0", rows["policy_response"].to_pylist())
 
     first = {look(name) for name in GAINS}
     assert len(first) == len(GAINS)
-    assert Ledger.of(workspace).judged() == {"dd": sorted(first)}
+    assert Ledger.of(workspace).judged() == [{"test_set": "dd", "looks": sorted(first)}]
 
     file = workspace / "reports/evaluate/dpo/rows/rows.parquet"
     rows = pq.read_table(file).to_pydict()
@@ -123,7 +123,8 @@ def test_a_look_at_the_test_set_counts_whoever_runs_the_gate(workspace: Path) ->
     pq.write_table(pa.table(rows), file)
     write_manifest(file.parent)
     run_here(workspace, "gate", gate)
-    assert Ledger.of(workspace).judged() == {"dd": sorted(first | {look("dpo")})}, "of the same policy, a further look"
+    further = {"test_set": "dd", "looks": [look("dpo")]}
+    assert Ledger.of(workspace).judged()[1:] == [further], "of the same policy, a further look"
 
 
 def test_an_evaluation_of_other_bytes_is_no_proof(workspace: Path) -> None:

@@ -35,7 +35,7 @@ SETTINGS = {
     "evaluate.truth": "none",
     "evaluate.judge.kind": "reward",
     "evaluate.serving.timeout": "0.01",
-    "gate.bootstrap": "20",
+    "gate.bootstrap": "100",
 }
 
 

@@ -60,7 +60,7 @@ def test_every_criterion_has_a_reward_model_and_its_part_in_what_is_learned(work
     assert found["files"] == {"foreign": [], "code": [], "same_template": True}
     assert found["lineage"]["models/policy/grpo"]["inputs"] == receipt["inputs"]
     assert found["lineage"]["models/sft"]["digest"] == receipt["inputs"]["models/sft"]
-    set_params(workspace / "params.yaml", ["gate.bootstrap=30"])
+    set_params(workspace / "params.yaml", ["gate.bootstrap=120"])
     with forward_passes() as passes:
         again = run(workspace, "evaluate@grpo", evaluate)
     assert (len(passes), again["kl"]["value"], again["rewards"]) == (0, found["kl"]["value"], found["rewards"])

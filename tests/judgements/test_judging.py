@@ -2,15 +2,20 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from rlhf.batching.encoding import encode_turns
+from rlhf.config import load_config
 from rlhf.config.editing import set_params
+from rlhf.config.judges import JudgeConfig
 from rlhf.data.ids import lot
 from rlhf.errors import DataError
 from rlhf.gate.statistics import win_points
@@ -23,7 +28,9 @@ from rlhf.models.small import train_tokenizer
 from rlhf.pipeline.champion import Pinned, pin
 from rlhf.tracking.champions import FILES
 from tasks import align, evaluate, referee, reward
+from tasks.evaluate import judge_digest
 from tests.algorithms.tiny import tiny_tokenizer
+from tests.conftest import ROOT
 from tests.judgements.stages import WEIGHTS, forward_passes, run
 from tests.judges.server import KEY, serving
 
@@ -65,6 +72,33 @@ def test_a_champion_of_another_vocabulary_answers_as_it_reads_and_is_measured_as
     with forward_passes() as passes:
         run(workspace, "evaluate@kto", evaluate)
     assert passes == [], "what it answered is kept"
+
+
+def test_the_digest_of_a_judge_tells_what_it_is_and_not_how_it_is_asked() -> None:
+    """Another look at the test set is paid for; more patience with a server, or more verdicts of people, is none."""
+    server = {"kind": "endpoint", "url": "http://localhost:1/v1", "model": "wise", "key": None, "max_tokens": 9}
+    server |= {"max_bytes": 99, "timeout": 1.0, "retries": 1, "wait": 0.1, "parallel": 1, "missed": 4, "budget": 9}
+    people = {"kind": "people", "verdicts": "verdicts.jsonl", "sha256": None}
+    inputs = {"models/reward/a": "1", "models/reward/b": "2", "models/referee": "3"}
+    weights, raw = {"criteria": {"a": 1.0, "b": 2.0}}, load_config(ROOT / "params.yaml").reward
+
+    def digest(judge: dict[str, Any], reward: dict[str, Any] = weights, **changed: str) -> str:
+        parsed = TypeAdapter(JudgeConfig).validate_python(judge)
+        config = SimpleNamespace(evaluate=SimpleNamespace(judge=parsed), reward=raw.model_copy(update=reward))
+        return judge_digest(SimpleNamespace(config=config, inputs=inputs | changed))
+
+    scored, watched, known = ({"kind": kind} for kind in ("reward", "referee", "gold"))
+    others = [
+        *(digest(judge) for judge in (scored, watched, known, server, people, server | {"model": "wiser"})),
+        digest(scored, {"criteria": {"a": 1.0, "b": 1.0}}),
+        digest(scored, {"criteria": {"a": 1.0}}),
+        digest(scored, **{"models/reward/b": "retrained"}),
+        digest(watched, **{"models/referee": "retrained"}),
+    ]
+    assert len(set(others)) == len(others)
+    assert digest(server | {"retries": 9, "budget": 99, "url": "http://localhost:2/v1"}) == digest(server)
+    assert digest(people | {"sha256": 64 * "a"}) == digest(people)
+    assert digest(known, {"criteria": {"a": 5.0}}, **{"models/referee": "retrained"}) == digest(known)
 
 
 def test_a_server_and_people_judge_what_stands(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

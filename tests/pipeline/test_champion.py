@@ -28,16 +28,17 @@ def promoted(workspace: Path, policy: str, decision: str) -> Champion:
 def test_it_is_written_where_it_is_absent(tmp_path: Path) -> None:
     assert refresh(tmp_path, set())
     written = json.loads((tmp_path / CHAMPION).read_text())
-    assert (written["format"], written["champion"]) == (1, {"generation": 0, "policy": "", "judged": {}})
+    assert (written["format"], written["champion"]) == (2, {"generation": 0, "policy": "", "judged": []})
     assert not refresh(tmp_path, {"evaluate@dpo"})
     assert not (tmp_path / ".rlhf").exists()
 
 
 def test_a_clone_counts_the_policies_that_were_judged_where_it_comes_from(tmp_path: Path) -> None:
-    pin(tmp_path, Pinned(judged={"prompts": ["far", "near"]}))
+    before = [{"test_set": "prompts", "looks": ["near"]}, {"test_set": "prompts", "looks": ["far"]}]
+    pin(tmp_path, Pinned(judged=before))
     Ledger.of(tmp_path).record("digest", "prompts", ["here", "near"], "REJECT")
     refresh(tmp_path, {"gate"})
-    assert pinned(tmp_path).judged == {"prompts": ["far", "here", "near"]}
+    assert pinned(tmp_path).judged == [*before, {"test_set": "prompts", "looks": ["here"]}]
 
 
 def test_after_a_promotion_there_is_nothing_to_do_until_something_changes(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_after_a_promotion_there_is_nothing_to_do_until_something_changes(tmp_pa
     assert not refresh(tmp_path, set())
     assert pinned(tmp_path) == Pinned()
     assert refresh(tmp_path, {"align@dpo"})
-    assert pinned(tmp_path) == Pinned(1, "aa", {"prompts": ["good."]})
+    assert pinned(tmp_path) == Pinned(1, "aa", [{"test_set": "prompts", "looks": ["good."]}])
 
 
 def test_a_decision_alone_moves_nothing(tmp_path: Path) -> None:
@@ -63,7 +64,9 @@ def test_after_a_rollback_it_is_compared_anew_and_then_stands_still(tmp_path: Pa
     assert not refresh(tmp_path, set())
     Ledger.of(tmp_path).rollback(2)
     assert refresh(tmp_path, set())
-    assert pinned(tmp_path) == Pinned(3, "aa", {"prompts": ["better.", "good."]})
+    assert pinned(tmp_path) == Pinned(
+        3, "aa", [{"test_set": "prompts", "looks": [one]} for one in ("good.", "better.")]
+    )
     decide(tmp_path, "dpo is better, once more.")  # the gate ran again, against generation 3
     assert not refresh(tmp_path, set()), "the count alone would make the gate run without end"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.sources.columns import Mapped
 from rlhf.data.tables import DEFAULTS, Prompt, Row
-from rlhf.data.values import Defects, conversation, messages, number, sequence, text, truth, whole_number, word
+from rlhf.data.values import Defects, conversation, label, messages, number, sequence, text, truth, whole_number, word
 from rlhf.errors import DataError
 
 FIRST = frozenset({"1", "a", "first", "left", "model_a", "response_a"})
@@ -33,7 +33,7 @@ def table_rows(table: str, records: Iterable[Entry], mapped: Iterable[Mapped], n
                 winners.add(word(values.get("winner")))
             row = read(values, defects)
             for column in ("use_case", "kind", "annotator", "group", "criterion"):
-                row[column] = text(values.get(column), column, defects) or DEFAULTS[column]
+                row[column] = label(values.get(column), column, defects) or DEFAULTS[column]
             yield row | {"row": place, "defects": list(dict.fromkeys(defects))}
     if {"0", "1"} <= winners and "2" not in winners:
         raise DataError(

@@ -5,16 +5,16 @@ A group in which nobody ranked anything is no judgement; a group ranked in part 
 is counted and left out, with all that replies to it.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
+
+import pyarrow as pa
 
 from rlhf.data.records import Entry, Record, Unreadable
 from rlhf.data.tables import DEFAULTS, Prompt, Row
 from rlhf.data.values import Defects, messages, text, truth, whole_number
+from rlhf.data.words import LARGE_TEXT, cleaned
 from rlhf.errors import DataError
-
-_NOT_WORDS = re.compile(r"[\W_]+")
 
 
 def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], dict[str, int]]:
@@ -42,7 +42,7 @@ def tree_tables(entries: list[Entry], name: str) -> tuple[dict[str, list[Row]], 
                 at = {"prompt": prompt, "row": place, "defects": defects}
                 tables["prompts"].append(at | {"use_case": DEFAULTS["use_case"], "kind": DEFAULTS["kind"]})
                 standing = [reply for reply in replies if not _is(reply, "deleted")]
-                ranked = any(reply.get("rank") is not None for reply in standing)
+                ranked = not all(_unranked(reply) for reply in standing)
                 counts["unranked_groups"] += len(standing) > 1 and not ranked
                 if len(standing) > 1 and ranked:
                     tables["rankings"].append(_ranking(standing, at))
@@ -54,7 +54,7 @@ def _ranking(replies: list[Record], at: Row) -> Row:
     """Siblings are written apart from each other: with the same words they are one answer that was posted twice."""
     defects = list(at["defects"])
     answers = [text(reply.get("text"), "response", defects) for reply in replies]
-    words = [_NOT_WORDS.sub("", answer or "").casefold() for answer in answers]
+    words = cleaned(pa.array([answer or "" for answer in answers], LARGE_TEXT)).to_pylist()
     if any(words.count(word) > 1 for word in words if word):
         defects.append("responses are identical")
     ranks = [whole_number(reply.get("rank"), "rank", defects) for reply in replies]
@@ -66,7 +66,7 @@ def _ranking(replies: list[Record], at: Row) -> Row:
 def _demonstrations(replies: list[Record], at: Row) -> Iterator[Row]:
     """The reply that people ranked first, when a person wrote it; an only child when nobody had to rank."""
     for reply in replies:
-        best = reply.get("rank") == 0 or (len(replies) == 1 and reply.get("rank") is None)
+        best = whole_number(reply.get("rank"), "rank", Defects()) == 0 or (len(replies) == 1 and _unranked(reply))
         if best and not _is(reply, "synthetic") and not _is(reply, "deleted"):
             defects = list(at["defects"])
             response = text(reply.get("text"), "response", defects)
@@ -75,6 +75,11 @@ def _demonstrations(replies: list[Record], at: Row) -> Iterator[Row]:
 
 def _prompt(path: tuple[Record, ...], defects: Defects) -> Prompt:
     return messages([{"role": message.get("role"), "content": message.get("text")} for message in path], defects)
+
+
+def _unranked(message: Record) -> bool:
+    """Whether nobody ranked a message, of which a csv says ""."""
+    return message.get("rank") in (None, "")
 
 
 def _is(message: Record, name: str) -> bool:

@@ -97,7 +97,7 @@ def no_use_case_worse(evidence: Evidence, config: GateConfig) -> Check:
     """
     if absent := _absent(evidence, config):
         return fact(False, "", f"no prompt of {', '.join(absent)}, which gate.slices names")
-    least, clusters = 0.5 - config.limits.max_slice_loss, prompt_ids(evidence)
+    least, clusters = max(0.5 - config.limits.max_slice_loss, 0.0), prompt_ids(evidence)
     parts, p_values = [], []
     for opponent, opposed in opponents(evidence):
         points = judged(evidence, opponent)
@@ -140,12 +140,11 @@ def family_confidence(evidence: Evidence, config: GateConfig) -> float:
     """Confidence of one candidate's interval so that all intervals that were ever looked at on these prompts hold
     together: the best is promoted, and the best of ten equal policies would pass at 5 % two times in five.
 
-    The k-th policy that is judged on a test set may err with alpha 6 / (pi k)^2, which over all k is alpha; candidates
-    of one run share theirs.
+    The k-th policy that is judged on a test set may err with alpha 6 / (pi k)^2, which over all k is alpha; those that
+    are new in one run share theirs.
     """
-    first = evidence.uses + 1
-    spent = sum(6 / (math.pi * k) ** 2 for k in range(first, first + evidence.candidates))
-    return 1 - (1 - config.confidence) * spent / evidence.candidates
+    spent = math.fsum(6 / (math.pi * k) ** 2 for k in evidence.sharing)
+    return 1 - (1 - config.confidence) * spent / len(evidence.sharing)
 
 
 def _better(evidence: Evidence, config: GateConfig, opponent: str) -> Check:

@@ -90,8 +90,18 @@ CHECKS = (
 
 
 def _worst(evidence: Evidence, of: Callable[[str], Check]) -> Check:
-    """A check that must hold for the reward model of every criterion, as it came out for the one that is worst off."""
-    found = [of(criterion) for criterion in evidence.reward]
-    if not found:
+    """A check that must hold for the reward model of every criterion, as it came out for the one that is worst off.
+
+    Raises Unmeasured where it could not be measured for one and holds for the others.
+    """
+    if not evidence.reward:
         raise Unusable("there is no report of a reward model")
+    found, unmeasured = list[Check](), list[Unmeasured]()
+    for criterion in evidence.reward:
+        try:
+            found.append(of(criterion))
+        except Unmeasured as error:
+            unmeasured.append(error)
+    if unmeasured and all(check.passed for check in found):
+        raise unmeasured[0]
     return worst(found)

@@ -23,10 +23,10 @@ def test_what_was_judged_before_on_the_same_prompts_is_paid_for(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
     """Over all policies that will ever be judged, alpha is spent once: 6 / pi^2 of it on the first."""
-    alone = [1 - family_confidence(evidence(uses=k), thresholds) for k in range(5000)]
+    alone = [1 - family_confidence(evidence(sharing=range(k, k + 1)), thresholds) for k in range(1, 5001)]
     assert alone[0] == pytest.approx(0.05 * 6 / math.pi**2)
     assert 0.0499 < sum(alone) < 0.05
-    pair = 1 - family_confidence(evidence(candidates=2, uses=3), thresholds)
+    pair = 1 - family_confidence(evidence(sharing=range(4, 6)), thresholds)
     assert 2 * pair == pytest.approx(alone[3] + alone[4])
 
 
@@ -46,7 +46,7 @@ def test_an_undecided_check_says_how_many_prompts_would_settle_it(
 def test_intervals_widen_with_the_number_of_candidates(
     evidence: Callable[..., Evidence], thresholds: GateConfig
 ) -> None:
-    alone, among_ten = evidence(), evidence(candidates=10)
+    alone, among_ten = evidence(), evidence(candidates=10, sharing=range(1, 11))
     assert family_confidence(among_ten, thresholds) == pytest.approx(1 - 0.05 * 0.9421 / 10, abs=1e-5)
     one, ten = (found(e, thresholds, "better_than_sft") for e in (alone, among_ten))
     assert one.low is not None
@@ -87,6 +87,17 @@ def test_slices_carry_their_intervals_and_small_ones_are_pooled(
     assert check.low == min(part.low for part in check.parts)
     alone = found(replace(spoiled, champion=None), config, "no_use_case_worse")
     assert alone.parts == check.parts[:2]
+
+
+@pytest.mark.parametrize("allowed", [0.5, 0.6, 1.0])
+def test_a_margin_of_half_and_more_lets_every_slice_pass(
+    allowed: float, evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    limits = thresholds.small.model_copy(update={"max_slice_loss": allowed})
+    check = found(
+        with_points(evidence(), np.zeros(400)), thresholds.model_copy(update={"small": limits}), "no_use_case_worse"
+    )
+    assert (check.outcome, check.threshold) == ("pass", 0.0)
 
 
 def test_what_is_left_after_pooling_is_never_a_handful(

@@ -45,6 +45,18 @@ def test_where_no_answers_differ_in_length_its_bias_is_unmeasured(
     assert not found(same, named, "reward_length_bias").blocking
 
 
+def test_what_fails_by_one_criterion_fails_though_another_could_not_be_measured(
+    evidence: Callable[..., Evidence], thresholds: GateConfig
+) -> None:
+    named = thresholds.model_copy(update={"may_be_unmeasured": ["reward_short_answers"]})
+    for low, outcome in ((0.15, "fail"), (0.66, "unmeasured")):
+        known = {**REWARD, "short_accuracy": {"value": low + 0.05, "low": low, "high": low + 0.1, "n": 250}}
+        for order in (("helpful", "harmless"), ("harmless", "helpful")):
+            reports = {"helpful": known, "harmless": {**REWARD, "short_accuracy": None}}
+            check = found(evidence(reward={name: reports[name] for name in order}), named, "reward_short_answers")
+            assert (check.outcome, check.stops) == (outcome, outcome == "fail")
+
+
 def test_an_interval_of_too_few_says_so(evidence: Callable[..., Evidence], thresholds: GateConfig) -> None:
     few = {"value": 0.947, "low": 0.842, "high": 1.0, "n": 19}
     check = found(
