@@ -121,10 +121,7 @@ ONLINE: dict[str, Callable[[Run], OnlineAlgorithm]] = {
     "ppo": lambda run: Ppo(run.policy, run.critic() if run.config.critic == "separate" else None, run.config),
     "grpo": lambda run: Grpo(run.policy, run.config, max_tokens=run.stage.config.tokens.response),
 }
-ON_RANKINGS: dict[str, Callable[[Run, Tensor], nn.Module]] = {
-    "dpo": lambda run, reference: Dpo(run.policy, reference, run.config),
-    "ipo": lambda run, reference: Ipo(run.policy, reference, run.config),
-}
+ON_RANKINGS = {"dpo": Dpo, "ipo": Ipo}
 
 
 def main(stage: Stage) -> None:
@@ -199,7 +196,8 @@ def pretraining_text(run: Run) -> list[Turn]:
 def learn_from_rankings(run: Run) -> Outcome:
     """From rankings of the train split."""
     groups, _, too_long = read_rankings(run.stage, run.tokenizer, "train", run.criteria)
-    return prefer(run, groups, too_long, partial(ON_RANKINGS[str(run.stage.item)], run))
+    algorithm = ON_RANKINGS[str(run.stage.item)]
+    return prefer(run, groups, too_long, lambda reference: algorithm(run.policy, reference, run.config))
 
 
 def learn_from_groups(run: Run) -> Outcome:

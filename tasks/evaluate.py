@@ -242,10 +242,8 @@ def judge_digest(stage: Stage) -> str:
     elif judge.kind == "referee":
         identity["model"] = stage.inputs["models/referee"]
     elif judge.kind == "reward":
-        identity |= {
-            "weights": weights,
-            "models": [stage.inputs[f"models/reward/{criterion}"] for criterion in weights],
-        }
+        identity["weights"] = weights
+        identity["models"] = {criterion: stage.inputs[f"models/reward/{criterion}"] for criterion in weights}
     return content_key(identity)
 
 

@@ -141,6 +141,12 @@ def run_here(workspace: Path, name: str, program: ModuleType) -> StageSpec:
     return spec
 
 
+def copy_pipeline(workspace: Path) -> None:
+    """Make a directory a workspace of the pipeline that this repository is."""
+    for name in ("dvc.yaml", "params.yaml", "champion.json"):
+        shutil.copy(ROOT / name, workspace)
+
+
 def free_port() -> int:
     """A port of loopback that nobody listens on."""
     with socket.socket() as probe:

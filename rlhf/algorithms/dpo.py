@@ -10,13 +10,12 @@ log-probabilities never change, so they are computed once, before training.
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from rlhf.batching.batches import RankedTurns, RankingBatch
+from rlhf.batching.batches import RankedPart, RankedTurns, RankingBatch
 from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import DpoConfig
 from rlhf.models.scoring import scored, sequence_log_probs
@@ -32,10 +31,10 @@ class Dpo(nn.Module):
         super().__init__()
         self.policy, self._reference, self._config = policy, reference, config
 
-    def forward(self, micro_batch: tuple[np.ndarray, RankingBatch]) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: RankedPart) -> tuple[Tensor, Metrics]:
         """Sum over the prompts of a micro-batch."""
-        config, batch = self._config, micro_batch[1].to(self.policy.device)
-        log_probs, reference, lengths = answer_log_probs(self.policy, batch, self._reference[micro_batch[0]])
+        config = self._config
+        batch, log_probs, reference, lengths = answer_log_probs(self.policy, micro_batch, self._reference)
         each = lengths if config.length_normalized else 1.0
         rewards = implicit_rewards(log_probs, reference, beta=config.beta) / each
         loss, metrics = bradley_terry(rewards, batch.ranks, batch.mask, label_smoothing=config.label_smoothing)
@@ -50,14 +49,18 @@ class Dpo(nn.Module):
         }
 
 
-def answer_log_probs(policy: PreTrainedModel, batch: RankingBatch, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log pi(y | x), log pi_ref(y | x) and the number of tokens of each answer of a micro-batch, (B, K) each.
+def answer_log_probs(
+    policy: PreTrainedModel, micro_batch: RankedPart, reference: Tensor
+) -> tuple[RankingBatch, Tensor, Tensor, Tensor]:
+    """A micro-batch on the policy's device; log pi(y | x), log pi_ref(y | x) and the number of tokens of each of its
+    answers, (B, K) each.
 
-    Lengths are 1 where there is no answer. reference: log pi_ref of the same prompts, (B, K or more).
+    Lengths are 1 where there is no answer. reference: log pi_ref of all rankings, (prompts, K or more).
     """
+    rows, batch = micro_batch[0], micro_batch[1].to(policy.device)
     log_probs = batch.per_answer(sequence_log_probs(policy, batch.sequences))
     lengths = batch.per_answer(batch.sequences.mask.sum(dim=1).to(log_probs)).clamp(min=1.0)
-    return log_probs, to_device(reference[:, : batch.mask.shape[1]], log_probs.device), lengths
+    return batch, log_probs, to_device(reference[rows, : batch.mask.shape[1]], log_probs.device), lengths
 
 
 def reference_log_probs(reference: PreTrainedModel, groups: Sequence[RankedTurns], batch_size: int) -> Tensor:

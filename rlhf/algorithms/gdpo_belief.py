@@ -8,12 +8,11 @@ votes, and the preferences decide on the rest of the answer alone. A ranking who
 
 from collections.abc import Sequence
 
-import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.algorithms.dpo import Dpo
-from rlhf.batching.batches import RankingBatch
+from rlhf.batching.batches import RankedPart
 from rlhf.batching.beliefs import Poll, pad_polls
 from rlhf.config.algorithms import GdpoBeliefConfig
 from rlhf.models.scoring import sequence_log_probs
@@ -32,7 +31,7 @@ class GdpoBelief(nn.Module):
         self.preference = Dpo(policy, reference, config)
         self._polls, self._config = polls, config
 
-    def forward(self, micro_batch: tuple[np.ndarray, RankingBatch]) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: RankedPart) -> tuple[Tensor, Metrics]:
         """Sum over the prompts of a micro-batch."""
         config = self._config
         loss, metrics = self.preference(micro_batch)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.algorithms.dpo import answer_log_probs
-from rlhf.batching.batches import RankingBatch
+from rlhf.batching.batches import RankedPart, RankingBatch
 from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import GrDpoConfig
 from rlhf.models.processes import shared_out
@@ -27,8 +27,6 @@ from rlhf.objectives import Metrics
 from rlhf.objectives.preference import bradley_terry, implicit_rewards
 from rlhf.objectives.robust import towards_worst
 from rlhf.training.step import Step, Steps
-
-MicroBatch = tuple[np.ndarray, RankingBatch]
 
 
 class GroupRobustDpo(nn.Module):
@@ -45,7 +43,7 @@ class GroupRobustDpo(nn.Module):
         self._shares = self._of.bincount().double() / len(groups)  # p
         self.register_buffer("log_weights", torch.zeros_like(self._shares).log_softmax(dim=0).to(policy.device))
 
-    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: RankedPart) -> tuple[Tensor, Metrics]:
         """Sum over the prompts of a micro-batch."""
         rewards, batch, of = self._rewards(micro_batch)
         counts = self.log_weights.exp() / to_device(self._shares, of.device)
@@ -74,16 +72,15 @@ class GroupRobustDpo(nn.Module):
             metrics |= {f"weight/{group}": weight} | ({f"loss/{group}": total / count} if count else {})
         return metrics
 
-    def _losses(self, micro_batch: MicroBatch) -> Tensor:
+    def _losses(self, micro_batch: RankedPart) -> Tensor:
         """DPO's loss, summed over the prompts of each group, (groups,), on the CPU."""
         rewards, batch, of = self._rewards(micro_batch)
         mine = [(of == group).to(rewards) for group in range(len(self.groups))]
         sums = [bradley_terry(rewards, batch.ranks, batch.mask, weights=weights)[0] for weights in mine]
         return torch.stack(sums).double().cpu()
 
-    def _rewards(self, micro_batch: MicroBatch) -> tuple[Tensor, RankingBatch, Tensor]:
+    def _rewards(self, micro_batch: RankedPart) -> tuple[Tensor, RankingBatch, Tensor]:
         """The implicit rewards of a micro-batch, (B, K), it, and the group of each of its rankings, (B,)."""
-        rows, batch = micro_batch[0], micro_batch[1].to(self.policy.device)
-        log_probs, reference, _ = answer_log_probs(self.policy, batch, self._reference[rows])
+        batch, log_probs, reference, _ = answer_log_probs(self.policy, micro_batch, self._reference)
         rewards = implicit_rewards(log_probs, reference, beta=self._config.beta)
-        return rewards, batch, to_device(self._of[rows], rewards.device)
+        return rewards, batch, to_device(self._of[micro_batch[0]], rewards.device)

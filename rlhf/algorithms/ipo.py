@@ -3,12 +3,11 @@
 loss   = (h_better - h_worse - 1 / (2 beta))^2 over the pairs of a ranking,   h = log pi(y | x) / pi_ref(y | x)
 """
 
-import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.algorithms.dpo import answer_log_probs
-from rlhf.batching.batches import RankingBatch
+from rlhf.batching.batches import RankedPart
 from rlhf.config.algorithms import IpoConfig
 from rlhf.objectives import Metrics
 from rlhf.objectives.preference import identity_preference
@@ -22,9 +21,8 @@ class Ipo(nn.Module):
         super().__init__()
         self.policy, self._reference, self._config = policy, reference, config
 
-    def forward(self, micro_batch: tuple[np.ndarray, RankingBatch]) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: RankedPart) -> tuple[Tensor, Metrics]:
         """Sum over the prompts of a micro-batch."""
-        batch = micro_batch[1].to(self.policy.device)
-        log_probs, reference, lengths = answer_log_probs(self.policy, batch, self._reference[micro_batch[0]])
+        batch, log_probs, reference, lengths = answer_log_probs(self.policy, micro_batch, self._reference)
         log_ratios = (log_probs - reference) / (lengths if self._config.length_normalized else 1.0)
         return identity_preference(log_ratios, batch.ranks, batch.mask, beta=self._config.beta)

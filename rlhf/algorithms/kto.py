@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.algorithms.passes import Rows, passes
+from rlhf.algorithms.passes import passes
 from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Turn
+from rlhf.batching.order import Indices
 from rlhf.batching.transfer import to_device
 from rlhf.config.algorithms import KtoConfig
 from rlhf.models.scoring import sequence_log_probs, turn_log_probs
@@ -96,7 +97,7 @@ def kto_steps(
     and of the mismatched ones.
     """
 
-    def make(rows: Rows, parts: list[Rows]) -> Step:
+    def make(rows: Indices, parts: list[Indices]) -> Step:
         log_probs = turn_log_probs(policy, [others[i] for i in rows], config.loop.micro_batch_size)
         point = max(0.0, float((log_probs - reference[1, rows]).mean()))
         batches = [

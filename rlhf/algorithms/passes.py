@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf.batching.order import micro_batches, rows_of_step, steps_in
+from rlhf.batching.order import Indices, micro_batches, rows_of_step, steps_in
 from rlhf.config.training import LoopConfig
 from rlhf.training.step import Step, Steps
 
-Rows = NDArray[np.int64]
-
 
 def passes(
-    lengths: Rows, config: LoopConfig, make: Callable[[Rows, list[Rows]], Step], *, epochs: float, seed: int
+    lengths: NDArray[np.int64],
+    config: LoopConfig,
+    make: Callable[[Indices, list[Indices]], Step],
+    *,
+    epochs: float,
+    seed: int,
 ) -> tuple[Steps, int]:
     """The steps of `epochs` passes over rows, from a given number on, and how many they are.
 

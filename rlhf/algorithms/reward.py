@@ -1,10 +1,9 @@
 """The Bradley-Terry reward model on K-wise rankings (lecture 001, step 2)."""
 
-import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.batching.batches import RankingBatch
+from rlhf.batching.batches import RankedPart
 from rlhf.models.scoring import rewards
 from rlhf.objectives import Metrics
 from rlhf.objectives.preference import bradley_terry, centering
@@ -17,7 +16,7 @@ class RewardObjective(nn.Module):
         super().__init__()
         self.reward_model, self._center = reward_model, center
 
-    def forward(self, micro_batch: tuple[np.ndarray, RankingBatch]) -> tuple[Tensor, Metrics]:
+    def forward(self, micro_batch: RankedPart) -> tuple[Tensor, Metrics]:
         """Sum over the prompts of a micro-batch."""
         batch = micro_batch[1].to(self.reward_model.device)
         scores = batch.per_answer(rewards(self.reward_model, batch.sequences))

@@ -6,9 +6,10 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.algorithms.passes import Rows, passes
+from rlhf.algorithms.passes import passes
 from rlhf.batching.batches import SequenceBatch, pad
 from rlhf.batching.encoding import Ids, Turn
+from rlhf.batching.order import Indices
 from rlhf.config.training import LoopConfig
 from rlhf.models.scoring import token_log_probs
 from rlhf.objectives import Metrics
@@ -32,7 +33,7 @@ class LikelihoodObjective(nn.Module):
 def supervised_steps(turns: Sequence[Turn], config: LoopConfig, *, epochs: float, seed: int) -> tuple[Steps, int]:
     """The steps of `epochs` passes over `turns`, and their number."""
 
-    def make(rows: Rows, parts: list[Rows]) -> Step:
+    def make(rows: Indices, parts: list[Indices]) -> Step:
         batches = [pad([turns[i] for i in part]) for part in parts]
         return Step(batches, count=sum(batch.count for batch in batches))
 

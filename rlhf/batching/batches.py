@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlhf.batching.encoding import Ids, Turn
 from rlhf.batching.layout import Layout, lay_out
+from rlhf.batching.order import Indices
 from rlhf.batching.transfer import to_device
 
 
@@ -85,6 +86,9 @@ class RankingBatch:
     def per_answer(self, values: Tensor) -> Tensor:
         """Arrange one value a sequence, (S,), as (B, K), zero where there is no answer."""
         return arranged(values, self.mask)
+
+
+RankedPart = tuple[Indices, RankingBatch]  # a micro-batch: which rankings of all these are, (B,), and they
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ It is a pure function of seed and step, so that a resumed run needs no saved pos
 """
 
 import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]  # of rows
 
 
 def steps_in(rows: int, batch_size: int, epochs: float) -> int:
@@ -11,8 +14,8 @@ def steps_in(rows: int, batch_size: int, epochs: float) -> int:
     return max(1, round(rows * epochs / batch_size))
 
 
-def rows_of_step(step: int, rows: int, batch_size: int, seed: int, *, together: int = 1) -> np.ndarray:
-    """Rows of optimizer step `step` (0-based): the next `batch_size` indices of an endless row of permutations.
+def rows_of_step(step: int, rows: int, batch_size: int, seed: int, *, together: int = 1) -> Indices:
+    """Rows (batch_size,) of optimizer step `step` (0-based): the next indices of an endless row of permutations.
 
     Groups of `together` rows, of which there is a whole number, are permuted as groups.
     """
@@ -23,10 +26,10 @@ def rows_of_step(step: int, rows: int, batch_size: int, seed: int, *, together: 
     return stream[first - epochs[0] * rows : last - epochs[0] * rows]
 
 
-def micro_batches(indices: np.ndarray, lengths: np.ndarray, size: int, *, together: int = 1) -> list[np.ndarray]:
-    """Cut a step's rows into micro-batches of at most `size` rows of like length, so that little is padding.
+def micro_batches(indices: Indices, lengths: NDArray[np.int64], size: int, *, together: int = 1) -> list[Indices]:
+    """Cut a step's rows (B,) into micro-batches of at most `size` rows of like length, so that little is padding.
 
-    lengths: of all rows. Groups of `together` rows stay side by side, but where a micro-batch ends.
+    lengths: (N,) tokens of all rows. Groups of `together` rows stay side by side, but where a micro-batch ends.
     """
     longest = lengths.reshape(-1, together).max(axis=1).repeat(together)
     by_length = indices[np.argsort(longest[indices], kind="stable")]

@@ -5,15 +5,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from rlhf.config.section import AtOnce, Count, Epochs, NonNegative, Positive, Rows, Section, Share
+from rlhf.config.section import AtOnce, Count, Epochs, NonNegative, Positive, Section, Share, StepRows
 from rlhf.config.training import LoopConfig, LoraConfig
 
 
 class RolloutConfig(Section):
     """How an online algorithm samples."""
 
-    prompts: Rows  # prompts an iteration
-    answers: Rows  # G, of each prompt
+    prompts: StepRows  # prompts an iteration
+    answers: StepRows  # G, of each prompt
     temperature: Positive  # of sampling and of scoring, both
     batch_size: AtOnce  # sequences decoded at once
 

@@ -12,7 +12,7 @@ HUB_ID = "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,95}(/[a-zA-Z0-9][a-zA-Z0-9_.-]{0,95})?"  #
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
-Rows = Annotated[int, Field(ge=1, le=1_000_000)]  # that one optimizer step learns from, or one iteration
+StepRows = Annotated[int, Field(ge=1, le=1_000_000)]  # that one optimizer step learns from, or one iteration
 AtOnce = Annotated[int, Field(ge=1, le=1_000_000), AT_ONCE]
 Epochs = Annotated[float, Field(gt=0.0, le=10_000.0)]  # passes over the data
 Positive = Annotated[float, Field(gt=0.0)]

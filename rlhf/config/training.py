@@ -7,7 +7,18 @@ from pydantic import Field, field_validator, model_validator
 
 from rlhf.config.data import Commit
 from rlhf.config.judges import JudgeConfig
-from rlhf.config.section import CRITERION, HUB_ID, AtOnce, Count, Epochs, NonNegative, Positive, Rows, Section, Share
+from rlhf.config.section import (
+    CRITERION,
+    HUB_ID,
+    AtOnce,
+    Count,
+    Epochs,
+    NonNegative,
+    Positive,
+    Section,
+    Share,
+    StepRows,
+)
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -41,7 +52,7 @@ class LoopConfig(Section):
     """The part of a stage that the training loop reads."""
 
     # an optimizer step's sequences (SFT), blocks (base), prompts with all pairs (reward, DPO), answers (KTO, online)
-    batch_size: Rows
+    batch_size: StepRows
     micro_batch_size: AtOnce  # of those, how many go through the model at once
     checkpoint_every: Count  # optimizer steps
     max_setbacks: int = Field(ge=0)  # from batches that do harm: rlhf/training/setbacks.py

@@ -92,7 +92,7 @@ class Comparison(Prompted, Judged):
 
     chosen: Series[str] = Text()
     rejected: Series[str] = Text()
-    tie: Series[pd.BooleanDtype] = pa.Field(coerce=True, nullable=True)
+    tie: Series[pd.BooleanDtype] = pa.Field(coerce=True)
     strength: Series[float] = pa.Field(nullable=True)  # 1.0 is an ordinary preference
     rejected_prompt: Series[object] | None = pa.Field(nullable=True)  # context of `rejected`, if it is another
 
@@ -103,10 +103,6 @@ class Comparison(Prompted, Judged):
     @pa.check("rejected", error="empty rejected response", ignore_na=False)
     def rejected_is_filled(cls, texts: pd.Series) -> pd.Series:
         return filled(texts)
-
-    @pa.check("tie", error="tie is missing", ignore_na=False)
-    def tie_is_given(cls, ties: pd.Series) -> pd.Series:
-        return ties.notna()
 
     @pa.check("strength", error="strength is not positive", ignore_na=False)
     def strength_is_positive(cls, strengths: pd.Series) -> pd.Series:
@@ -133,12 +129,8 @@ class Comparison(Prompted, Judged):
 class Rating(Answered, Judged):
     """One answer on a scale from 1 to 5 or from 1 to 7, the highest best."""
 
-    rating: Series[pd.Int64Dtype] = pa.Field(coerce=True, nullable=True)
+    rating: Series[pd.Int64Dtype] = pa.Field(coerce=True)
     scale: Series[pd.Int64Dtype] = pa.Field(coerce=True, nullable=True)
-
-    @pa.check("rating", error="rating is missing", ignore_na=False)
-    def rating_is_given(cls, ratings: pd.Series) -> pd.Series:
-        return ratings.notna()
 
     @pa.check("scale", error="scale is neither 5 nor 7", ignore_na=False)
     def scale_is_known(cls, scales: pd.Series) -> pd.Series:
@@ -153,11 +145,7 @@ class Rating(Answered, Judged):
 class Thumb(Answered, Judged):
     """One answer, thumb up (True) or down."""
 
-    thumb: Series[pd.BooleanDtype] = pa.Field(coerce=True, nullable=True)
-
-    @pa.check("thumb", error="thumb is missing", ignore_na=False)
-    def thumb_is_given(cls, thumbs: pd.Series) -> pd.Series:
-        return thumbs.notna()
+    thumb: Series[pd.BooleanDtype] = pa.Field(coerce=True)
 
 
 class Ranking(Prompted, Judged):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,17 +96,15 @@ def losses(curves: Mapping[str, Curves]) -> Figure:
 def reward_against_kl(gains: Sequence[Gain], paths: Mapping[str, Curves]) -> Figure:
     """Gain in reward over SFT of each policy against its KL; and the way there of those that sampled as they learned.
 
-    gains: of each policy, once for each time it was trained. paths: curves by policy, with `kl` and `reward`.
+    paths: curves by policy, with `kl` and `reward`.
     """
-    policies = list(dict.fromkeys(gain.policy for gain in gains))
-    of = {name: [gain for gain in gains if gain.policy == name] for name in policies}
-    colours = dict(zip(policies, _cycle(), strict=False))
+    colours = dict(zip((gain.policy for gain in gains), _cycle(), strict=False))
     with _canvas("reward-kl", 2 if paths else 1) as (axes, svg):
-        for name, found in of.items():
-            kl, proxy = [gain.kl for gain in found], [gain.proxy for gain in found]
-            axes[0].plot(kl, proxy, "o", color=colours[name], label=name, markersize=8)
-            if gold := [gain.gold for gain in found if gain.gold is not None]:
-                axes[0].plot(kl, gold, "s", color=colours[name], markersize=8)
+        for gain in gains:
+            colour = colours[gain.policy]
+            axes[0].plot(gain.kl, gain.proxy, "o", color=colour, label=gain.policy, markersize=8)
+            if gain.gold is not None:
+                axes[0].plot(gain.kl, gain.gold, "s", color=colour, markersize=8)
         axes[0].axhline(0, color=INK, linewidth=0.8)
         axes[0].set(title="Policies: ● reward model, ■ gold", xlabel="KL from SFT, nats a sequence")
         axes[0].set(ylabel="gain in mean reward over SFT")
@@ -118,7 +115,7 @@ def reward_against_kl(gains: Sequence[Gain], paths: Mapping[str, Curves]) -> Fig
         if paths:
             axes[1].set(title="On the way there", xlabel="KL from SFT, nats a sequence", ylabel="mean reward")
             axes[1].legend(**BELOW)
-    words = "; ".join(_gained(name, found) for name, found in of.items())
+    words = "; ".join(map(_gained, gains))
     return Figure("Reward against KL", f"Gain over SFT. {words}.", "".join(svg))
 
 
@@ -159,10 +156,9 @@ def _half(intervals: Iterable[Interval | None]) -> float:
     return max(((i.high - i.low) / 2 for i in intervals if i), default=0.0)
 
 
-def _gained(policy: str, gains: Sequence[Gain]) -> str:
-    gold = [gain.gold for gain in gains if gain.gold is not None]
-    proxy = f"{policy} at a KL of {mean(g.kl for g in gains):.3g}: reward model {mean(g.proxy for g in gains):+.3g}"
-    return f"{proxy}, gold {mean(gold):+.3g}" if gold else proxy
+def _gained(gain: Gain) -> str:
+    proxy = f"{gain.policy} at a KL of {gain.kl:.3g}: reward model {gain.proxy:+.3g}"
+    return proxy if gain.gold is None else f"{proxy}, gold {gain.gold:+.3g}"
 
 
 def reward_calibration(found: Mapping[str, Curves]) -> Figure:

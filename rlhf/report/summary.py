@@ -8,11 +8,10 @@ from typing import Any
 
 from rlhf.errors import DataError
 from rlhf.gate.records import Decision, Interval, WinRate, finite
+from rlhf.pipeline.graph import load_graph
 from rlhf.report.examples import Example, by_rule, evaluation_rows
 from rlhf.tracking.outputs import flatten
 from rlhf.tracking.standing import decided
-
-STAGES = ("collect", "validate", "screen", "base", "sft", "sample", "label", "reward", "referee", "align", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +57,11 @@ def summarize(workspace: Path, decision: Decision) -> Summary:
     policies = [_policy_row(name, metrics) for name, metrics in zip(algorithms, evaluations, strict=True)]
     rows = (_sft_row(evaluations[0]), *policies) if evaluations else ()
     first = foremost(decision)
-    items = {"reward": list(rows[0].rewards) if rows else [], "align": algorithms, "evaluate": algorithms}
     return Summary(
         rows=rows,
         decision=decision,
         examples=by_rule(evaluation_rows(workspace, first), first) if first else (),
-        stages=tuple(_stages(workspace, items)),
+        stages=tuple(_stages(workspace)),
     )
 
 
@@ -122,15 +120,14 @@ def _rewards(metrics: Mapping[str, Any], side: str) -> dict[str, float | None]:
     return {criterion: _side(found, criterion, side) for criterion in found}
 
 
-def _stages(workspace: Path, items: Mapping[str, list[str]]) -> list[StageMetrics]:
+def _stages(workspace: Path) -> list[StageMetrics]:
     """The metrics files that are there, in the order of the pipeline."""
     found = []
-    for stage in STAGES:
-        for item in [f"{stage}/{name}" for name in items[stage]] if stage in items else [stage]:
-            paths = (workspace / "reports" / f"{item}.json", workspace / "reports" / item / "metrics.json")
-            path = next((path for path in paths if path.exists()), None)
-            if path is not None:
-                found.append(StageMetrics(item.replace("/", "@"), finite_numbers(read_json(path))))
+    for stage in load_graph(workspace).stages:
+        report = workspace / "reports" / stage.replace("@", "/")
+        path = next((path for path in (report.with_suffix(".json"), report / "metrics.json") if path.exists()), None)
+        if path is not None:
+            found.append(StageMetrics(stage, finite_numbers(read_json(path))))
     return found
 
 

@@ -30,7 +30,7 @@ from rlhf.models.loading import save_model
 from rlhf.sheets import Imported, write_sheet
 from tasks.label import left_unranked
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
-from tests.conftest import ROOT
+from tests.conftest import copy_pipeline
 from tests.judges.test_people import read, rlhf, write
 
 Cells = dict[str, str]
@@ -70,8 +70,7 @@ def workspace(tmp_path: Path) -> Path:
     """A workspace that has samples."""
     directory = tmp_path / "workspace"
     directory.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, directory)
+    copy_pipeline(directory)
     sample(directory, made_samples())
     return directory
 

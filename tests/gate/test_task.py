@@ -29,8 +29,6 @@ GAINS = {"ppo": 1.0, "dpo": 2.0}
 def workspace(tmp_path: Path) -> Path:
     """A workspace that has run up to the gate, in which both policies are good and dpo is better."""
     made_workspace(tmp_path)
-    for name in ("dvc.yaml", "params.yaml", "champion.json"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     set_params(tmp_path / "params.yaml", ["gate.test_set=dd"])
     for name, gain in GAINS.items():
         make_policy(tmp_path, name, gain)

@@ -1,7 +1,6 @@
 """A workspace of models that learn next to nothing, and one in which people were polled."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,15 +11,14 @@ from rlhf.config.editing import set_params
 from rlhf.manifest import write_manifest
 from rlhf.models.loading import save_model, scalar_model_from
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
-from tests.conftest import ROOT
+from tests.conftest import copy_pipeline
 from tests.judgements.stages import PREFERRED, SETTINGS, STATEMENTS, judgements, write
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """What the stages before the reward models leave, and a reward model of another run."""
-    for name in ("dvc.yaml", "params.yaml", "champion.json"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_pipeline(tmp_path)
     set_params(tmp_path / "params.yaml", [f"{key}={value}" for key, value in SETTINGS.items()])
     for path in ("models/sft", "models/reward/overall", "models/referee"):
         model = tiny_policy() if path == "models/sft" else scalar_model_from(tmp_path / "models/sft", seed=0)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from rlhf.judges.people import (
 )
 from rlhf.manifest import sha256, write_manifest
 from rlhf.sheets import Imported
-from tests.conftest import ROOT
+from tests.conftest import copy_pipeline
 from tests.gate.conftest import JUDGING
 
 PEOPLE = "evaluate.judge={kind: people, verdicts: feedback/verdicts.jsonl, sha256: null}"
@@ -97,8 +96,7 @@ def workspace(tmp_path: Path) -> Path:
     """A workspace in which nothing has run."""
     directory = tmp_path / "workspace"
     directory.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, directory)
+    copy_pipeline(directory)
     return directory
 
 

@@ -27,7 +27,7 @@ from rlhf.pipeline.stage import Stage
 from tasks import base, sft
 from tests.algorithms.tiny import tiny_policy, tiny_tokenizer
 from tests.canary import Canary
-from tests.conftest import ROOT, run_here
+from tests.conftest import ROOT, copy_pipeline, run_here
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +198,7 @@ DEPS = "deps: [data/clean/texts.parquet, data/clean/demonstrations.parquet] # so
 @pytest.fixture
 def taking(saved: Path, tmp_path: Path) -> Path:
     """A workspace whose base model is the saved one."""
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_pipeline(tmp_path)
     model, lengths = f"base.model={{kind: directory, path: {saved}}}", "tokens={prompt: 40, response: 24}"
     set_params(tmp_path / "params.yaml", [model, lengths])
     graph = (tmp_path / "dvc.yaml").read_text()

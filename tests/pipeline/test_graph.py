@@ -1,6 +1,5 @@
 """The graph that is read from dvc.yaml, against DVC's own and against files that are wrong."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from dvc.repo import Repo
 from rlhf.errors import ConfigError
 from rlhf.pipeline import versioning
 from rlhf.pipeline.graph import PARAMS, Graph, load_graph
-from tests.conftest import ROOT
+from tests.conftest import ROOT, copy_pipeline
 
 
 def write(directory: Path, stages: str, params: str = "seed: 0") -> Path:
@@ -29,8 +28,7 @@ def edges(workspace: Path) -> set[tuple[str, str]]:
 
 
 def test_the_graph_of_the_repository_is_dvcs_own(tmp_path: Path) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_pipeline(tmp_path)
     versioning.init_workspace(tmp_path)
     found = pairs(load_graph(tmp_path))
     assert found == edges(tmp_path)

@@ -16,6 +16,7 @@ import pytest
 from rlhf.gate.checks import GROUPS
 from rlhf.gate.decision import decide
 from rlhf.gate.records import DECISION, Candidate, Check, Decision, Part, WinRate
+from tests.conftest import copy_pipeline
 
 HOSTILE = '<script>alert("x")</script> & <img src=x onerror=alert(1)> \u202egnp.exe\u200b {{ 7 * 7 }} </p></body>'
 USE_CASES = ("chat", "extraction", "rewrite", "generation")
@@ -85,6 +86,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def made_workspace(path: Path) -> Path:
+    copy_pipeline(path)
     reports, steps = path / "reports", list(range(1, 61))
     for name in ("ppo", "dpo"):
         write_json(reports / "evaluate" / name / "metrics.json", evaluation(name))

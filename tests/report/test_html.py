@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.config.editing import set_params
 from rlhf.gate.checks import NAMES
 from rlhf.report.html import number, read_curves, render_report
 from rlhf.text import visible
@@ -72,6 +73,7 @@ def test_the_gate_is_a_line_a_candidate_and_a_link(html: str) -> None:
 
 def test_several_rewards_stand_beside_their_sum(workspace: Path, html: str) -> None:
     assert "weighted sum" not in html
+    set_params(workspace / "params.yaml", ["reward.criteria={overall: 1.0, harmless: 1.0}"])
     for name in ("ppo", "dpo"):
         path = workspace / "reports/evaluate" / name / "metrics.json"
         metrics = json.loads(path.read_text())

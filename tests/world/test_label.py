@@ -1,7 +1,6 @@
 """The stage label: which rankings it makes, and what it says of them."""
 
 import json
-import shutil
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -24,7 +23,7 @@ from rlhf.world.demonstrator import demonstrate
 from rlhf.world.gold import CRITERIA, gold
 from tasks import label
 from tasks.label import agreement, bayes_accuracy, convert, describe, grades_of, judge, of_group
-from tests.conftest import ROOT, run_here
+from tests.conftest import copy_pipeline, run_here
 
 SPLITS = ("train", "train", "train", "test")
 
@@ -210,8 +209,7 @@ def test_the_bayes_accuracy_is_of_the_unseen_rankings_and_only_where_the_world_k
 
 
 def test_a_prompt_is_the_referees_or_everybody_elses(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_pipeline(tmp_path)
     set_params(tmp_path / "params.yaml", ["label.judge=none", "label.referee=0.4"])
     for name in ("samples", "clean"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -258,8 +256,7 @@ def test_one_group_alone(frames: dict[str, pd.DataFrame]) -> None:
 def test_who_is_revoked_is_not_asked(
     frames: dict[str, pd.DataFrame], samples: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_pipeline(tmp_path)
     everybody = [f"annotator-{number:02d}" for number in range(1, 21)]
     set_params(tmp_path / "params.yaml", [f"validate.revoked=[{', '.join(everybody[:-2])}, somebody]"])
     for name in ("samples", "clean"):
