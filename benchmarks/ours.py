@@ -18,11 +18,12 @@ from benchmarks.jobs import END, ONLINE, Job, rankings, recorded_answers, turns
 from benchmarks.measure import Clock, Measurement, now
 from rlhf.algorithms.dpo import Dpo, reference_log_probs
 from rlhf.algorithms.grpo import Grpo
-from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
+from rlhf.algorithms.online import OnlineAlgorithm
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.rloo import Rloo
+from rlhf.algorithms.source import OnlineSource
 from rlhf.algorithms.supervised import LikelihoodObjective, supervised_steps
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config import load_config

@@ -19,11 +19,12 @@ from rlhf.algorithms.gr_dpo import GroupRobustDpo
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
-from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
+from rlhf.algorithms.online import OnlineAlgorithm
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reinforce import Reinforce
 from rlhf.algorithms.rloo import Rloo
+from rlhf.algorithms.source import OnlineSource
 from rlhf.algorithms.supervised import pack
 from rlhf.batching.beliefs import encode_conditioned
 from rlhf.batching.encoding import Turn, encode_ended, encode_prompts
@@ -42,10 +43,11 @@ from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.rewards import Rewards
 from rlhf.training.checkpoint import Checkpoints
 from rlhf.training.curves import first_learned, in_words, of_training, tail_mean, write_curves
+from rlhf.training.learner import make_accelerator
 from rlhf.training.loop import train
 from rlhf.training.noise import gradient_noise
 from rlhf.training.snapshots import Snapshots
-from rlhf.training.step import Step, Steps, make_accelerator
+from rlhf.training.step import Step, Steps
 from tasks.tables import read_groups, read_rankings, read_thumbs
 
 Curves = list[dict[str, float]]

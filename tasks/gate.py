@@ -15,7 +15,7 @@ from rlhf.gate.records import DECISION
 from rlhf.pipeline.champion import GENERATION, JUDGED, POLICY
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.report.gate import render_gate
-from rlhf.report.html import render_report
+from rlhf.report.run import render_report
 from rlhf.report.summary import read_json
 from rlhf.tracking.standing import count_looks, read
 

@@ -12,7 +12,7 @@ from rlhf.models.loading import load_policy, load_tokenizer
 from rlhf.pipeline.stage import Stage, run_stage
 from rlhf.rollouts.engine import sampler
 from rlhf.rollouts.groups import sample_groups
-from rlhf.training.step import make_accelerator
+from rlhf.training.learner import make_accelerator
 
 
 def main(stage: Stage) -> None:

@@ -22,7 +22,7 @@ from rlhf.gate.statistics import resampling, win_rate
 from rlhf.manifest import RECEIPT
 from rlhf.report import plots
 from rlhf.report.examples import evaluation_rows
-from rlhf.report.html import page
+from rlhf.report.page import page
 from rlhf.report.summary import read_json
 from rlhf.tracking.journal import stage_records
 

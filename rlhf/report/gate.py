@@ -10,7 +10,7 @@ from pathlib import Path
 from rlhf.gate.records import Candidate, Check
 from rlhf.report import picture
 from rlhf.report.examples import Example, by_gain, by_rule, evaluation_rows
-from rlhf.report.html import page
+from rlhf.report.page import page
 from rlhf.report.summary import foremost
 from rlhf.tracking.standing import Standing
 

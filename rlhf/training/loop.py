@@ -13,10 +13,11 @@ from rlhf.failpoints import reach
 from rlhf.models.recomputation import recompute_layers
 from rlhf.training import sharding
 from rlhf.training.checkpoint import Checkpoints
+from rlhf.training.learner import Learner, in_precision_of, make_accelerator
 from rlhf.training.optimizer import make_optimizer
 from rlhf.training.postponed import postponed
 from rlhf.training.setbacks import Setbacks
-from rlhf.training.step import Learner, Step, Steps, in_precision_of, make_accelerator
+from rlhf.training.step import Step, Steps
 
 
 class Recorder(Protocol):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlhf.training.step import Step, in_precision_of, make_accelerator
+from rlhf.training.learner import in_precision_of, make_accelerator
+from rlhf.training.step import Step
 
 
 @dataclass(frozen=True, slots=True)

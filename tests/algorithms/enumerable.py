@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from rlhf.algorithms.online import OnlineAlgorithm, OnlineSource
+from rlhf.algorithms.online import OnlineAlgorithm
+from rlhf.algorithms.source import OnlineSource
 from rlhf.batching.batches import SequenceBatch
 from rlhf.config.algorithms import OnlineConfig
 from rlhf.rollouts.rewards import Rewards

@@ -22,12 +22,13 @@ from rlhf.algorithms.gr_dpo import GroupRobustDpo
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.ipo import Ipo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
-from rlhf.algorithms.online import Experience, MicroBatch, OnlineAlgorithm, OnlineSource
+from rlhf.algorithms.online import Experience, MicroBatch, OnlineAlgorithm
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.rankings import ranking_steps
 from rlhf.algorithms.reinforce import Reinforce
 from rlhf.algorithms.reward import RewardObjective
 from rlhf.algorithms.rloo import Rloo
+from rlhf.algorithms.source import OnlineSource
 from rlhf.algorithms.supervised import LikelihoodObjective, pack, supervised_steps
 from rlhf.batching.beliefs import Poll
 from rlhf.config.training import LoopConfig

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf.algorithms.online import MicroBatch
+from rlhf.training.learner import Learner, in_precision_of, make_accelerator
 from rlhf.training.optimizer import make_optimizer
-from rlhf.training.step import Learner, in_precision_of, make_accelerator
 from tests.algorithms.test_invariants import ALGORITHMS, make
 from tests.algorithms.tiny import loop
 

@@ -22,9 +22,10 @@ from rlhf.algorithms.dpo import Dpo
 from rlhf.algorithms.gdpo_belief import GdpoBelief
 from rlhf.algorithms.grpo import Grpo
 from rlhf.algorithms.kto import Judged, Kto, kto_steps, mismatched
-from rlhf.algorithms.online import Experience, MicroBatch, OnlineAlgorithm, OnlineSource, Rollouts
+from rlhf.algorithms.online import Experience, MicroBatch, OnlineAlgorithm, Rollouts
 from rlhf.algorithms.ppo import Ppo
 from rlhf.algorithms.reinforce import Reinforce
+from rlhf.algorithms.source import OnlineSource
 from rlhf.batching.batches import RankedTurns, SequenceBatch, pad, pad_rankings
 from rlhf.batching.beliefs import Poll
 from rlhf.batching.encoding import Turn

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf.algorithms.grpo import Grpo
-from rlhf.algorithms.online import OnlineSource
+from rlhf.algorithms.source import OnlineSource
 from rlhf.batching.batches import SequenceBatch
 from rlhf.rollouts.rewards import Rewards
 from rlhf.rollouts.sampling import Sample, sample

@@ -6,8 +6,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from rlhf.config.training import OptimizerConfig
+from rlhf.training.learner import Learner
 from rlhf.training.optimizer import learning_rate, make_optimizer
-from rlhf.training.step import Learner, Step
+from rlhf.training.step import Step
 from tests.algorithms.tiny import Line
 
 

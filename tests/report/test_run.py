@@ -8,7 +8,8 @@ import pytest
 
 from rlhf.config.editing import set_params
 from rlhf.gate.checks import NAMES
-from rlhf.report.html import number, read_curves, render_report
+from rlhf.report.page import number
+from rlhf.report.run import read_curves, render_report
 from rlhf.text import visible
 from tests.report.conftest import RECEIPTS, made_decision
 from tests.report.page import STRICT, Page

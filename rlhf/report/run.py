@@ -1,27 +1,17 @@
-"""reports/report.html: one file that shows what a run came to and why; no script, no resource from elsewhere.
-
-Everything in it that a model, a data set or a parameter wrote is escaped, and its invisible characters are shown.
-"""
+"""reports/report.html: what a run came to and why."""
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
-
-from rlhf.gate.records import Decision, Interval, WinRate
+from rlhf.gate.records import Decision
 from rlhf.report import plots
 from rlhf.report.examples import evaluation_rows
+from rlhf.report.page import page
 from rlhf.report.summary import Row, Summary, finite_numbers, read_json, summarize
-from rlhf.text import title, visible
-
-TEMPLATES = Path(__file__).parent / "templates"
-# What a browser may do with a page: show it, in its own styles. Nothing runs, is fetched, or is sent.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 @dataclass(frozen=True)
@@ -54,17 +44,6 @@ def render_report(workspace: Path, decision: Decision, receipts: Mapping[str, Ma
         inputs=inputs(receipts),
         versions=next((receipt.get("versions", {}) for receipt in receipts.values()), {}),
     )
-
-
-def page(template: str, figures: Iterable[plots.Figure], **values: object) -> str:
-    """A template with its values, and `figures` as pairs of a figure and its picture."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    environment.globals["policy"] = POLICY
-    environment.filters |= {"percent": percent, "number": number, "title": title, "visible": visible}
-    pictures = [(figure, markupsafe.Markup(figure.svg)) for figure in figures]
-    return environment.get_template(template).render(figures=pictures, **values)
 
 
 def tables(validation: Mapping[str, Any]) -> list[TableRows]:
@@ -139,22 +118,3 @@ def read_curves(path: Path, *names: str) -> dict[str, list[float]]:
         rows = [[float(row.get(name) or "nan") for name in names] for row in csv.DictReader(file)]
     whole = [row for row in rows if all(map(math.isfinite, row))]
     return {name: list(column) for name, column in zip(names, zip(*whole, strict=True), strict=True)} if whole else {}
-
-
-def percent(value: float | WinRate | None) -> str:
-    """A share, or a win rate with its interval."""
-    if value is None:
-        return "–"
-    if isinstance(value, WinRate):
-        return f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
-    return f"{value:.1%}"
-
-
-def number(value: float | Interval | None) -> str:
-    """A number to three digits, or a KL with its interval; a dash where there is none."""
-    if value is None:
-        return "–"
-    if isinstance(value, Interval):
-        ends = f" ({value.low:.1f} to {value.high:.1f})" if value.low != value.high else ""
-        return f"{value.value:.1f}{ends}"
-    return f"{value:,.0f}" if value == int(value) and abs(value) >= 100 else f"{value:.3g}"
