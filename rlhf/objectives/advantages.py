@@ -73,7 +73,7 @@ def group_relative(rewards: Tensor, answers: int, *, normalize: bool) -> Tensor:
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Shift and scale to mean 0 and standard deviation 1 over the N counted tokens of the whole batch; zero elsewhere.
 
-    The deviation is that of a population, with N.
+    All (B, T). The deviation is that of a population, with N.
     """
     counted = values[mask]
     return torch.where(mask, (values - counted.mean()) * torch.rsqrt(counted.var(correction=0) + 1e-8), 0.0)

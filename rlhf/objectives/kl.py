@@ -1,4 +1,7 @@
-"""Per-token estimators of KL(pi || pi_ref) from samples of pi (Schulman 2020, "Approximating KL Divergence")."""
+"""Per-token estimators of KL(pi || pi_ref) from samples of pi (Schulman 2020, "Approximating KL Divergence").
+
+k1, k2 and k3 take and give tensors of one shape, (B, T) in the losses: an element a token.
+"""
 
 from typing import Literal
 
