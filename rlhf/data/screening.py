@@ -126,7 +126,8 @@ def _of_pairs(judged: Pairs, people: NDArray[np.int64], names: pd.Index, config:
 def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.Index, config: ScreenConfig) -> Tests:
     """How far each follows the others: the slope of what is said on what they would say, as a share of theirs.
 
-    One-sided test that the slope is at least `following` times that of the others.
+    One-sided test that the slope is at least `following` times that of the others. Of n sittings it is no surer than
+    that chance alone sets all of them against the others, 2^-n: so far out Student's t is none.
     """
     said = np.bincount(judged.sitting, margin * judged.better, len(people))
     full = np.bincount(judged.sitting, margin**2, len(people))
@@ -136,10 +137,11 @@ def _flips(judged: Pairs, margin: Floats, people: NDArray[np.int64], names: pd.I
         if not name or min(n, rest) < config.support or not full[own := people == place].any():
             continue
         (slope, error), (others, others_error) = _slope(said[own], full[own]), _slope(said[~own], full[~own])
-        if others <= 0.0:  # nothing tells what the others would say
+        if others <= 0.0:  # nothing tells what the others would say, but to look was a test
+            rows.append((name, "", np.nan, np.nan, np.nan, 1.0, n, 1.0))
             continue
         off, off_error = slope - config.following * others, np.hypot(error, config.following * others_error)
-        p = special.stdtr(min(n, rest) - 1, off / off_error)
+        p = max(special.stdtr(min(n, rest) - 1, off / off_error), 0.5**n)
         half = special.stdtrit(n - 1, (1 + _CONFIDENCE) / 2) * error
         found = f"follows the others {slope / others:.2f} times as far as they follow one another"
         rows.append((name, found, slope / others, (slope - half) / others, (slope + half) / others, 1.0, n, p))

@@ -172,6 +172,13 @@ def test_what_orders_no_two_answers_is_looked_at_as_far_as_it_goes(table: str) -
     assert found["tests"]["constant"] > 0
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_many_who_say_anything_nobody_is_named(seed: int) -> None:
+    """600 people toss a coin 13 times each: all tosses of one may go against what the others seem to prefer."""
+    coin = np.random.default_rng(seed).random(8000) < 0.5
+    assert alarms(comparisons(8000, lambda row, who: bool(coin[row]), people=600)) == {}
+
+
 def test_a_limit_of_nothing_is_not_exceeded_by_nothing() -> None:
     """Of 200 comparisons none repeats another."""
     assert alarms(comparisons(200, lambda row, who: row % 3 > 0), repeated=0.0) == {}
