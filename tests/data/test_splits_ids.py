@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.config.data import SplitShares
 from rlhf.data.ids import add_ids, lot, opening_hash, prompt_hash
-from rlhf.data.prompts import split_keys, with_hashes
+from rlhf.data.prompts import all_prompts, split_keys, with_hashes
 from rlhf.data.splits import SPLITS, is_for_referee, split_of
+from rlhf.errors import DataError
 from tests.data.frames import user
 
 SHARES = SplitShares(train=0.8, validation=0.1, test=0.1)
@@ -26,6 +28,11 @@ def test_conversations_that_open_alike_are_in_one_split() -> None:
     assert opening_hash([told]) == prompt_hash([told])
     rows = with_hashes(pd.DataFrame({"prompt": [alone, later, [system, *alone]]}))
     assert split_keys(rows).tolist() == [opening_hash(prompt) for prompt in rows["prompt"]]
+
+
+def test_plain_texts_alone_are_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"holds a prompt, but texts alone\. Add a source of prompts, demonstrations, "):
+        all_prompts({"texts": with_hashes(pd.DataFrame({"text": ["One."]}))})
 
 
 def test_the_hash_is_the_same_in_every_process_and_release() -> None:
