@@ -213,7 +213,7 @@ def taking(saved: Path, tmp_path: Path) -> Path:
 def test_a_directory_that_dvc_does_not_watch_is_refused(taking: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", taking)
     with pytest.raises(
-        ConfigError, match=r"does not declare .*model.*Add to `deps` of the stage base: \$\{base\.model"
+        ConfigError, match=r'does not declare .*model.*`deps` of the stage base, in quotes: "\$\{base\.model\.path\}"'
     ):
         run_here(taking, "base", base)
 
