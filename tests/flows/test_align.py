@@ -1,8 +1,10 @@
 """The flow on a toy pipeline, against a real Prefect server: what runs, what is cached, and what a failure stops."""
 
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
@@ -10,7 +12,7 @@ import pytest
 
 from rlhf.cli.status import stage_reasons
 from rlhf.errors import Busy, ConfigError, Exit, ServiceError
-from rlhf.gate.ledger import Ledger
+from rlhf.gate.ledger import LEDGER, Ledger
 from rlhf.locks import hold
 from rlhf.manifest import sha256
 from rlhf.tracking.journal import read
@@ -76,7 +78,8 @@ def test_prefect_and_the_journal_show_the_run(workspace: Path) -> None:
     assert [record["kind"] for record in records] == ["start", *["stage"] * 4, "decision", "end"]
     (kept,) = (workspace / ".rlhf/decisions").glob("[!.]*")
     assert records[-2]["digest"] == kept.name == sha256(workspace / "reports/gate/decision.json")
-    assert Ledger.of(workspace).judged() == {"": []}
+    with closing(sqlite3.connect(workspace / LEDGER)) as ledger:
+        assert ledger.execute("SELECT digest FROM decisions").fetchall() == [(kept.name,)]
     assert records[0]["params"]["model"]["large"] == {"repeats": 2}
     assert records[-1]["status"] == "completed"
     assert result.decision is not None
